@@ -1,0 +1,1 @@
+"""Video diffusion backbones and codecs behind one protocol."""

@@ -1,0 +1,1 @@
+"""Meshes, cameras, rasterizers, UV maps, baking and non-destructive export."""

@@ -1,0 +1,70 @@
+"""The mesh as every part of the library sees it: plain arrays, independent of the file format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+ImageArray = npt.NDArray[np.uint8]
+
+VIEW_NAMES = ("front", "left", "back", "right")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Material:
+    """What a face looks like before texturing.
+
+    Args:
+        name: the file's name for it, or a made-up one.
+        base_color_factor: linear RGBA in [0, 1], multiplied onto the image.
+        base_color_image: sRGB, ``[H, W, 4]`` uint8, row 0 is the top (v = 1); ``None`` if plain.
+    """
+
+    name: str
+    base_color_factor: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    base_color_image: ImageArray | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mesh:
+    """A triangle mesh with everything that rendering and baking need; never changed in place.
+
+    Args:
+        vertices: positions, ``[V, 3]``. As loaded: the file's own axes, scene transforms applied.
+            After ``normalize``: z up, facing -y, longest bounding-box edge 2, centred.
+        faces: vertex indices, ``[T, 3]``, in the order of the file.
+        vertex_normals: unit normals, ``[V, 3]``: the author's, or smooth ones where there are none.
+        face_uvs: UV coordinates per face corner, ``[T, 3, 2]``, v up, NaN where a face has none;
+            ``None`` if no face has any.
+        face_material: index into ``materials``, ``[T]``.
+        materials: the materials.
+        face_primitive: index of the file's primitive instance (glTF: node and primitive; other
+            formats: group) that a face came from, ``[T]``.
+        face_texture_set: which output texture a face is painted by, ``[T]``; -1 if it stays as it
+            is. Faces of one texture set share one UV square.
+        vertex_colors: linear RGBA in [0, 1], ``[V, 4]``, or ``None``.
+
+    Convention:
+        Counter-clockwise faces are seen from outside. UV (0, 0) is the lower left of the image.
+    """
+
+    vertices: FloatArray
+    faces: IntArray
+    vertex_normals: FloatArray
+    face_uvs: FloatArray | None
+    face_material: IntArray
+    materials: tuple[Material, ...]
+    face_primitive: IntArray
+    face_texture_set: IntArray
+    vertex_colors: FloatArray | None = None
+    notes: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def num_texture_sets(self) -> int:
+        """Number of textures that texturing this mesh makes."""
+        return int(self.face_texture_set.max(initial=-1)) + 1

@@ -1,0 +1,1 @@
+"""The SeqTex application: pipeline, command line, manifests."""

@@ -1,0 +1,1 @@
+"""Components for texturing with video diffusion transformers."""
