@@ -1,0 +1,219 @@
+"""Frame groups and the token layout they make: the one description of a sequence.
+
+A sequence is an ordered list of frame groups (views, UV texture, later material maps). Each group
+has its own token grid and belongs to one stream (branch). Nothing in the library assumes four views
+and one texture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .errors import UsageError
+
+Stream = Literal["mv", "uv"]
+STREAMS: tuple[Stream, ...] = ("mv", "uv")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """A grid of tokens: ``frames x height x width``, width fastest."""
+
+    frames: int
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if min(self.frames, self.height, self.width) < 1:
+            raise UsageError("grid", expected="positive frames, height and width", got=str(self))
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """Tokens in one frame."""
+        return self.height * self.width
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in all frames."""
+        return self.frames * self.tokens_per_frame
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameGroup:
+    """Frames of one size that live in one branch.
+
+    Args:
+        name: key under which the group's latents travel, unique in a layout ("views", "texture").
+        stream: ``"mv"`` reads only the mv stream; ``"uv"`` reads both.
+        grid: token grid after patchify.
+    """
+
+    name: str
+    stream: Stream
+    grid: Grid
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamLayout:
+    """The token rows of one stream: its groups one after the other, frame by frame.
+
+    Args:
+        groups: groups of the stream, in order.
+        frame_lengths: tokens of every frame, in order; after packing they may differ or be 0.
+        group_lengths: tokens of every group, in order.
+    """
+
+    groups: tuple[FrameGroup, ...]
+    frame_lengths: tuple[int, ...]
+    group_lengths: tuple[int, ...]
+
+    @property
+    def num_frames(self) -> int:
+        """Frames in the stream."""
+        return len(self.frame_lengths)
+
+    @property
+    def num_tokens(self) -> int:
+        """Token rows in the stream."""
+        return sum(self.frame_lengths)
+
+    def uniform_length(self) -> int | None:
+        """Tokens per frame if all frames have the same number, else ``None``."""
+        lengths = set(self.frame_lengths)
+        return lengths.pop() if len(lengths) == 1 else None
+
+    def split_groups(self, rows: Tensor) -> dict[str, Tensor]:
+        """``{group name: [B, L_group, ...]}`` from the stream's rows ``[B, L, ...]``."""
+        parts = rows.split(self.group_lengths, dim=1)
+        return {group.name: part for group, part in zip(self.groups, parts, strict=True)}
+
+    def split_frames(self, per_frame: Tensor) -> dict[str, Tensor]:
+        """``{group name: [B, F_group, ...]}`` from per-frame values ``[B, F, ...]``."""
+        parts = per_frame.split([group.grid.frames for group in self.groups], dim=1)
+        return {group.name: part for group, part in zip(self.groups, parts, strict=True)}
+
+    def join(self, per_group: Mapping[str, Tensor]) -> Tensor:
+        """Concatenate per-group tensors along dimension 1, in the order of the stream."""
+        parts = [per_group[group.name] for group in self.groups]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TokenLayout:
+    """Which token row belongs to which frame of which group, for both streams.
+
+    Temporal positions run over the groups in the order given, starting at 0 (paper, Alg. 1: views
+    first, the texture follows at once).
+
+    Args:
+        groups: all groups; names are unique.
+        keep: optional packing: per group name the sorted indices (int64, ``[K]``) of the tokens
+            that are present, into the group's ``F*H*W`` tokens. Groups not named keep all.
+
+    Raises:
+        UsageError: repeated names, or indices that are not sorted, unique and inside the grid.
+    """
+
+    groups: tuple[FrameGroup, ...]
+    keep: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = [group.name for group in self.groups]
+        if len(set(names)) != len(names) or not names:
+            raise UsageError("frame groups", expected="at least one, unique names", got=str(names))
+        for name, index in self.keep.items():
+            if name not in names:
+                raise UsageError("keep", expected=f"groups among {names}", got=repr(name))
+            limit = self.group(name).grid.num_tokens
+            bad = index.ndim != 1 or index.dtype != torch.int64
+            if bad or (index.numel() and (index[0] < 0 or index[-1] >= limit)):
+                raise UsageError(
+                    f"keep[{name!r}]",
+                    expected=f"int64 indices [K] in [0, {limit})",
+                    got=f"{index.dtype} {tuple(index.shape)}",
+                )
+            if bool((index[1:] <= index[:-1]).any()):
+                raise UsageError(f"keep[{name!r}]", expected="sorted, unique", got="unsorted")
+
+    @classmethod
+    def of(cls, groups: Iterable[FrameGroup]) -> TokenLayout:
+        """A layout of all tokens of ``groups``."""
+        return cls(groups=tuple(groups))
+
+    def group(self, name: str) -> FrameGroup:
+        """The group called ``name``."""
+        for group in self.groups:
+            if group.name == name:
+                return group
+        known = ", ".join(group.name for group in self.groups)
+        raise UsageError("frame group", expected=f"one of {known}", got=repr(name))
+
+    def first_frame(self, name: str) -> int:
+        """Temporal position of the first frame of group ``name``."""
+        start = 0
+        for group in self.groups:
+            if group.name == name:
+                return start
+            start += group.grid.frames
+        self.group(name)
+        raise AssertionError("unreachable: group() raises for unknown names")
+
+    @cached_property
+    def streams(self) -> Mapping[Stream, StreamLayout]:
+        """Row layout of every stream that has a group."""
+        present = [s for s in STREAMS if any(group.stream == s for group in self.groups)]
+        return {stream: self._stream(stream) for stream in present}
+
+    def without(self, stream: Stream) -> TokenLayout:
+        """The same layout less all groups of ``stream``; temporal positions must not depend on it.
+
+        Only groups at the end may go, so that the others keep their positions.
+        """
+        kept = tuple(group for group in self.groups if group.stream != stream)
+        if self.groups[: len(kept)] != kept:
+            raise UsageError("layout", expected=f"{stream!r} groups last", got="another order")
+        keep = {name: i for name, i in self.keep.items() if self.group(name).stream != stream}
+        return TokenLayout(groups=kept, keep=keep)
+
+    def pack(self, name: str, tokens: Tensor) -> Tensor:
+        """Kept tokens ``[B, K, ...]`` of a group's full tokens ``[B, F*H*W, ...]``."""
+        index = self.keep.get(name)
+        return tokens if index is None else tokens.index_select(1, index)
+
+    def unpack(self, name: str, tokens: Tensor) -> Tensor:
+        """Full tokens ``[B, F*H*W, ...]`` with zeros where a token was not kept."""
+        index = self.keep.get(name)
+        if index is None:
+            return tokens
+        full = tokens.new_zeros(
+            tokens.shape[0], self.group(name).grid.num_tokens, *tokens.shape[2:]
+        )
+        return full.index_copy(1, index, tokens)
+
+    def _stream(self, stream: Stream) -> StreamLayout:
+        groups = tuple(group for group in self.groups if group.stream == stream)
+        frame_lengths: list[int] = []
+        group_lengths: list[int] = []
+        for group in groups:
+            lengths = self._frame_lengths(group)
+            frame_lengths += lengths
+            group_lengths.append(sum(lengths))
+        return StreamLayout(
+            groups=groups,
+            frame_lengths=tuple(frame_lengths),
+            group_lengths=tuple(group_lengths),
+        )
+
+    def _frame_lengths(self, group: FrameGroup) -> Sequence[int]:
+        index = self.keep.get(group.name)
+        if index is None:
+            return [group.grid.tokens_per_frame] * group.grid.frames
+        frame = index // group.grid.tokens_per_frame
+        counts: list[int] = torch.bincount(frame, minlength=group.grid.frames).tolist()
+        return counts
