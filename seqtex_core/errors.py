@@ -7,7 +7,7 @@ class SeqTexError(Exception):
     """Base of every error that a user can cause or repair.
 
     Args:
-        name: what the error is about: an argument, a file, a tensor, a package.
+        subject: what the error is about: an argument, a file, a tensor, a package.
         expected: what would have been accepted.
         got: what was found instead.
         remedy: the next thing to try, as an instruction. Optional.
@@ -19,12 +19,12 @@ class SeqTexError(Exception):
 
     exit_code = 1
 
-    def __init__(self, name: str, *, expected: str, got: str, remedy: str = "") -> None:
-        self.name = name
+    def __init__(self, subject: str, *, expected: str, got: str, remedy: str = "") -> None:
+        self.subject = subject
         self.expected = expected
         self.got = got
         self.remedy = remedy
-        text = f"{name}: expected {expected}, got {got}."
+        text = f"{subject}: expected {expected}, got {got}."
         super().__init__(f"{text} {remedy}" if remedy else text)
 
 
