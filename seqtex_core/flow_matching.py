@@ -1,0 +1,259 @@
+"""Rectified flow: noise levels, their sampling and weights, conversions and the loss.
+
+``x_sigma = (1 - sigma) x0 + sigma eps`` with sigma 1 = pure noise, 0 = clean; the model predicts
+``u = eps - x0``. (The paper writes ``t = 1 - sigma`` and ``V = -u``.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from .errors import UsageError
+from .noise import Generators, draw_indices
+
+if TYPE_CHECKING:
+    from .frame_plan import NoisySample
+
+NUM_LEVELS = 1000
+DEFAULT_SHIFT = 5.0
+
+Weighting = Literal["bell", "uniform"]
+
+
+def shift_sigmas(sigmas: Tensor, shift: float) -> Tensor:
+    """Noise levels moved towards 1: ``shift * s / (1 + (shift - 1) * s)``; 0 and 1 stay.
+
+    Raises:
+        UsageError: ``shift`` is not positive.
+    """
+    if shift <= 0:
+        raise UsageError("shift", expected="a positive number", got=str(shift))
+    return shift * sigmas / (1 + (shift - 1) * sigmas)
+
+
+def training_sigmas(num: int = NUM_LEVELS, shift: float = DEFAULT_SHIFT) -> Tensor:
+    """Training levels ``[num]``, float32, from 1 down: entry ``i`` is ``(num - i) / num`` shifted.
+
+    Raises:
+        UsageError: ``num`` < 1 or ``shift`` <= 0.
+    """
+    if num < 1:
+        raise UsageError("num", expected="at least 1", got=str(num))
+    base = torch.arange(num, 0, -1, dtype=torch.float64) / num
+    return shift_sigmas(base, shift).float()
+
+
+def inference_sigmas(steps: int, shift: float = DEFAULT_SHIFT) -> Tensor:
+    """Sampling levels ``[steps + 1]``, float32, from 1 down to a final 0.
+
+    The base levels are ``linspace(1, 1/1000, steps + 1)`` less the last one, then shifted, as in
+    diffusers >= 0.37 with ``use_flow_sigmas`` (which lowers the first by 1e-6; this one does not).
+
+    Raises:
+        UsageError: ``steps`` < 1 or ``shift`` <= 0.
+    """
+    if steps < 1:
+        raise UsageError("steps", expected="at least 1", got=str(steps))
+    base = torch.linspace(1.0, 1.0 / NUM_LEVELS, steps + 1, dtype=torch.float64)[:-1]
+    return torch.cat([shift_sigmas(base, shift), base.new_zeros(1)]).float()
+
+
+def bell_weights(sigmas: Tensor) -> Tensor:
+    """Loss weights of a table of levels: a bell around sigma 0.5, minimum 0, mean 1.
+
+    ``exp(-2 (sigma - 0.5)^2)``, less its minimum over the table, divided by its mean: high at
+    intermediate noise, 0 at pure noise, nearly 0 at the clean end (paper, Sec. 6.2).
+
+    Args:
+        sigmas: the whole table of levels that training draws from, ``[K]``.
+
+    Raises:
+        UsageError: all weights would be 0 (fewer than two distinct distances from 0.5).
+    """
+    bell = torch.exp(-2 * (sigmas.double() - 0.5) ** 2)
+    bell = bell - bell.min()
+    if not bool(bell.sum() > 0):
+        raise UsageError("sigmas", expected="a table of several levels", got=f"{sigmas.numel()}")
+    return (bell / bell.mean()).float()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SigmaSample:
+    """Drawn noise levels, one per sample.
+
+    Args:
+        sigma: ``[B]`` in (0, 1].
+        weight: loss weight of each level, ``[B]``.
+    """
+
+    sigma: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSchedule:
+    """Which noise levels training draws, and how much each counts.
+
+    Args:
+        num_levels: size of the table.
+        shift: flow shift of the table.
+        weighting: ``"bell"`` (see :func:`bell_weights`) or ``"uniform"``.
+    """
+
+    num_levels: int = NUM_LEVELS
+    shift: float = DEFAULT_SHIFT
+    weighting: Weighting = "bell"
+
+    @cached_property
+    def sigmas(self) -> Tensor:
+        """The table of levels, ``[num_levels]``."""
+        return training_sigmas(self.num_levels, self.shift)
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """The loss weight of every level, ``[num_levels]``, mean 1."""
+        if self.weighting == "uniform":
+            return torch.ones_like(self.sigmas)
+        return bell_weights(self.sigmas)
+
+    def sample_sigmas(
+        self, batch: int, *, generator: Generators, device: torch.device | str = "cpu"
+    ) -> SigmaSample:
+        """One level per sample, its index uniform; all denoised frames of a sample share it.
+
+        Raises:
+            UsageError: the number of generators is not ``batch``.
+        """
+        index = draw_indices(batch, self.num_levels, generator=generator)
+        return SigmaSample(
+            sigma=self.sigmas[index].to(device), weight=self.weights[index].to(device)
+        )
+
+
+def expand_sigma(sigma: Tensor, like: Tensor) -> Tensor:
+    """``sigma`` shaped to multiply latents ``like`` ``[B, C, F, H, W]``.
+
+    Args:
+        sigma: ``[]``, ``[B]``, or ``[B, F]``.
+        like: the latents.
+
+    Raises:
+        UsageError: another number of dimensions.
+    """
+    if sigma.ndim == 0:
+        return sigma
+    if sigma.ndim == 1:
+        return sigma.view(-1, *[1] * (like.ndim - 1))
+    if sigma.ndim == 2 and like.ndim == 5:
+        return sigma[:, None, :, None, None]
+    raise UsageError("sigma", expected="shape [], [B] or [B, F]", got=str(tuple(sigma.shape)))
+
+
+def add_noise(clean: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
+    """``(1 - sigma) x0 + sigma eps``; exactly ``clean`` at sigma 0 and ``noise`` at sigma 1."""
+    level = expand_sigma(sigma, clean) if isinstance(sigma, Tensor) else sigma
+    return (1 - level) * clean + level * noise
+
+
+def velocity_to_clean(latents: Tensor, velocity: Tensor, sigma: Tensor | float) -> Tensor:
+    """``x0 = x_sigma - sigma u``."""
+    level = expand_sigma(sigma, latents) if isinstance(sigma, Tensor) else sigma
+    return latents - level * velocity
+
+
+def velocity_to_noise(latents: Tensor, velocity: Tensor, sigma: Tensor | float) -> Tensor:
+    """``eps = x_sigma + (1 - sigma) u``."""
+    level = expand_sigma(sigma, latents) if isinstance(sigma, Tensor) else sigma
+    return latents + (1 - level) * velocity
+
+
+def clean_to_velocity(
+    latents: Tensor, clean: Tensor, sigma: Tensor | float, *, min_sigma: float = 1e-4
+) -> Tensor:
+    """``u = (x_sigma - x0) / sigma``, sigma taken as ``min_sigma`` below that.
+
+    The squared error of ``u`` is then that of ``x0`` times ``1 / max(sigma, min_sigma)^2``.
+    """
+    if isinstance(sigma, Tensor):
+        level: Tensor | float = expand_sigma(sigma, latents).clamp_min(min_sigma)
+    else:
+        level = max(sigma, min_sigma)
+    return (latents - clean) / level
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowMatchingLoss:
+    """The loss of one batch.
+
+    Args:
+        total: scalar, the groups summed (paper: MV + UV).
+        groups: scalar per group, its share of ``total``.
+        per_sample: ``[B]``, unweighted by noise level: for logging by sigma.
+    """
+
+    total: Tensor
+    groups: Mapping[str, Tensor] = field(default_factory=dict)
+    per_sample: Tensor
+
+
+def flow_matching_loss(
+    velocity: Mapping[str, Tensor],
+    sample: NoisySample,
+    *,
+    weight: Tensor | None = None,
+    masks: Mapping[str, Tensor] | None = None,
+) -> FlowMatchingLoss:
+    """Squared velocity error: mean in a frame, mean over a group's weighted frames, sum of groups.
+
+    Conditioning and nonsense frames have weight 0 in ``sample``.
+
+    Args:
+        velocity: predicted ``u`` per group, ``[B, C, F, H, W]``.
+        sample: what :meth:`FramePlan.training_sample` returned.
+        weight: per sample ``[B]``, for example :attr:`SigmaSample.weight`. Default 1.
+        masks: optional non-negative weights per group, broadcastable to ``[B, C, F, H, W]``; a
+            frame's mean is weighted by them, and a frame whose mask is all 0 counts as 0.
+
+    Raises:
+        UsageError: a group to be trained is missing, or shapes differ.
+
+    Source:
+        arXiv 2507.04285, Eq. 4: ``E || u - (eps - S0) ||^2``.
+    """
+    groups: dict[str, Tensor] = {}
+    samples: dict[str, Tensor] = {}
+    for name in sample.trained_groups:
+        if name not in velocity or velocity[name].shape != sample.target[name].shape:
+            raise UsageError(
+                f"velocity[{name!r}]",
+                expected=f"shape {tuple(sample.target[name].shape)}",
+                got=str(tuple(velocity[name].shape)) if name in velocity else "nothing",
+            )
+        mask = None if masks is None else masks.get(name)
+        frames = _frame_errors(velocity[name], sample.target[name], mask)
+        frame_weight = sample.weights[name].to(frames)
+        total = frame_weight.sum(dim=1).clamp_min(torch.finfo(frames.dtype).tiny)
+        samples[name] = (frames * frame_weight).sum(dim=1) / total
+        scaled = samples[name] if weight is None else samples[name] * weight.to(frames)
+        groups[name] = scaled.mean()
+    return FlowMatchingLoss(
+        total=torch.stack(list(groups.values())).sum(),
+        groups=groups,
+        per_sample=torch.stack(list(samples.values())).sum(dim=0),
+    )
+
+
+def _frame_errors(velocity: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean squared error of every frame, ``[B, F]``, in float32."""
+    squared = (velocity.float() - target.float()).square()
+    if mask is None:
+        return squared.mean(dim=(1, 3, 4))
+    full = mask.to(squared).expand_as(squared)
+    mass = full.sum(dim=(1, 3, 4))
+    return (squared * full).sum(dim=(1, 3, 4)) / mass.clamp_min(torch.finfo(mass.dtype).tiny)
