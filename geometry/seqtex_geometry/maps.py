@@ -1,0 +1,217 @@
+"""Geometry maps: position, normal, mask and depth, seen by cameras or laid out in UV space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, normalize
+
+from seqtex_core.errors import UsageError
+
+from .cameras import CameraRig
+from .interpolate import Fragments, uv_fragments, view_fragments
+from .rasterize import Rasterizer
+from .surface import SurfaceTensors
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SurfaceMaps:
+    """What the surface looks like in F pictures; background is 0 (``face_idx`` -1) everywhere.
+
+    Args:
+        face_idx: face under the pixel centre, ``[F, H, W]`` int64.
+        barycentrics: of the pixel centre in that face, ``[F, H, W, 3]``.
+        position: ``[F, H, W, 3]``, world coordinates.
+        normal: ``[F, H, W, 3]``, interpolated vertex normals.
+        mask: covered share of the pixel, ``[F, H, W]`` in [0, 1]; 0 or 1 without supersampling.
+        depth: at the pixel centre, ``[F, H, W]``; 0 in UV space.
+
+    Convention:
+        With supersampling, ``position``, ``normal`` and ``mask`` are averaged over the pixel's
+        area, background zeros included, as in the released system's antialiased views; the other
+        fields are always those of the pixel centre.
+    """
+
+    face_idx: Tensor
+    barycentrics: Tensor
+    position: Tensor
+    normal: Tensor
+    mask: Tensor
+    depth: Tensor
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.face_idx.shape[-2], self.face_idx.shape[-1]
+
+    @property
+    def hit(self) -> Tensor:
+        """True where the pixel centre is covered, ``[F, H, W]``."""
+        return self.face_idx >= 0
+
+
+def view_maps(
+    surface: SurfaceTensors,
+    cameras: CameraRig,
+    *,
+    height: int,
+    width: int,
+    rasterizer: Rasterizer,
+    supersample: int = 1,
+    unit_normals: bool = False,
+) -> SurfaceMaps:
+    """Maps of the surface as F cameras see it.
+
+    Args:
+        surface: gradients flow to its vertices and normals.
+        cameras: F cameras.
+        height: of the maps, in pixels.
+        width: of the maps, in pixels.
+        rasterizer: from :func:`~seqtex_geometry.rasterize.choose_rasterizer`.
+        supersample: samples per pixel and axis; above 1 silhouettes are antialiased.
+        unit_normals: scale interpolated normals to length 1. The released weights expect them as
+            interpolated.
+
+    Raises:
+        UsageError: sizes that are not positive.
+    """
+    _check_size(height, width, supersample)
+    cameras = cameras.to(surface.device)
+    centre = _view_fragments(surface, cameras, height, width, rasterizer)
+    if supersample == 1:
+        return _maps(surface, centre, centre, 1, unit_normals)
+    scale = supersample
+    fine = _view_fragments(surface, cameras, height * scale, width * scale, rasterizer)
+    return _maps(surface, centre, fine, scale, unit_normals)
+
+
+def uv_maps(
+    surface: SurfaceTensors,
+    *,
+    height: int,
+    width: int,
+    rasterizer: Rasterizer,
+    faces: Tensor | None = None,
+    unit_normals: bool = False,
+) -> SurfaceMaps:
+    """Maps of the surface laid out in its UV square (F = 1), not antialiased.
+
+    UV coordinates outside the unit square repeat: such faces are rasterized once per unit square
+    that they touch.
+
+    Args:
+        surface: must have ``face_uvs``; gradients flow to vertices and normals.
+        height: of the maps, in texels.
+        width: of the maps, in texels.
+        rasterizer: from :func:`~seqtex_geometry.rasterize.choose_rasterizer`.
+        faces: boolean mask ``[T]`` of the faces to draw, such as those of one texture set.
+            Defaults to all that have UVs.
+        unit_normals: scale interpolated normals to length 1.
+
+    Raises:
+        UsageError: no UVs, a mask of another length, or sizes that are not positive.
+    """
+    _check_size(height, width, 1)
+    uvs, source = wrapped_uvs(surface, faces)
+    copy_idx = rasterizer.face_idx_uv(uvs, height=height, width=width)
+    local = uv_fragments(copy_idx, uvs)
+    fragments = Fragments(
+        shape=local.shape,
+        pixel=local.pixel,
+        face=source[local.face],
+        barycentrics=local.barycentrics,
+        depth=local.depth,
+    )
+    return _maps(surface, fragments, fragments, 1, unit_normals)
+
+
+def wrapped_uvs(surface: SurfaceTensors, faces: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """UVs moved into the unit square, and the face each row came from.
+
+    Args:
+        surface: must have ``face_uvs``.
+        faces: boolean mask ``[T]`` of the faces wanted.
+
+    Returns:
+        ``[N, 3, 2]`` and ``[N]`` int64. Faces without UVs are left out.
+
+    Raises:
+        UsageError: no UVs, or a mask of another length.
+    """
+    if surface.face_uvs is None:
+        raise UsageError(
+            "surface.face_uvs",
+            expected="UV coordinates",
+            got="none",
+            remedy="Unwrap the mesh first.",
+        )
+    if faces is not None and tuple(faces.shape) != (surface.num_faces,):
+        raise UsageError(
+            "faces", expected=f"mask of shape [{surface.num_faces}]", got=str(list(faces.shape))
+        )
+    wanted = torch.isfinite(surface.face_uvs).all(-1).all(-1)
+    if faces is not None:
+        wanted = wanted & faces.to(wanted.device)
+    source = torch.nonzero(wanted)[:, 0]
+    face_uvs = surface.face_uvs[source]
+    if face_uvs.numel() == 0 or bool(((face_uvs >= 0) & (face_uvs <= 1)).all()):
+        return face_uvs, source
+    return _repeat_into_unit_square(face_uvs, source)
+
+
+def _repeat_into_unit_square(face_uvs: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+    """One copy of each face per unit square that its bounding rectangle touches, moved into it."""
+    first = face_uvs.detach().amin(1).floor()
+    count = (face_uvs.detach().amax(1).ceil() - first).clamp(min=1).long()
+    copies = count.prod(-1)
+    row = torch.arange(len(face_uvs), device=face_uvs.device).repeat_interleave(copies)
+    rank = torch.arange(len(row), device=row.device) - (copies.cumsum(0) - copies)[row]
+    step = torch.stack([rank % count[row, 0], rank // count[row, 0]], dim=-1)
+    return face_uvs[row] - (first[row] + step)[:, None], source[row]
+
+
+def _view_fragments(
+    surface: SurfaceTensors, cameras: CameraRig, height: int, width: int, rasterizer: Rasterizer
+) -> Fragments:
+    face_idx = rasterizer.face_idx_views(surface, cameras, height=height, width=width)
+    return view_fragments(face_idx, surface, cameras)
+
+
+def _maps(
+    surface: SurfaceTensors,
+    centre: Fragments,
+    fine: Fragments,
+    scale: int,
+    unit_normals: bool,
+) -> SurfaceMaps:
+    normals = fine.interpolate(surface.vertex_normals, surface.faces)
+    if unit_normals:
+        normals = normalize(normals, dim=-1)
+    positions = fine.interpolate(surface.vertices, surface.faces)
+    ones = torch.ones_like(positions[:, 0])
+    return SurfaceMaps(
+        face_idx=centre.image(centre.face, -1),
+        barycentrics=centre.image(centre.barycentrics),
+        position=_area_mean(fine.image(positions), scale),
+        normal=_area_mean(fine.image(normals), scale),
+        mask=_area_mean(fine.image(ones)[..., None], scale)[..., 0],
+        depth=centre.image(centre.depth),
+    )
+
+
+def _area_mean(images: Tensor, scale: int) -> Tensor:
+    """Averages ``[F, s H, s W, C]`` over s x s pixels."""
+    if scale == 1:
+        return images
+    return avg_pool2d(images.permute(0, 3, 1, 2), scale).permute(0, 2, 3, 1)
+
+
+def _check_size(height: int, width: int, supersample: int) -> None:
+    if min(height, width, supersample) < 1:
+        raise UsageError(
+            "map size",
+            expected="positive height, width and supersample",
+            got=f"{height} x {width}, supersample {supersample}",
+        )

@@ -1,0 +1,153 @@
+"""The definition of rasterization: exact edge functions in double precision, plain torch.
+
+Every face is tried on every pixel of its bounding rectangle. The edge functions are homogeneous
+(2D homogeneous rasterization), so faces that cross the plane of the camera need no clipping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..cameras import CameraRig
+from ..surface import SurfaceTensors
+from .triangles import solid_faces, uv_corners
+
+_PAIRS_PER_CHUNK = 1 << 21  # face-pixel pairs held at once; about 300 MB of temporaries
+_SAME_DEPTH = 1e-9  # relative; faces this close are at the same depth and the lowest index wins
+
+
+class ReferenceRasterizer:
+    """Runs on every device with double precision; slow where faces are large."""
+
+    name = "reference"
+    devices = ("cpu", "cuda", "xpu")
+
+    def reason_unsupported(self, device: torch.device) -> str | None:
+        """``None``, except on devices without double precision."""
+        return "no double precision on mps" if device.type == "mps" else None
+
+    def face_idx_views(
+        self, surface: SurfaceTensors, cameras: CameraRig, *, height: int, width: int
+    ) -> Tensor:
+        """See :class:`~seqtex_geometry.rasterize.Rasterizer`."""
+        kept = solid_faces(surface.corners())
+        faces = surface.faces[kept]
+        half_width, half_height = cameras.half_size(height, width)
+        matrices = cameras.world_to_camera.to(surface.device).double()
+        points = surface.vertices.detach().double()
+        images = []
+        for matrix in matrices:
+            x, y, z = (points @ matrix[:3, :3].T + matrix[:3, 3]).unbind(-1)
+            depth = -z
+            w = depth if cameras.projection == "perspective" else torch.ones_like(depth)
+            columns = 0.5 * width * (x / half_width + w)
+            rows = 0.5 * height * (w - y / half_height)
+            corners = torch.stack([columns, rows, w], dim=-1)[faces]
+            images.append(
+                nearest_faces(corners, depth[faces], height, width, cameras.near, cameras.far)
+            )
+        face_idx = torch.stack(images)
+        return torch.where(face_idx >= 0, _lookup(kept, face_idx), -1)
+
+    def face_idx_uv(self, face_uvs: Tensor, *, height: int, width: int) -> Tensor:
+        """See :class:`~seqtex_geometry.rasterize.Rasterizer`."""
+        kept = solid_faces(uv_corners(face_uvs))
+        u, v = face_uvs.detach()[kept].double().unbind(-1)
+        corners = torch.stack([u * width, (1.0 - v) * height, torch.ones_like(u)], dim=-1)
+        face_idx = nearest_faces(corners, torch.zeros_like(u), height, width, -1.0, 1.0)
+        return torch.where(face_idx >= 0, _lookup(kept, face_idx), -1)
+
+
+def nearest_faces(
+    corners: Tensor, depth: Tensor, height: int, width: int, near: float, far: float
+) -> Tensor:
+    """Lowest index among the nearest faces of every pixel, ``[H, W]`` int64, -1 for none.
+
+    Args:
+        corners: homogeneous pixel coordinates ``(column * w, row * w, w)``, ``[T, 3, 3]``, float64.
+        depth: of the corners, ``[T, 3]``, affine on the face.
+        height: rows.
+        width: columns.
+        near: least depth that is seen.
+        far: greatest depth that is seen.
+    """
+    size = height * width
+    nearest = torch.full((size,), torch.inf, dtype=corners.dtype, device=corners.device)
+    for _, pixel, value in _hits(corners, depth, height, width, near, far):
+        nearest.scatter_reduce_(0, pixel, value, "amin")
+    none = corners.shape[0]
+    winner = torch.full((size,), none, dtype=torch.int64, device=corners.device)
+    limit = nearest + _SAME_DEPTH * nearest.abs()
+    for face, pixel, value in _hits(corners, depth, height, width, near, far):
+        won = value <= limit[pixel]
+        winner.scatter_reduce_(0, pixel[won], face[won], "amin")
+    return torch.where(winner == none, -1, winner).reshape(height, width)
+
+
+def _hits(
+    corners: Tensor, depth: Tensor, height: int, width: int, near: float, far: float
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """All (face, pixel, depth) where a pixel centre lies on a face, in chunks of faces."""
+    edges = torch.stack(
+        [_cross(corners[:, i - 2], corners[:, i - 1]) for i in range(3)], dim=1
+    )  # edge i lies opposite to corner i
+    first, count = _rectangles(corners, depth, height, width, near)
+    pairs = count.prod(-1)
+    ends = pairs.cumsum(0)
+    start = 0
+    while start < len(pairs):
+        base = int(ends[start - 1]) if start else 0
+        stop = int(torch.searchsorted(ends, base + _PAIRS_PER_CHUNK, right=True))
+        stop = max(stop, start + 1)
+        chunk = torch.arange(start, stop, device=corners.device)
+        face = chunk.repeat_interleave(pairs[start:stop])
+        rank = torch.arange(len(face), device=face.device) - (ends[face] - pairs[face] - base)
+        column = first[face, 0] + rank % count[face, 0]
+        row = first[face, 1] + rank // count[face, 0]
+        inside, value = _evaluate(edges[face], depth[face], column, row)
+        seen = inside & (value >= near) & (value <= far)
+        yield face[seen], (row * width + column)[seen], value[seen]
+        start = stop
+
+
+def _evaluate(edges: Tensor, depth: Tensor, column: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether the pixel centre is on the face (borders included), and its depth there."""
+    x, y = column[:, None] + 0.5, row[:, None] + 0.5
+    weights = edges[..., 0] * x + edges[..., 1] * y + edges[..., 2]
+    total = weights.sum(-1)
+    inside = ((weights >= 0).all(-1) | (weights <= 0).all(-1)) & (total != 0)
+    return inside, (weights * depth).sum(-1) / total
+
+
+def _rectangles(
+    corners: Tensor, depth: Tensor, height: int, width: int, near: float
+) -> tuple[Tensor, Tensor]:
+    """First (column, row) and number of columns and rows whose centres a face can cover."""
+    limit = torch.tensor([width, height], device=corners.device)
+    # A face that reaches behind the near plane can be anywhere in the picture.
+    crossing = (depth < near).any(-1) | (corners[..., 2] <= 0).any(-1)
+    behind = (depth < near).all(-1)
+    flat = corners[..., :2] / torch.where(crossing[:, None], 1.0, corners[..., 2])[..., None]
+    low = (flat.amin(1) - 0.5).ceil().clamp(min=0)
+    high = (flat.amax(1) - 0.5).floor().minimum(limit - 1.0)
+    low = torch.where(crossing[:, None], 0.0, low)
+    high = torch.where(crossing[:, None], limit - 1.0, high)
+    count = (high - low + 1).clamp(min=0).long()
+    return low.long(), torch.where(behind[:, None], 0, count)
+
+
+def _cross(a: Tensor, b: Tensor) -> Tensor:
+    """Cross product whose sign flips exactly when the arguments are swapped: no cracks."""
+    ax, ay, az = a.unbind(-1)
+    bx, by, bz = b.unbind(-1)
+    return torch.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], dim=-1)
+
+
+def _lookup(kept: Tensor, face_idx: Tensor) -> Tensor:
+    return kept[face_idx.clamp(min=0)] if len(kept) else face_idx
+
+
+REFERENCE = ReferenceRasterizer()
