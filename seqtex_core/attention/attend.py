@@ -1,0 +1,229 @@
+"""What an attention implementation is, and how it says that it cannot run."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..checks import check_attention
+from ..errors import MissingDependencyError, UnsupportedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionInputs:
+    """What an implementation must know to say whether it can run; ``None`` is not known yet.
+
+    Args:
+        device: where the tensors are.
+        dtype: their dtype.
+        head_dim: D.
+        num_heads: B times N, the number of independent problems.
+        query_length: Lq.
+        key_length: Lk.
+        has_mask: a mask is given.
+        needs_grad: gradients will be asked for.
+    """
+
+    device: torch.device
+    dtype: torch.dtype | None = None
+    head_dim: int | None = None
+    num_heads: int | None = None
+    query_length: int | None = None
+    key_length: int | None = None
+    has_mask: bool = False
+    needs_grad: bool = False
+
+    @classmethod
+    def of(cls, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> AttentionInputs:
+        """The record of actual tensors ``[B, L, N, D]``."""
+        tensors = (q, k, v) if mask is None else (q, k, v, mask)
+        return cls(
+            device=q.device,
+            dtype=q.dtype,
+            head_dim=q.shape[3],
+            num_heads=q.shape[0] * q.shape[2],
+            query_length=q.shape[1],
+            key_length=k.shape[1],
+            has_mask=mask is not None,
+            needs_grad=torch.is_grad_enabled() and any(t.requires_grad for t in tensors),
+        )
+
+
+class Attend(Protocol):
+    """Softmax attention ``[B, Lq, N, D], [B, Lk, N, D], [B, Lk, N, D] -> [B, Lq, N, D]``."""
+
+    @property
+    def name(self) -> str:
+        """Name in the registry."""
+        ...
+
+    def reason_unsupported(self, inputs: AttentionInputs) -> str | None:
+        """Why this implementation cannot run on ``inputs``, or ``None``."""
+        ...
+
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        mask: Tensor | None = None,
+        scale: float | None = None,
+    ) -> Tensor:
+        """Attention of ``q`` over ``k`` and ``v``.
+
+        Args:
+            q: queries, ``[B, Lq, N, D]``.
+            k: keys, ``[B, Lk, N, D]``.
+            v: values, ``[B, Lk, N, D]``.
+            mask: boolean (True = may attend) or additive, broadcastable to ``[B, N, Lq, Lk]``.
+                A query that may attend to nothing gets zeros.
+            scale: factor on the logits; ``1 / sqrt(D)`` by default.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionalPackage:
+    """A package that need not be installed, imported only when something asks for it.
+
+    Args:
+        module: import name.
+        install: what to type to get it.
+    """
+
+    module: str
+    install: str
+
+    def is_present(self) -> bool:
+        """Whether there is something to import; imports nothing."""
+        return self.module in sys.modules or importlib.util.find_spec(self.module) is not None
+
+    def load(self, submodule: str = "") -> Any:
+        """The module, or one of its submodules.
+
+        Raises:
+            MissingDependencyError: not installed, or installed but its import fails.
+        """
+        if not self.is_present():
+            raise MissingDependencyError(
+                self.module,
+                expected="an installed package",
+                got="no such package",
+                remedy=f"Install it: {self.install}",
+            )
+        try:
+            return importlib.import_module(f"{self.module}{submodule}")
+        except Exception as error:  # a broken binary raises ImportError, OSError, RuntimeError, ...
+            raise MissingDependencyError(
+                self.module,
+                expected="a package that can be imported",
+                got=f"{type(error).__name__}: {error}",
+                remedy=f"It is installed but broken; reinstall it: {self.install}",
+            ) from error
+
+    def problem(self) -> MissingDependencyError | None:
+        """The error that :meth:`load` would raise, or ``None``."""
+        try:
+            self.load()
+        except MissingDependencyError as error:
+            return error
+        return None
+
+
+class AttendBase(ABC):
+    """Common part of the built-in implementations: checks first, then the computation.
+
+    In a graph that ``torch.compile`` traces, the checks on what an implementation supports are
+    left out: choose one for the inputs beforehand.
+    """
+
+    name: str
+
+    def package(self, inputs: AttentionInputs) -> OptionalPackage | None:
+        """The optional package that this implementation would use on ``inputs``."""
+        return None
+
+    @abstractmethod
+    def refuse(self, inputs: AttentionInputs) -> str | None:
+        """Why the implementation itself cannot run on ``inputs``; imports nothing."""
+
+    @abstractmethod
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+        """The computation, on inputs that were checked."""
+
+    def problem(self, inputs: AttentionInputs) -> MissingDependencyError | UnsupportedError | None:
+        """The error that running on ``inputs`` would raise, or ``None``."""
+        package = self.package(inputs)
+        missing = package is not None and not package.is_present()
+        reason = None if missing else self.refuse(inputs)
+        if reason is not None:
+            return UnsupportedError(
+                f"attention {self.name!r}",
+                expected="inputs and a machine that it supports",
+                got=reason,
+                remedy="Use another one, or 'auto'.",
+            )
+        return package.problem() if package is not None else None
+
+    def reason_unsupported(self, inputs: AttentionInputs) -> str | None:
+        """Why this implementation cannot run on ``inputs``, or ``None``."""
+        problem = self.problem(inputs)
+        if problem is None:
+            return None
+        if isinstance(problem, UnsupportedError):
+            return problem.got
+        return f"needs the package {problem.subject}, got {problem.got}. {problem.remedy}"
+
+    def require(self, inputs: AttentionInputs) -> None:
+        """Raise what :meth:`problem` returns.
+
+        Raises:
+            MissingDependencyError: its package is missing or broken.
+            UnsupportedError: any other reason.
+        """
+        problem = self.problem(inputs)
+        if problem is not None:
+            raise problem
+
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        mask: Tensor | None = None,
+        scale: float | None = None,
+    ) -> Tensor:
+        """Attention of ``q`` over ``k`` and ``v``; see :class:`Attend`.
+
+        Raises:
+            UsageError: tensors that do not fit together.
+            MissingDependencyError: the implementation's package is missing or broken.
+            UnsupportedError: it cannot run on these inputs or this machine.
+        """
+        check_attention(q, k, v, mask)
+        if not torch.compiler.is_compiling():
+            self.require(AttentionInputs.of(q, k, v, mask))
+        return self.attend(q, k, v, mask, q.shape[3] ** -0.5 if scale is None else scale)
+
+
+def refuse_unless_16_bit_cuda(inputs: AttentionInputs, *, max_head_dim: int) -> str | None:
+    """The reason that FlashAttention-like kernels share, or ``None``."""
+    if inputs.device.type != "cuda":
+        return f"needs a CUDA device, not {inputs.device.type}"
+    if inputs.dtype not in (None, torch.float16, torch.bfloat16):
+        return f"needs float16 or bfloat16, not {inputs.dtype}"
+    if inputs.has_mask:
+        return "takes no mask"
+    dim = inputs.head_dim
+    if dim is not None and (dim > max_head_dim or dim % 8):
+        return f"needs a head dim that is a multiple of 8 and at most {max_head_dim}, not {dim}"
+    return None

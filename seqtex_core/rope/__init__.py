@@ -1,0 +1,45 @@
+"""Rotary positions for sequences whose frame groups differ in size (paper, Alg. 1)."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .rotate import Pairing as Pairing
+    from .rotate import Rope as Rope
+    from .rotate import apply_rope as apply_rope
+    from .rotate import apply_rope_reference as apply_rope_reference
+    from .table import Extrapolation as Extrapolation
+    from .table import Interpolation as Interpolation
+    from .table import RopePolicy as RopePolicy
+    from .table import RopeSpec as RopeSpec
+    from .table import cogvideox_axis_dims as cogvideox_axis_dims
+    from .table import rope_for_grid as rope_for_grid
+    from .table import rope_table as rope_table
+    from .table import wan_axis_dims as wan_axis_dims
+
+_MODULES = {
+    "Extrapolation": "table",
+    "Interpolation": "table",
+    "Pairing": "rotate",
+    "Rope": "rotate",
+    "RopePolicy": "table",
+    "RopeSpec": "table",
+    "apply_rope": "rotate",
+    "apply_rope_reference": "rotate",
+    "cogvideox_axis_dims": "table",
+    "rope_for_grid": "table",
+    "rope_table": "table",
+    "wan_axis_dims": "table",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(_MODULES)

@@ -1,0 +1,175 @@
+"""The rotation itself: rotary tables and their application to queries and keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..checks import check_floating, check_shape
+from ..errors import UsageError
+
+Pairing = Literal["interleaved", "half"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rope:
+    """Cosine and sine of every token row's rotation angles.
+
+    Args:
+        cos: fp32, ``[L, D/2]``, or ``[L, N, D/2]`` where heads rotate at different frequencies.
+        sin: like ``cos``.
+        pairing: which channels form a plane: ``"interleaved"`` pairs (0, 1), (2, 3), ...;
+            ``"half"`` pairs (0, D/2), (1, D/2 + 1), ...
+
+    Raises:
+        UsageError: ``cos`` and ``sin`` differ in shape, or are not tables.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    pairing: Pairing = "interleaved"
+
+    def __post_init__(self) -> None:
+        if self.cos.shape != self.sin.shape or self.cos.ndim not in (2, 3):
+            raise UsageError(
+                "rope",
+                expected="cos and sin of one shape, [L, D/2] or [L, N, D/2]",
+                got=f"{list(self.cos.shape)} and {list(self.sin.shape)}",
+            )
+        if self.pairing not in ("interleaved", "half"):
+            raise UsageError("pairing", expected="'interleaved' or 'half'", got=repr(self.pairing))
+
+    @property
+    def num_rows(self) -> int:
+        """Token rows in the table."""
+        return self.cos.shape[0]
+
+    @property
+    def head_dim(self) -> int:
+        """Channels per head that the table rotates."""
+        return 2 * self.cos.shape[-1]
+
+    @cached_property
+    def phase(self) -> Tensor:
+        """``cos + i sin``, complex64, for the eager path; built on first use."""
+        return torch.complex(self.cos, self.sin)
+
+    def to(self, device: torch.device | str) -> Rope:
+        """The same table on another device; its dtype never changes."""
+        if self.cos.device == torch.device(device):
+            return self
+        return replace(self, cos=self.cos.to(device), sin=self.sin.to(device))
+
+    def rows(self, which: slice | Tensor) -> Rope:
+        """The rows in a slice or at int64 indices ``[K]``."""
+        return replace(self, cos=self.cos[which], sin=self.sin[which])
+
+    @staticmethod
+    def cat(parts: Sequence[Rope]) -> Rope:
+        """Tables one after the other.
+
+        Raises:
+            UsageError: nothing to join, or tables of different pairing or width.
+        """
+        if len({(p.pairing, tuple(p.cos.shape[1:])) for p in parts}) != 1:
+            kinds = ", ".join(f"{p.pairing} {list(p.cos.shape)}" for p in parts)
+            raise UsageError("rope tables", expected="one pairing and width", got=kinds or "none")
+        return replace(
+            parts[0],
+            cos=torch.cat([p.cos for p in parts]),
+            sin=torch.cat([p.sin for p in parts]),
+        )
+
+    def still(self, num_rows: int) -> Rope:
+        """A table of ``num_rows`` rows that turns nothing (text), of this one's width."""
+        shape = (num_rows, *self.cos.shape[1:])
+        return replace(self, cos=self.cos.new_ones(shape), sin=self.sin.new_zeros(shape))
+
+
+def apply_rope(x: Tensor, rope: Rope) -> Tensor:
+    """``x`` with every row turned by its position, ``[B, L, N, D]`` in ``x``'s dtype.
+
+    Computes in fp32 (fp64 for fp64 inputs) and rounds once at the end. Interleaved tables use
+    complex64 in eager mode, which is one pass over memory (7 to 12 times faster than the real
+    form on CPU at 2048 x 12 x 128), and real arithmetic inside ``torch.compile``, whose code
+    generator has no complex numbers.
+
+    Args:
+        x: queries or keys, ``[B, L, N, D]``.
+        rope: table with ``L`` rows for head dim ``D``.
+
+    Raises:
+        UsageError: the table does not fit ``x``.
+
+    Source: paper Alg. 1; Su et al. 2021 (RoFormer), Eq. 34.
+    """
+    check_rope(x, rope)
+    return rotate(x.to(compute_dtype(x)), rope).to(x.dtype)
+
+
+def apply_rope_reference(x: Tensor, rope: Rope) -> Tensor:
+    """The definition of ``apply_rope``: every plane turned by its angle, one pair at a time."""
+    wide = x.to(compute_dtype(x))
+    half = rope.head_dim // 2
+    turned = torch.empty_like(wide)
+    for pair in range(half):
+        interleaved = rope.pairing == "interleaved"
+        i, j = (2 * pair, 2 * pair + 1) if interleaved else (pair, pair + half)
+        cos, sin = rope.cos[..., pair], rope.sin[..., pair]
+        if cos.ndim == 1:
+            cos, sin = cos[:, None], sin[:, None]
+        turned[..., i] = wide[..., i] * cos - wide[..., j] * sin
+        turned[..., j] = wide[..., i] * sin + wide[..., j] * cos
+    return turned.to(x.dtype)
+
+
+def check_rope(x: Tensor, rope: Rope) -> None:
+    """Refuse a table that does not fit ``x [B, L, N, D]``.
+
+    Raises:
+        UsageError: other rows, heads or width than ``x`` has, or another device.
+    """
+    check_shape("x", x, (None, rope.num_rows, None, rope.head_dim), "B L N D")
+    check_floating("x", x)
+    if rope.cos.ndim == 3:
+        check_shape("rope.cos", rope.cos, (None, x.shape[2], None), "L N D/2")
+    if rope.cos.device != x.device:
+        raise UsageError(
+            "rope",
+            expected=f"a table on {x.device}",
+            got=f"one on {rope.cos.device}",
+            remedy="Use rope.to(device).",
+        )
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """fp32 for half precisions and fp32, fp64 for fp64."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def rotate(wide: Tensor, rope: Rope) -> Tensor:
+    """The rotation of ``wide [B, L, N, D]`` (fp32 or fp64), unchecked and unrounded."""
+    if rope.pairing == "interleaved" and not torch.compiler.is_compiling():
+        return _rotate_complex(wide, rope)
+    cos, sin = rope.cos, rope.sin
+    if cos.ndim == 2:
+        cos, sin = cos[:, None], sin[:, None]
+    if rope.pairing == "half":
+        a, b = wide.chunk(2, dim=-1)
+        return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
+    a, b = wide.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
+
+
+def _rotate_complex(wide: Tensor, rope: Rope) -> Tensor:
+    phase = rope.phase if rope.cos.ndim == 3 else rope.phase[:, None]
+    odd = wide.stride(-1) != 1 or any(stride % 2 for stride in wide.stride()[:-1])
+    if odd or wide.storage_offset() % 2:  # planes must start on even addresses
+        wide = wide.clone(memory_format=torch.contiguous_format)
+    planes = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(planes * phase).flatten(-2)
