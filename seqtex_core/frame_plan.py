@@ -225,12 +225,23 @@ class FramePlan:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> FramePlan:
-        """The plan that :meth:`to_config` wrote."""
-        groups = {
-            group: tuple(FrameState(**{**state, "role": Role(state["role"])}) for state in states)
-            for group, states in config["groups"].items()
-        }
-        return cls(**{**config, "groups": groups})
+        """The plan that :meth:`to_config` wrote.
+
+        Raises:
+            UsageError: keys missing or unknown, or values that no plan can have.
+        """
+        try:
+            groups = {
+                group: tuple(
+                    FrameState(**{**state, "role": Role(state["role"])}) for state in states
+                )
+                for group, states in config["groups"].items()
+            }
+            return cls(**{**config, "groups": groups})
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UsageError(
+                "frame plan", expected="the keys that to_config writes", got=repr(error)
+            ) from error
 
     def _states(self, group: str) -> tuple[FrameState, ...]:
         if group not in self.groups:

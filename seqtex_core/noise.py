@@ -42,7 +42,11 @@ def draw_noise(
         _check_count(generator, size[0])
         rows = [torch.randn(size[1:], generator=g, device=g.device) for g in generator]
         noise = torch.stack(rows)
-    return noise.to(device=device, dtype=dtype)
+    target = torch.device(device)
+    if noise.device.type == "cpu" and target.type == "cuda":
+        # from pinned memory the copy does not make the host wait for the running step
+        return noise.pin_memory().to(target, non_blocking=True).to(dtype)
+    return noise.to(device=target, dtype=dtype)
 
 
 def draw_indices(

@@ -1,0 +1,349 @@
+"""Wan2.1 and 2.2 (and everything with their architecture) as a SeqTex backbone.
+
+diffusers' ``WanTransformer3DModel`` is the weight container; the forward is written here, because
+diffusers has one noise level per sample and one stream.
+
+Source:
+    Wan (arXiv 2503.20314), section 4.2; diffusers' implementation for the order of roundings.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from seqtex_core.adapter import (
+    Backbone,
+    BackboneBlock,
+    BackboneShell,
+    BackboneSpec,
+    KeyValue,
+    TextContext,
+    TimeEmbedding,
+)
+from seqtex_core.attention import Attend
+from seqtex_core.errors import UsageError
+from seqtex_core.frames import Grid, StreamLayout, TokenLayout
+from seqtex_core.modulation import gated_residual, modulate
+from seqtex_core.qk_prep import QKNorm, qk_prep
+from seqtex_core.rope import Rope, RopeSpec, rope_table, wan_axis_dims
+
+LORA_TARGETS = (
+    "attn1.to_q",
+    "attn1.to_k",
+    "attn1.to_v",
+    "attn1.to_out.0",
+    "ffn.net.0.proj",
+    "ffn.net.2",
+)
+
+
+class WanModulation(NamedTuple):
+    """Shift, scale and gate of self-attention, then of the feed-forward; each ``[B, F, D]``."""
+
+    shift: Tensor
+    scale: Tensor
+    gate: Tensor
+    ffn_shift: Tensor
+    ffn_scale: Tensor
+    ffn_gate: Tensor
+
+
+class WanBlock(BackboneBlock):
+    """Self-attention, cross-attention to text, feed-forward; modulated per frame.
+
+    Args:
+        block: a diffusers ``WanTransformerBlock``; its modules are taken over.
+    """
+
+    shareable: ClassVar[Mapping[str, tuple[str, ...]]] = {"cross_attn": ("attn2",)}
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        parts: Any = block
+        self.scale_shift_table: nn.Parameter = parts.scale_shift_table
+        self.attn1 = parts.attn1
+        self.attn2 = parts.attn2
+        self.norm2 = parts.norm2
+        self.ffn = parts.ffn
+        self.eps = float(parts.norm1.eps)
+        self.num_heads = int(parts.attn1.heads)
+
+    @property
+    def q_norm(self) -> QKNorm:
+        """RMS norm over all heads."""
+        return _rms(self.attn1.norm_q)
+
+    @property
+    def k_norm(self) -> QKNorm:
+        """RMS norm over all heads."""
+        return _rms(self.attn1.norm_k)
+
+    def modulation(self, time: TimeEmbedding) -> WanModulation:
+        """The block's table plus the time projection, fp32."""
+        rows = self.scale_shift_table.unsqueeze(0) + time.projected.float()
+        return WanModulation(*rows.unbind(2))
+
+    def pre_attention(
+        self, hidden_states: Tensor, modulation: WanModulation, rows: StreamLayout
+    ) -> Tensor:
+        """LayerNorm in fp32, then shift and scale, ``[B, L, D]``."""
+        return self._norm(hidden_states, modulation.shift, modulation.scale, rows)
+
+    def query(self, normed: Tensor) -> Tensor:
+        """Projected queries, ``[B, L, N*D]``."""
+        projected: Tensor = self.attn1.to_q(normed)
+        return projected
+
+    def key_value(self, normed: Tensor) -> tuple[Tensor, Tensor]:
+        """Projected keys and values, each ``[B, L, N*D]``."""
+        return self.attn1.to_k(normed), self.attn1.to_v(normed)
+
+    def post_attention(
+        self, hidden_states: Tensor, attended: Tensor, modulation: WanModulation, rows: StreamLayout
+    ) -> Tensor:
+        """Output projection, gate and residual."""
+        update = self.attn1.to_out[0](attended.flatten(2))
+        return gated_residual(hidden_states, update, modulation.gate, rows)
+
+    def cross_key_values(self, context: TextContext) -> tuple[KeyValue, ...]:
+        """Keys and values of the text and, for image-to-video models, of the image."""
+        attn = self.attn2
+        text = context.text
+        pairs = [_key_value(attn.to_k(text), attn.to_v(text), attn.norm_k, self.num_heads)]
+        if context.image is not None:
+            key, value = attn.add_k_proj(context.image), attn.add_v_proj(context.image)
+            pairs.append(_key_value(key, value, attn.norm_added_k, self.num_heads))
+        return tuple(pairs)
+
+    def cross_attention(
+        self,
+        hidden_states: Tensor,
+        key_values: tuple[KeyValue, ...],
+        modulation: WanModulation,
+        rows: StreamLayout,
+        attend: Attend,
+    ) -> Tensor:
+        """Unmodulated and ungated; text and image are attended separately and summed."""
+        del modulation, rows
+        normed = self.norm2(hidden_states.float()).type_as(hidden_states)
+        norm = _rms(self.attn2.norm_q)
+        query = qk_prep(self.attn2.to_q(normed), num_heads=self.num_heads, norm=norm)
+        attended = [attend(query, pair.key, pair.value) for pair in key_values]
+        update = attended[0] if len(attended) == 1 else attended[0] + attended[1]
+        out: Tensor = hidden_states + self.attn2.to_out[0](update.flatten(2))
+        return out
+
+    def feed_forward(
+        self, hidden_states: Tensor, modulation: WanModulation, rows: StreamLayout
+    ) -> Tensor:
+        """GELU network, modulated and gated."""
+        shift, scale = modulation.ffn_shift, modulation.ffn_scale
+        update = self.ffn(self._norm(hidden_states, shift, scale, rows))
+        return gated_residual(hidden_states, update, modulation.ffn_gate, rows)
+
+    def _norm(self, x: Tensor, shift: Tensor, scale: Tensor, rows: StreamLayout) -> Tensor:
+        normed = functional.layer_norm(x.float(), x.shape[-1:], eps=self.eps)
+        return modulate(normed, shift, scale, rows).type_as(x)
+
+
+class PatchEmbed(nn.Module):
+    """Latents to tokens by a strided convolution.
+
+    Args:
+        conv: kernel and stride are the patch.
+        extra_channels: input channels that image-to-video models add behind the latents; SeqTex
+            has no use for them and feeds zeros.
+    """
+
+    def __init__(self, conv: nn.Conv3d, *, extra_channels: int) -> None:
+        super().__init__()
+        self.conv = conv
+        self.extra_channels = extra_channels
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Tokens ``[B, L, D]`` of latents ``[B, C, F, H, W]``, width fastest."""
+        if self.extra_channels:
+            latents = functional.pad(latents, (0, 0, 0, 0, 0, 0, 0, self.extra_channels))
+        tokens: Tensor = self.conv(latents).flatten(2).transpose(1, 2).contiguous()
+        return tokens
+
+
+class WanShell(BackboneShell):
+    """Patch embedding, time and text embedders, positions and head of a Wan model.
+
+    Args:
+        model: a diffusers ``WanTransformer3DModel``; its modules are taken over.
+    """
+
+    shareable: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "patch_embed": ("patch_embedding",),
+        "time_text": ("condition_embedder",),
+        "proj_out": ("proj_out",),
+    }
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        parts: Any = model
+        config = parts.config
+        self.patch_size: tuple[int, int, int] = tuple(config.patch_size)
+        self.out_channels = int(config.out_channels)
+        self.eps = float(config.eps)
+        extra = int(config.in_channels) - self.out_channels
+        self.patch_embedding = PatchEmbed(parts.patch_embedding, extra_channels=extra)
+        self.condition_embedder = parts.condition_embedder
+        self.proj_out = parts.proj_out
+        self.scale_shift_table: nn.Parameter = parts.scale_shift_table
+        self.rope_spec = RopeSpec(axis_dims=wan_axis_dims(int(config.attention_head_dim)))
+
+    def embed(self, latents: Tensor, sigma: Tensor) -> Tensor:
+        """Tokens of ``x_sigma``; rectified flow needs no rescaling."""
+        del sigma
+        tokens: Tensor = self.patch_embedding(latents)
+        return tokens
+
+    def new_latent_embed(self) -> nn.Module:
+        """A copy of the patch embedding over the latent channels alone."""
+        copied = copy.deepcopy(self.patch_embedding)
+        if copied.extra_channels:
+            conv = copied.conv
+            narrow = nn.Conv3d(
+                self.out_channels, conv.out_channels, self.patch_size, self.patch_size
+            ).to(conv.weight)
+            with torch.no_grad():
+                narrow.weight.copy_(conv.weight[:, : self.out_channels])
+                assert narrow.bias is not None
+                assert conv.bias is not None
+                narrow.bias.copy_(conv.bias)
+            copied = PatchEmbed(narrow, extra_channels=0)
+        return copied
+
+    def encode_time(self, sigma: Tensor) -> TimeEmbedding:
+        """Time MLP on ``1000 sigma``, one row per frame; the sinusoid stays fp32."""
+        embedder = self.condition_embedder
+        sinusoid = embedder.timesteps_proj(1000.0 * sigma.float().flatten())
+        hidden = embedder.time_embedder(sinusoid.to(embedder.time_embedder.linear_1.weight.dtype))
+        hidden = hidden.to(embedder.time_proj.weight.dtype).unflatten(0, sigma.shape)
+        projected = embedder.time_proj(functional.silu(hidden)).unflatten(-1, (6, -1))
+        return TimeEmbedding(embedding=hidden, projected=projected)
+
+    def encode_text(self, text: Tensor, image: Tensor | None = None) -> TextContext:
+        """Text MLP (and image MLP); padding rows stay in, the model was trained with them."""
+        embedder = self.condition_embedder
+        if image is not None and embedder.image_embedder is None:
+            raise UsageError(
+                "image", expected="none: this model has no image encoder", got=str(image.shape)
+            )
+        tokens = None if image is None else embedder.image_embedder(image)
+        return TextContext(text=embedder.text_embedder(text), image=tokens)
+
+    def rope(self, layout: TokenLayout) -> Mapping[str, Rope]:
+        """Extrapolated rotary tables: integer positions on every group's own grid."""
+        return {str(stream): rope for stream, rope in rope_table(layout, self.rope_spec).items()}
+
+    def head(self, hidden_states: Tensor, time: TimeEmbedding, rows: StreamLayout) -> Tensor:
+        """Final norm, modulation and projection, ``[B, L, patch * C]``, channels fastest."""
+        shift, scale = (self.scale_shift_table.unsqueeze(0) + time.embedding.unsqueeze(2)).unbind(2)
+        wide = hidden_states.float()
+        normed = functional.layer_norm(wide, wide.shape[-1:], eps=self.eps)
+        normed = modulate(normed, shift, scale, rows).type_as(hidden_states)
+        tokens: Tensor = self.proj_out(normed)
+        return tokens
+
+    def unpatchify(self, tokens: Tensor, grid: Grid) -> Tensor:
+        """``[B, C, F, H, W]`` from tokens whose vectors are ``(pt, ph, pw, C)``."""
+        blocks = tokens.unflatten(1, (grid.frames, grid.height, grid.width))
+        blocks = blocks.unflatten(-1, (*self.patch_size, self.out_channels))
+        blocks = blocks.permute(0, 7, 1, 4, 2, 5, 3, 6)
+        latents: Tensor = blocks.flatten(6, 7).flatten(4, 5).flatten(2, 3)
+        return latents
+
+
+class WanBackbone(Backbone):
+    """A Wan transformer, taken apart.
+
+    Args:
+        model: a diffusers ``WanTransformer3DModel``. Its blocks and embedders are taken over; do
+            not use it on its own afterwards.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        parts: Any = model
+        config = parts.config
+        if config.qk_norm != "rms_norm_across_heads" or not config.cross_attn_norm:
+            raise UsageError(
+                "Wan config",
+                expected="qk_norm 'rms_norm_across_heads' with cross_attn_norm",
+                got=f"qk_norm {config.qk_norm!r}, cross_attn_norm {config.cross_attn_norm}",
+            )
+        self.config: dict[str, Any] = dict(config)
+        self.shell = WanShell(model)
+        self.blocks = [WanBlock(block) for block in parts.blocks]
+        heads, head_dim = int(config.num_attention_heads), int(config.attention_head_dim)
+        patch: tuple[int, int, int] = tuple(config.patch_size)
+        self.spec = BackboneSpec(
+            name="wan",
+            dim=heads * head_dim,
+            num_heads=heads,
+            head_dim=head_dim,
+            num_blocks=len(self.blocks),
+            latent_channels=int(config.out_channels),
+            patch_size=patch,
+            text_dim=int(config.text_dim),
+            text_length=512,
+            lora_targets=LORA_TARGETS,
+        )
+
+    def original_keys(
+        self, shell: Mapping[str, Tensor], blocks: Sequence[Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Weights under the key names of diffusers."""
+        state = {
+            key.replace("patch_embedding.conv.", "patch_embedding."): value
+            for key, value in shell.items()
+        }
+        for index, block in enumerate(blocks):
+            state |= {f"blocks.{index}.{key}": value for key, value in block.items()}
+        return state
+
+    def reference_velocity(
+        self, state: Mapping[str, Tensor], latents: Tensor, sigma: Tensor, text: Tensor
+    ) -> Tensor:
+        """Velocity by the forward of diffusers; levels per frame become timesteps per token."""
+        from diffusers import WanTransformer3DModel
+
+        dtype = next(iter(state.values())).dtype
+        with torch.device("meta"):
+            model = WanTransformer3DModel.from_config(self.config)
+        model.rope = type(model.rope)(
+            self.spec.head_dim, self.spec.patch_size, int(self.config["rope_max_seq_len"])
+        )
+        model.load_state_dict(dict(state), strict=True, assign=True)
+        timestep = 1000.0 * sigma.float()
+        if sigma.ndim == 2:
+            size = cast(tuple[int, int, int], tuple(latents.shape[2:]))
+            grid = self.spec.grid("latents", size)
+            timestep = timestep.repeat_interleave(grid.tokens_per_frame, dim=1)
+        extra = int(self.config["in_channels"]) - self.spec.latent_channels
+        padded = functional.pad(latents.to(dtype), (0, 0, 0, 0, 0, 0, 0, extra))
+        with torch.no_grad():
+            velocity: Tensor = model(padded, timestep, text.to(dtype), return_dict=False)[0]
+        return velocity
+
+
+def _rms(norm: nn.RMSNorm) -> QKNorm:
+    eps = norm.eps
+    assert eps is not None
+    return QKNorm(weight=norm.weight, eps=eps, kind="rms", scope="inner")
+
+
+def _key_value(key: Tensor, value: Tensor, norm: nn.RMSNorm, num_heads: int) -> KeyValue:
+    return KeyValue(
+        key=qk_prep(key, num_heads=num_heads, norm=_rms(norm)),
+        value=value.unflatten(-1, (num_heads, -1)),
+    )

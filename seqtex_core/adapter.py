@@ -1,0 +1,271 @@
+"""The contract with a backbone: what a video diffusion transformer must be able to do.
+
+A pretrained model is a weight container; the library owns the forward. An adapter takes the model
+apart into one ``BackboneBlock`` per transformer block and one ``BackboneShell`` for all that
+surrounds them, and says in a ``BackboneSpec`` what the numbers mean. It knows nothing of branches,
+roles or tasks: a UV branch is a second set of the same objects.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+from torch import Tensor, nn
+
+from .attention import Attend
+from .errors import UsageError
+from .frames import Grid, StreamLayout, TokenLayout
+from .qk_prep import QKNorm
+from .rope import Rope
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+SHAREABLE = ("cross_attn", "patch_embed", "time_text", "proj_out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneSpec:
+    """What a backbone is, in numbers.
+
+    Args:
+        name: registry name of the adapter ("wan").
+        dim: width of the residual stream.
+        num_heads: attention heads.
+        head_dim: channels per head.
+        num_blocks: transformer blocks.
+        latent_channels: channels of the latents that SeqTex feeds and reads.
+        patch_size: latent frames, rows and columns per token.
+        text_dim: width of the text encoder's output.
+        text_length: text rows that the model was trained with.
+        lora_targets: linear layers of a block that get an adapter, as names inside the block.
+    """
+
+    name: str
+    dim: int
+    num_heads: int
+    head_dim: int
+    num_blocks: int
+    latent_channels: int
+    patch_size: tuple[int, int, int]
+    text_dim: int
+    text_length: int
+    lora_targets: tuple[str, ...]
+
+    @property
+    def inner_dim(self) -> int:
+        """Width of queries and keys, all heads together."""
+        return self.num_heads * self.head_dim
+
+    def grid(self, name: str, size: tuple[int, int, int]) -> Grid:
+        """Token grid of latents with ``size`` frames, rows and columns.
+
+        Raises:
+            UsageError: a size is not a multiple of the patch.
+        """
+        if any(s % p or s < p for s, p in zip(size, self.patch_size, strict=True)):
+            raise UsageError(
+                f"latent size of {name!r}",
+                expected=f"multiples of the patch {self.patch_size}",
+                got=str(size),
+            )
+        frames, height, width = (s // p for s, p in zip(size, self.patch_size, strict=True))
+        return Grid(frames=frames, height=height, width=width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeEmbedding:
+    """Noise levels as a backbone sees them, one row per frame.
+
+    Args:
+        embedding: what the head modulates with, ``[B, F, E]``.
+        projected: what the blocks modulate with; a backbone's own shape, ``[B, F, ...]``.
+    """
+
+    embedding: Tensor
+    projected: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextContext:
+    """Encoded conditions that cross-attention reads; constant over the sampling steps.
+
+    Args:
+        text: ``[B, S, D]``.
+        image: image tokens of image-to-video models, ``[B, S', D]``, or ``None``.
+    """
+
+    text: Tensor
+    image: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyValue:
+    """Keys (normalised) and values of a context, each ``[B, S, N, D]``."""
+
+    key: Tensor
+    value: Tensor
+
+
+class BackboneBlock(nn.Module, ABC):
+    """The sublayers of one transformer block, for the rows of one stream.
+
+    ``MUVBlock`` calls them in order: ``pre_attention``, projections, attention, ``post_attention``,
+    ``cross_attention``, ``feed_forward``. ``modulation`` is whatever the block's own ``modulation``
+    returned; nobody else looks inside.
+
+    Attributes:
+        shareable: submodules, by sharing name, that a UV branch may share with its origin.
+    """
+
+    shareable: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    num_heads: int
+
+    @property
+    @abstractmethod
+    def q_norm(self) -> QKNorm:
+        """Norm of the queries."""
+
+    @property
+    @abstractmethod
+    def k_norm(self) -> QKNorm:
+        """Norm of the keys."""
+
+    @abstractmethod
+    def modulation(self, time: TimeEmbedding) -> Any:
+        """The block's shifts, scales and gates, one row per frame."""
+
+    @abstractmethod
+    def pre_attention(self, hidden_states: Tensor, modulation: Any, rows: StreamLayout) -> Tensor:
+        """Normalised and modulated input of self-attention, ``[B, L, D]``."""
+
+    @abstractmethod
+    def query(self, normed: Tensor) -> Tensor:
+        """Projected queries before norm and RoPE, ``[B, L, N*D]``."""
+
+    @abstractmethod
+    def key_value(self, normed: Tensor) -> tuple[Tensor, Tensor]:
+        """Projected keys (before norm and RoPE) and values, each ``[B, L, N*D]``."""
+
+    @abstractmethod
+    def post_attention(
+        self, hidden_states: Tensor, attended: Tensor, modulation: Any, rows: StreamLayout
+    ) -> Tensor:
+        """The residual stream after self-attention; ``attended`` is ``[B, L, N, D]``."""
+
+    @abstractmethod
+    def cross_key_values(self, context: TextContext) -> tuple[KeyValue, ...]:
+        """Keys and values of the context; constant over steps. Empty without cross-attention."""
+
+    @abstractmethod
+    def cross_attention(
+        self,
+        hidden_states: Tensor,
+        key_values: tuple[KeyValue, ...],
+        modulation: Any,
+        rows: StreamLayout,
+        attend: Attend,
+    ) -> Tensor:
+        """The residual stream after cross-attention."""
+
+    @abstractmethod
+    def feed_forward(self, hidden_states: Tensor, modulation: Any, rows: StreamLayout) -> Tensor:
+        """The residual stream after the feed-forward sublayer."""
+
+
+class BackboneShell(nn.Module, ABC):
+    """Everything around the blocks: patches in, time, text, positions, prediction out."""
+
+    shareable: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    @abstractmethod
+    def embed(self, latents: Tensor, sigma: Tensor) -> Tensor:
+        """Tokens ``[B, L, D]`` of ``x_sigma`` ``[B, C, F, H, W]`` with sigma ``[B, F]``.
+
+        The conversion of the library's ``x_sigma`` into the scale a backbone was trained with
+        happens here.
+        """
+
+    @abstractmethod
+    def new_latent_embed(self) -> nn.Module:
+        """A fresh copy of the patch embedding, ``[B, C, F, H, W] -> [B, L, D]``, for geometry."""
+
+    @abstractmethod
+    def encode_time(self, sigma: Tensor) -> TimeEmbedding:
+        """Embedding of the noise levels ``[B, F]``, in [0, 1], fp32."""
+
+    @abstractmethod
+    def encode_text(self, text: Tensor, image: Tensor | None = None) -> TextContext:
+        """Context from text-encoder rows ``[B, S, text_dim]`` (and image-encoder rows)."""
+
+    @abstractmethod
+    def rope(self, layout: TokenLayout) -> Mapping[str, Rope] | None:
+        """Rotary tables per stream, rows in stream order; ``None`` for a model without RoPE."""
+
+    @abstractmethod
+    def head(self, hidden_states: Tensor, time: TimeEmbedding, rows: StreamLayout) -> Tensor:
+        """The model's own prediction per token, ``[B, L, patch * C]``, rows in stream order."""
+
+    @abstractmethod
+    def unpatchify(self, tokens: Tensor, grid: Grid) -> Tensor:
+        """Prediction ``[B, C, F, H, W]`` of one group from its tokens ``[B, L, patch * C]``."""
+
+    def to_velocity(self, prediction: Tensor, latents: Tensor, sigma: Tensor) -> Tensor:
+        """``u = eps - x0`` from the model's own prediction; the identity for rectified flow."""
+        del latents, sigma
+        return prediction
+
+
+class Backbone(ABC):
+    """A pretrained model, taken apart.
+
+    Attributes:
+        spec: its numbers.
+        shell: what surrounds the blocks.
+        blocks: the blocks, in order.
+    """
+
+    spec: BackboneSpec
+    shell: BackboneShell
+    blocks: list[BackboneBlock]
+
+    @abstractmethod
+    def original_keys(
+        self, shell: Mapping[str, Tensor], blocks: Sequence[Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Weights of a shell and its blocks under the original model's own key names."""
+
+    @abstractmethod
+    def reference_velocity(
+        self, state: Mapping[str, Tensor], latents: Tensor, sigma: Tensor, text: Tensor
+    ) -> Tensor:
+        """What the original implementation predicts, as velocity.
+
+        Args:
+            state: weights under the original key names.
+            latents: ``x_sigma``, ``[B, C, F, H, W]``.
+            sigma: ``[B]`` or per frame ``[B, F]``.
+            text: ``[B, S, text_dim]``.
+        """
+
+
+def copy_for_branch(module: ModuleT, share: frozenset[str]) -> ModuleT:
+    """A deep copy of a block or shell in which the parts named in ``share`` stay the same objects.
+
+    Args:
+        module: a ``BackboneBlock`` or ``BackboneShell``.
+        share: any of ``SHAREABLE``.
+
+    Raises:
+        UsageError: an unknown sharing name.
+    """
+    unknown = sorted(share - set(SHAREABLE))
+    if unknown:
+        raise UsageError("uv_share", expected=f"names among {SHAREABLE}", got=str(unknown))
+    shareable: Mapping[str, tuple[str, ...]] = getattr(module, "shareable", {})
+    names = [name for key, names in shareable.items() if key in share for name in names]
+    shared = [module.get_submodule(name) for name in names]
+    return copy.deepcopy(module, {id(part): part for part in shared})

@@ -1,0 +1,61 @@
+"""Geometry as tokens: encoded position and normal maps, embedded like the latents they lie beside.
+
+Source:
+    SeqTex (arXiv 2507.04285), section 3.2; ``c_geo`` of Eq. 5-7 before the blocks' own casters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from .errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GeometryLatents:
+    """Encoded geometry maps of one frame group.
+
+    Args:
+        position: latents of the position map, ``[B, C, F, H, W]``, sized like the group's latents.
+        normal: latents of the normal map, likewise.
+    """
+
+    position: Tensor
+    normal: Tensor
+
+    def __post_init__(self) -> None:
+        if self.position.shape != self.normal.shape or self.position.ndim != 5:
+            raise UsageError(
+                "geometry latents",
+                expected="position and normal of one shape [B, C, F, H, W]",
+                got=f"{tuple(self.position.shape)} and {tuple(self.normal.shape)}",
+            )
+
+
+class GeometryEmbedding(nn.Module):
+    """Sum of two patch embeddings: one for positions (outline), one for normals (detail).
+
+    Args:
+        position: maps ``[B, C, F, H, W]`` to tokens ``[B, L, D]``.
+        normal: likewise.
+    """
+
+    def __init__(self, position: nn.Module, normal: nn.Module) -> None:
+        super().__init__()
+        self.position = position
+        self.normal = normal
+
+    def forward(self, geometry: GeometryLatents) -> Tensor:
+        """Geometry tokens of a group, ``[B, L, D]``."""
+        tokens: Tensor = self.position(geometry.position) + self.normal(geometry.normal)
+        return tokens
+
+
+def zero_caster(dim: int, inner_dim: int) -> nn.Linear:
+    """A block's projection of geometry tokens into head space; zero, so training starts clean."""
+    caster = nn.Linear(dim, inner_dim)
+    nn.init.zeros_(caster.weight)
+    nn.init.zeros_(caster.bias)
+    return caster

@@ -1,0 +1,200 @@
+"""The MUV block: one backbone block doubled into a multi-view and a UV branch.
+
+The only place that knows there are two streams, and the unit of compilation, gradient
+checkpointing and sharding.
+
+Source:
+    SeqTex (arXiv 2507.04285), section 3.2, Eq. 5-7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .adapter import BackboneBlock, KeyValue, TextContext, TimeEmbedding
+from .attention import Attend
+from .frames import Stream, StreamLayout
+from .qk_prep import GeometryOrder, QKNorm, qk_prep, rotate_geometry
+from .rope import Rope
+
+UVKeySource = Literal["norm_pre_attn", "norm_post_attn", "raw_post_attn"]
+UV_KEY_SOURCES: tuple[UVKeySource, ...] = ("norm_pre_attn", "norm_post_attn", "raw_post_attn")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BranchInputs:
+    """What one branch of every block reads besides its residual stream and noise levels.
+
+    Args:
+        rows: token rows of the stream.
+        context: text context.
+        rope: rotary table of the stream, or ``None``.
+        geometry_tokens: embedded geometry, ``[B, L, D]``, or ``None`` without geometry.
+    """
+
+    rows: StreamLayout
+    context: TextContext
+    rope: Rope | None = None
+    geometry_tokens: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BranchTimes:
+    """Noise levels of one step, embedded.
+
+    Args:
+        mv: of the mv frames, by the mv branch's shell.
+        uv: of the uv frames, by the uv branch's shell; ``None`` when the branch is skipped.
+        mv_as_keys: of the mv frames, by the uv branch's shell; ``None`` when it is skipped.
+    """
+
+    mv: TimeEmbedding
+    uv: TimeEmbedding | None = None
+    mv_as_keys: TimeEmbedding | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockCache:
+    """What a block needs in every step and is the same in every step; keyed by stream.
+
+    Args:
+        geometry: ``c_geo`` ready to be added after RoPE, ``[B, L, N, D]``.
+        cross: context keys and values.
+    """
+
+    geometry: Mapping[Stream, Tensor]
+    cross: Mapping[Stream, tuple[KeyValue, ...]]
+
+
+class MUVBlock(nn.Module):
+    """One transformer block for both streams; mv never reads uv.
+
+    Args:
+        mv: the backbone's block (with LoRA, if any).
+        uv: its copy for the UV stream.
+        caster: ``c_geo`` from the embedded geometry, shared by both branches, queries and keys.
+        geometry_order: ``"post_rope"`` adds geometry after RoPE (paper), ``"pre_rope"`` before it
+            (released weights).
+        uv_key_source: state of the mv tokens that the uv branch's keys and values are made of.
+    """
+
+    def __init__(
+        self,
+        mv: BackboneBlock,
+        uv: BackboneBlock,
+        caster: nn.Linear,
+        *,
+        geometry_order: GeometryOrder,
+        uv_key_source: UVKeySource,
+    ) -> None:
+        super().__init__()
+        self.mv = mv
+        self.uv = uv
+        self.geometry_caster = caster
+        self.geometry_order: GeometryOrder = geometry_order
+        self.uv_key_source: UVKeySource = uv_key_source
+
+    def forward(
+        self,
+        x_mv: Tensor,
+        x_uv: Tensor | None,
+        inputs: Mapping[Stream, BranchInputs],
+        times: BranchTimes,
+        cache: BlockCache | None,
+        attend: Attend,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Both residual streams after the block.
+
+        Args:
+            x_mv: ``[B, L_mv, D]``.
+            x_uv: ``[B, L_uv, D]``, or ``None`` to skip the branch.
+            inputs: per stream.
+            times: noise levels.
+            cache: geometry and context of this block; computed here (with gradients) if ``None``.
+            attend: attention implementation.
+        """
+        cache = cache or self.build_cache(inputs)
+        rows = inputs["mv"].rows
+        modulation = self.mv.modulation(times.mv)
+        normed = self.mv.pre_attention(x_mv, modulation, rows)
+        query = self._prepare(self.mv.query(normed), self.mv.q_norm, "mv", inputs, cache)
+        key, value = self._key_value(self.mv, normed, "mv", inputs, cache)
+        attended = self.mv.post_attention(x_mv, attend(query, key, value), modulation, rows)
+        if x_uv is not None:
+            source = x_mv if self.uv_key_source == "norm_pre_attn" else attended
+            x_uv = self._uv_branch(x_uv, source, inputs, times, cache, attend)
+        x_mv = self.mv.cross_attention(attended, cache.cross["mv"], modulation, rows, attend)
+        return self.mv.feed_forward(x_mv, modulation, rows), x_uv
+
+    def build_cache(self, inputs: Mapping[Stream, BranchInputs]) -> BlockCache:
+        """Geometry (cast, split into heads, rotated if it goes before RoPE) and context keys."""
+        geometry: dict[Stream, Tensor] = {}
+        for stream, branch in inputs.items():
+            if branch.geometry_tokens is not None:
+                cast = self.geometry_caster(branch.geometry_tokens)
+                heads = cast.unflatten(-1, (self.mv.num_heads, -1))
+                if self.geometry_order == "pre_rope" and branch.rope is not None:
+                    heads = rotate_geometry(heads, branch.rope)
+                geometry[stream] = heads
+        blocks: dict[Stream, BackboneBlock] = {"mv": self.mv, "uv": self.uv}
+        cross = {s: blocks[s].cross_key_values(branch.context) for s, branch in inputs.items()}
+        return BlockCache(geometry=geometry, cross=cross)
+
+    def _uv_branch(
+        self,
+        x_uv: Tensor,
+        mv_source: Tensor,
+        inputs: Mapping[Stream, BranchInputs],
+        times: BranchTimes,
+        cache: BlockCache,
+        attend: Attend,
+    ) -> Tensor:
+        assert times.uv is not None
+        assert times.mv_as_keys is not None
+        block, rows = self.uv, inputs["uv"].rows
+        modulation = block.modulation(times.uv)
+        normed = block.pre_attention(x_uv, modulation, rows)
+        if self.uv_key_source != "raw_post_attn":
+            mv_modulation = block.modulation(times.mv_as_keys)
+            mv_source = block.pre_attention(mv_source, mv_modulation, inputs["mv"].rows)
+        query = self._prepare(block.query(normed), block.q_norm, "uv", inputs, cache)
+        key_mv, value_mv = self._key_value(block, mv_source, "mv", inputs, cache)
+        key_uv, value_uv = self._key_value(block, normed, "uv", inputs, cache)
+        key = torch.cat([key_mv, key_uv], dim=1)
+        value = torch.cat([value_mv, value_uv], dim=1)
+        x_uv = block.post_attention(x_uv, attend(query, key, value), modulation, rows)
+        x_uv = block.cross_attention(x_uv, cache.cross["uv"], modulation, rows, attend)
+        return block.feed_forward(x_uv, modulation, rows)
+
+    def _key_value(
+        self,
+        block: BackboneBlock,
+        normed: Tensor,
+        stream: Stream,
+        inputs: Mapping[Stream, BranchInputs],
+        cache: BlockCache,
+    ) -> tuple[Tensor, Tensor]:
+        key, value = block.key_value(normed)
+        heads = value.unflatten(-1, (block.num_heads, -1))
+        return self._prepare(key, block.k_norm, stream, inputs, cache), heads
+
+    def _prepare(
+        self,
+        projected: Tensor,
+        norm: QKNorm,
+        stream: Stream,
+        inputs: Mapping[Stream, BranchInputs],
+        cache: BlockCache,
+    ) -> Tensor:
+        return qk_prep(
+            projected,
+            num_heads=self.mv.num_heads,
+            norm=norm,
+            rope=inputs[stream].rope,
+            geometry=cache.geometry.get(stream),
+        )

@@ -1,0 +1,315 @@
+"""The decoupled-branch wrapper: any backbone, doubled into a multi-view and a UV branch.
+
+Source:
+    SeqTex (arXiv 2507.04285), section 3.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .adapter import Backbone, BackboneShell, TimeEmbedding, copy_for_branch
+from .attention import choose_attention
+from .checks import check_shape
+from .decoupled_config import DecoupledConfig
+from .errors import UsageError
+from .frames import FrameGroup, Stream, TokenLayout
+from .geometry_embedding import GeometryEmbedding, GeometryLatents, zero_caster
+from .lora import inject_lora, merged_state_dict
+from .muv_block import BlockCache, BranchInputs, BranchTimes, MUVBlock
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StepCache:
+    """All that stays the same over the sampling steps of one object and prompt.
+
+    Args:
+        layout: the token layout that it was built for.
+        branches: positions, embedded geometry and text context per stream.
+        blocks: per block, cast geometry and context keys; ``None`` while training, where each
+            block recomputes them under its own checkpoint.
+    """
+
+    layout: TokenLayout
+    branches: Mapping[Stream, BranchInputs]
+    blocks: tuple[BlockCache, ...] | None
+
+
+class SeqTexTransformer(nn.Module):
+    """Predicts the velocity of every frame group from their noisy latents.
+
+    Args:
+        backbone: the pretrained (or seeded) model; its modules are taken over.
+        config: how it is doubled.
+        attention: name of the attention implementation, or ``"auto"``.
+
+    Example:
+        >>> cache = transformer.prepare(layout, geometry=geometry, text=text)
+        >>> velocity = transformer({"views": x, "texture": y}, {"views": s, "texture": r}, cache)
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        config: DecoupledConfig | None = None,
+        *,
+        attention: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.config = config or DecoupledConfig()
+        self.spec = backbone.spec
+        self.backbone = backbone
+        self.attention = attention
+        self.gradient_checkpointing = False
+        share = self.config.uv_share
+        shells = {
+            "mv": backbone.shell,
+            "uv": copy_for_branch(backbone.shell, share),
+        }
+        blocks = [
+            MUVBlock(
+                block,
+                copy_for_branch(block, share),
+                zero_caster(self.spec.dim, self.spec.inner_dim),
+                geometry_order=self.config.geometry_order,
+                uv_key_source=self.config.uv_key_source,
+            )
+            for block in backbone.blocks
+        ]
+        if self.config.mv_train == "lora":
+            rank, alpha = self.config.lora_rank, self.config.lora_alpha
+            for block in blocks:
+                block.mv.requires_grad_(False)
+                inject_lora(block.mv, self.spec.lora_targets, rank=rank, alpha=alpha)
+            shells["mv"].requires_grad_(False)
+        self.shells = nn.ModuleDict(shells)
+        self.blocks = nn.ModuleList(blocks)
+        self.geometry = GeometryEmbedding(
+            backbone.shell.new_latent_embed(), backbone.shell.new_latent_embed()
+        ).requires_grad_(True)
+
+    def layout(
+        self,
+        sizes: Mapping[str, tuple[int, int, int]],
+        streams: Mapping[str, Stream],
+        *,
+        keep: Mapping[str, Tensor] | None = None,
+    ) -> TokenLayout:
+        """Token layout of latents with the given sizes.
+
+        Args:
+            sizes: latent frames, rows and columns by group name, in sequence order.
+            streams: the stream of every group.
+            keep: tokens that are present, see ``TokenLayout``.
+        """
+        groups = tuple(
+            FrameGroup(name=name, stream=streams[name], grid=self.spec.grid(name, size))
+            for name, size in sizes.items()
+        )
+        return TokenLayout(groups=groups, keep=keep or {})
+
+    def prepare(
+        self,
+        layout: TokenLayout,
+        *,
+        geometry: Mapping[str, GeometryLatents] | None = None,
+        text: Tensor | None = None,
+        image: Tensor | None = None,
+        batch_size: int = 1,
+        precompute: bool | None = None,
+    ) -> StepCache:
+        """Everything about one object and prompt that does not change over the steps.
+
+        Args:
+            layout: the token layout.
+            geometry: encoded geometry maps by group; all groups or none.
+            text: text-encoder rows ``[B, S, text_dim]``; ``None`` for all-zero rows.
+            image: image-encoder rows for image-to-video backbones. Optional.
+            batch_size: batch of the all-zero text.
+            precompute: cast geometry and context keys of all blocks now (default: when gradients
+                are off). Without it every block recomputes its own.
+
+        Raises:
+            UsageError: geometry for some groups only, or of another size than the layout.
+        """
+        place = next(self.geometry.parameters())
+        if text is None:
+            text = place.new_zeros(batch_size, self.spec.text_length, self.spec.text_dim)
+        check_shape("text", text, (None, None, self.spec.text_dim), "B S text_dim")
+        text = text.to(place)
+        rope = self._shell("mv").rope(layout)
+        tokens = self._geometry_tokens(layout, geometry or {}, place)
+        context = {s: self._shell(s).encode_text(text, image) for s in self._encoders(layout)}
+        branches = {
+            stream: BranchInputs(
+                rows=rows,
+                context=context.get(stream, context["mv"]),
+                rope=rope[stream].to(place.device) if rope else None,
+                geometry_tokens=tokens.get(stream),
+            )
+            for stream, rows in layout.streams.items()
+        }
+        if precompute is None:
+            precompute = not torch.is_grad_enabled()
+        blocks = tuple(b.build_cache(branches) for b in self._blocks()) if precompute else None
+        return StepCache(layout=layout, branches=branches, blocks=blocks)
+
+    def forward(
+        self, latents: Mapping[str, Tensor], sigmas: Mapping[str, Tensor], cache: StepCache
+    ) -> dict[str, Tensor]:
+        """Velocity ``u = eps - x0`` of every group in ``latents``.
+
+        Args:
+            latents: ``x_sigma`` by group, ``[B, C, F, H, W]``. Leave out all groups of the uv
+                stream to skip its branch; the mv stream never depends on it.
+            sigmas: noise level per frame by group, ``[B, F]``, in [0, 1].
+            cache: from ``prepare``.
+
+        Returns:
+            Velocities by group, shaped and typed like ``latents``.
+
+        Raises:
+            UsageError: groups missing from a stream, or shapes that do not fit the layout.
+        """
+        streams = self._check(latents, sigmas, cache.layout)
+        times = self._times(streams, sigmas, cache.layout)
+        hidden = {s: self._embed(cache.layout, s, latents, sigmas) for s in streams}
+        x_mv, x_uv = hidden["mv"], hidden.get("uv")
+        inputs = {s: cache.branches[s] for s in streams}
+        attend = choose_attention(self.attention)
+        for index, block in enumerate(self._blocks()):
+            block_cache = cache.blocks[index] if cache.blocks else None
+            arguments = (x_mv, x_uv, inputs, times, block_cache, attend)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x_mv, x_uv = checkpoint(block, *arguments, use_reentrant=False)
+            else:
+                x_mv, x_uv = block(*arguments)
+        velocity = self._velocity("mv", x_mv, times.mv, latents, sigmas, cache.layout)
+        if x_uv is not None and times.uv is not None:
+            velocity |= self._velocity("uv", x_uv, times.uv, latents, sigmas, cache.layout)
+        return velocity
+
+    def mv_state_dict(self) -> dict[str, Tensor]:
+        """The mv branch under the backbone's original key names, adapters merged in."""
+        blocks = [merged_state_dict(block.mv) for block in self._blocks()]
+        return self.backbone.original_keys(merged_state_dict(self.shells["mv"]), blocks)
+
+    def compile_blocks(self, **options: Any) -> None:
+        """Compile every MUV block with ``torch.compile``; opt-in, the first step pays for it."""
+        for block in self._blocks():
+            block.compile(fullgraph=True, **options)
+
+    def _shell(self, stream: str) -> BackboneShell:
+        shell = self.shells[stream]
+        assert isinstance(shell, BackboneShell)
+        return shell
+
+    def _blocks(self) -> Iterator[MUVBlock]:
+        for block in self.blocks:
+            assert isinstance(block, MUVBlock)
+            yield block
+
+    def _encoders(self, layout: TokenLayout) -> list[Stream]:
+        """Streams whose shells encode time and text with weights of their own."""
+        shared = "time_text" in self.config.uv_share
+        return ["mv"] if shared else list(layout.streams)
+
+    def _times(
+        self, streams: Sequence[Stream], sigmas: Mapping[str, Tensor], layout: TokenLayout
+    ) -> BranchTimes:
+        sigma = {s: layout.streams[s].join(sigmas).float() for s in streams}
+        mv = self._shell("mv").encode_time(sigma["mv"])
+        if "uv" not in streams:
+            return BranchTimes(mv=mv)
+        shell = self._shell("uv")
+        shared = "time_text" in self.config.uv_share
+        as_keys = mv if shared else shell.encode_time(sigma["mv"])
+        return BranchTimes(mv=mv, uv=shell.encode_time(sigma["uv"]), mv_as_keys=as_keys)
+
+    def _geometry_tokens(
+        self, layout: TokenLayout, geometry: Mapping[str, GeometryLatents], place: Tensor
+    ) -> dict[Stream, Tensor]:
+        names = [group.name for group in layout.groups]
+        if not geometry:
+            return {}
+        if set(geometry) != set(names):
+            raise UsageError(
+                "geometry", expected=f"maps of all groups {names}", got=str(sorted(geometry))
+            )
+        tokens = {}
+        for name in names:
+            maps = geometry[name]
+            size = self._latent_size(layout.group(name))
+            check_shape(f"geometry of {name!r}", maps.position, (None, None, *size), "B C F H W")
+            moved = GeometryLatents(position=maps.position.to(place), normal=maps.normal.to(place))
+            tokens[name] = layout.pack(name, self.geometry(moved))
+        return {stream: rows.join(tokens) for stream, rows in layout.streams.items()}
+
+    def _latent_size(self, group: FrameGroup) -> tuple[int, int, int]:
+        grid, patch = group.grid, self.spec.patch_size
+        return grid.frames * patch[0], grid.height * patch[1], grid.width * patch[2]
+
+    def _check(
+        self, latents: Mapping[str, Tensor], sigmas: Mapping[str, Tensor], layout: TokenLayout
+    ) -> list[Stream]:
+        present = [
+            stream
+            for stream, rows in layout.streams.items()
+            if any(group.name in latents for group in rows.groups)
+        ]
+        wanted = [group.name for group in layout.groups if group.stream in present]
+        if set(wanted) != set(latents) or set(wanted) != set(sigmas) or "mv" not in present:
+            raise UsageError(
+                "latents",
+                expected=f"latents and sigmas of all groups of a stream, mv at least: {wanted}",
+                got=f"latents of {sorted(latents)}, sigmas of {sorted(sigmas)}",
+            )
+        for name in wanted:
+            size = self._latent_size(layout.group(name))
+            channels = self.spec.latent_channels
+            check_shape(f"latents[{name!r}]", latents[name], (None, channels, *size), "B C F H W")
+            batch = latents[name].shape[0]
+            check_shape(f"sigmas[{name!r}]", sigmas[name], (batch, size[0]), "B F")
+        return present
+
+    def _embed(
+        self,
+        layout: TokenLayout,
+        stream: Stream,
+        latents: Mapping[str, Tensor],
+        sigmas: Mapping[str, Tensor],
+    ) -> Tensor:
+        rows = layout.streams[stream]
+        dtype = next(self.geometry.parameters()).dtype
+        tokens = {
+            group.name: layout.pack(
+                group.name,
+                self._shell(stream).embed(latents[group.name].to(dtype), sigmas[group.name]),
+            )
+            for group in rows.groups
+        }
+        return rows.join(tokens)
+
+    def _velocity(
+        self,
+        stream: Stream,
+        hidden_states: Tensor,
+        time: TimeEmbedding,
+        latents: Mapping[str, Tensor],
+        sigmas: Mapping[str, Tensor],
+        layout: TokenLayout,
+    ) -> dict[str, Tensor]:
+        shell, rows = self._shell(stream), layout.streams[stream]
+        tokens = rows.split_groups(shell.head(hidden_states, time, rows))
+        velocity = {}
+        for name, part in tokens.items():
+            prediction = shell.unpatchify(layout.unpack(name, part), layout.group(name).grid)
+            prediction = prediction.to(latents[name].dtype)
+            velocity[name] = shell.to_velocity(prediction, latents[name], sigmas[name])
+        return velocity
