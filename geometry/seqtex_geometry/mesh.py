@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 ImageArray = npt.NDArray[np.uint8]
 
 VIEW_NAMES = ("front", "left", "back", "right")
@@ -48,9 +49,14 @@ class Mesh:
         face_texture_set: which output texture a face is painted by, ``[T]``; -1 if it stays as it
             is. Faces of one texture set share one UV square.
         vertex_colors: linear RGBA in [0, 1], ``[V, 4]``, or ``None``.
+        face_is_instance: true where a face repeats a face before it in the file (the same glTF
+            primitive under a further node), ``[T]``; ``None`` if no face does. Such a face shows
+            the texture of its set, but the first instance alone gives texels their position.
 
     Convention:
         Counter-clockwise faces are seen from outside. UV (0, 0) is the lower left of the image.
+        Views draw every face and sample the texture wherever ``face_texture_set >= 0``; maps in
+        UV space draw ``faces_of_set(i)`` only.
     """
 
     vertices: FloatArray
@@ -63,8 +69,16 @@ class Mesh:
     face_texture_set: IntArray
     vertex_colors: FloatArray | None = None
     notes: Mapping[str, object] = field(default_factory=dict)
+    face_is_instance: BoolArray | None = None
 
     @property
     def num_texture_sets(self) -> int:
         """Number of textures that texturing this mesh makes."""
         return int(self.face_texture_set.max(initial=-1)) + 1
+
+    def faces_of_set(self, texture_set: int) -> IntArray:
+        """The faces that give the texels of ``texture_set`` their position, indices ``[N]``."""
+        owned = self.face_texture_set == texture_set
+        if self.face_is_instance is not None:
+            owned &= ~self.face_is_instance
+        return np.flatnonzero(owned).astype(np.int64)

@@ -1,0 +1,167 @@
+"""A mesh file: its untouched bytes, and the mesh that was read from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from seqtex_core.errors import InputError
+
+from .axes import Axes, choose_axes
+from .load.parsed import ParsedFile, PrimitiveRef, check_mesh_arrays, count_degenerate
+from .mesh import Mesh
+from .normals import complete_normals
+from .texture_sets import assign_texture_sets
+
+_GLB_START = b"glTF"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MeshAsset:
+    """A mesh file and what was read from it.
+
+    Args:
+        path: where it was read from.
+        format: "glb", "gltf", "obj", "ply" or "stl".
+        axes: which way is up and front, and who says so.
+        mesh: positions in the file's own axes, node transforms applied; one entry of
+            ``primitives`` per value of ``face_primitive``.
+        primitives: where each run of faces comes from in the file.
+        source: bytes of the file, untouched.
+        resources: bytes of the files it refers to, by the name that it uses.
+        document: the reader's view of the file, for the writer.
+        notes: sentences worth telling the user.
+    """
+
+    path: Path
+    format: str
+    axes: Axes
+    mesh: Mesh
+    primitives: tuple[PrimitiveRef, ...]
+    source: bytes
+    resources: Mapping[str, bytes]
+    document: object
+    notes: tuple[str, ...]
+
+    @property
+    def has_uvs(self) -> bool:
+        """Whether the author's UVs can be kept; if not, the mesh must be unwrapped."""
+        return self.mesh.face_uvs is not None
+
+
+def load_asset(path: str | Path, *, up: str | None = None, front: str | None = None) -> MeshAsset:
+    """A GLB, glTF, OBJ, PLY or STL file, checked and in memory.
+
+    Args:
+        path: the file; its ending names the format.
+        up: axis that points up ("y", "-z" ...). Optional; y if not named.
+        front: axis that the object faces. Optional; +z for y up, -y for z up.
+
+    Raises:
+        InputError: the file is missing, damaged, of unknown format, has no faces, has positions
+            that are not finite, or a base colour image of it cannot be read.
+        UsageError: ``up`` or ``front`` is not an axis, or both lie on one line.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            str(path),
+            expected="a mesh file",
+            got="a folder" if path.is_dir() else "nothing at this path",
+            remedy="Check the path.",
+        )
+    file_format = path.suffix.lower().lstrip(".")
+    axes = choose_axes(file_format, up, front)
+    parsed = _reader(path, file_format)(path)
+    check_mesh_arrays(str(path), parsed.vertices, parsed.faces)
+    mesh, notes = _build_mesh(parsed)
+    return MeshAsset(
+        path=path,
+        format=file_format,
+        axes=axes,
+        mesh=mesh,
+        primitives=parsed.primitives,
+        source=parsed.source,
+        resources=parsed.resources,
+        document=parsed.document,
+        notes=(*parsed.notes, *notes),
+    )
+
+
+def _reader(path: Path, file_format: str) -> Callable[[Path], ParsedFile]:
+    if file_format in ("glb", "gltf"):
+        from .load.gltf import read_gltf
+
+        if file_format == "glb" and path.open("rb").read(4) != _GLB_START:
+            raise InputError(
+                str(path),
+                expected="a GLB, which starts with `glTF`",
+                got="other content",
+                remedy="The file is damaged, or its ending is wrong.",
+            )
+        return read_gltf
+    if file_format == "obj":
+        from .load.obj import read_obj
+
+        return read_obj
+    if file_format == "ply":
+        from .load.ply import read_ply
+
+        return read_ply
+    if file_format == "stl":
+        from .load.stl import read_stl
+
+        return read_stl
+    raise InputError(
+        str(path),
+        expected="a .glb, .gltf, .obj, .ply or .stl file",
+        got=repr(path.suffix),
+        remedy="Convert the mesh to GLB.",
+    )
+
+
+def _build_mesh(parsed: ParsedFile) -> tuple[Mesh, list[str]]:
+    face_uvs = parsed.face_uvs
+    has_uvs = np.asarray(np.isfinite(face_uvs).all(axis=(1, 2)))
+    if not has_uvs.all():
+        face_uvs = np.where(has_uvs[:, None, None], face_uvs, np.float32(np.nan))
+    lengths = [ref.num_faces for ref in parsed.primitives]
+    is_instance = np.repeat([ref.is_instance for ref in parsed.primitives], lengths)
+    mesh = Mesh(
+        vertices=parsed.vertices,
+        faces=parsed.faces,
+        vertex_normals=complete_normals(parsed.vertex_normals, parsed.vertices, parsed.faces),
+        face_uvs=face_uvs if has_uvs.any() else None,
+        face_material=parsed.face_material,
+        materials=parsed.materials,
+        face_primitive=np.repeat(np.arange(len(lengths), dtype=np.int64), lengths),
+        face_texture_set=assign_texture_sets(parsed.face_material, parsed.material_keys, has_uvs),
+        vertex_colors=parsed.vertex_colors,
+        face_is_instance=is_instance if is_instance.any() else None,
+    )
+    return mesh, _mesh_notes(parsed, mesh, has_uvs)
+
+
+def _mesh_notes(parsed: ParsedFile, mesh: Mesh, has_uvs: np.ndarray) -> list[str]:
+    notes = []
+    if mesh.face_uvs is None:
+        notes.append("no UVs: the mesh has to be unwrapped")
+    elif not has_uvs.all():
+        without = np.unique(mesh.face_primitive[~has_uvs])
+        names = ", ".join(parsed.primitives[index].name for index in without[:8])
+        more = f" and {len(without) - 8} more" if len(without) > 8 else ""
+        notes.append(
+            f"{int((~has_uvs).sum())} faces have no UVs and stay as they are: {names}{more}"
+        )
+    instances = sum(ref.is_instance for ref in parsed.primitives)
+    if instances:
+        notes.append(f"{instances} parts repeat another part and share its texels")
+    degenerate = count_degenerate(parsed.vertices, parsed.faces)
+    if degenerate:
+        notes.append(f"{degenerate} faces have no area; they are kept")
+    if mesh.vertex_colors is not None and (mesh.vertex_colors[:, :3] < 0.999).any():
+        notes.append("vertex colours are present")
+    return notes

@@ -1,0 +1,1 @@
+"""Readers of mesh files: each turns one format into a ``ParsedFile``."""

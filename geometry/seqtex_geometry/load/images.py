@@ -1,0 +1,48 @@
+"""Base colour images, decoded to one form."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+
+from seqtex_core.errors import InputError
+
+from ..mesh import ImageArray
+
+_REMEDY = "Save it again as PNG or JPEG, or remove the texture from the material."
+
+
+def decode_image(data: bytes, subject: str) -> ImageArray:
+    """Image file bytes as sRGB RGBA, ``[H, W, 4]`` uint8, row 0 on top.
+
+    Args:
+        data: bytes of an image file.
+        subject: the image's name, for the message.
+
+    Raises:
+        InputError: the bytes are not an image that can be read whole.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            if image.mode.startswith(("I", "F")):
+                deep = np.asarray(image, dtype=np.float64)
+                scale = 255.0 if deep.max(initial=0.0) <= 1.0 else 1.0 / 257.0
+                eight = np.clip(np.rint(deep * scale), 0, 255).astype(np.uint8)
+                return np.asarray(Image.fromarray(eight).convert("RGBA"), dtype=np.uint8).copy()
+            return np.asarray(image.convert("RGBA"), dtype=np.uint8).copy()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(
+            f"texture {subject}",
+            expected="a readable image",
+            got=f"{len(data)} bytes that fail to decode ({error})",
+            remedy=_REMEDY,
+        ) from error
+
+
+def srgb_to_linear(color: np.ndarray) -> np.ndarray:
+    """Linear values of sRGB-encoded ones in [0, 1] (IEC 61966-2-1)."""
+    return np.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)

@@ -1,0 +1,120 @@
+"""MTL files: the base colour of OBJ materials."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from seqtex_core.errors import InputError
+
+from ..mesh import Material
+from .images import decode_image
+from .lookup import decode_text, find_beside
+
+_PLAIN_PIXELS = 16
+_OPTION_WORDS = {"-mm": 2, "-o": 3, "-s": 3, "-t": 3}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MtlLibrary:
+    """One MTL file.
+
+    Args:
+        name: as the OBJ file names it.
+        path: where it was found.
+        text: its bytes.
+    """
+
+    name: str
+    path: Path
+    text: bytes
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MtlMaterial:
+    """A decoded material.
+
+    Args:
+        material: for the mesh.
+        key: digest of its image, ``None`` if it has none.
+    """
+
+    material: Material
+    key: str | None
+
+
+def read_mtl(library: MtlLibrary, used: set[str]) -> dict[str, MtlMaterial]:
+    """The materials of a library; images are read only for those in ``used``.
+
+    Raises:
+        InputError: a base colour image is missing or unreadable.
+    """
+    found: dict[str, MtlMaterial] = {}
+    for name, fields in _blocks(library.text):
+        if name in used and name not in found:
+            found[name] = _material(library, name, fields)
+    return found
+
+
+def map_file_name(value: str) -> str:
+    """The file name of a ``map_`` statement, its options removed."""
+    words = value.split()
+    while len(words) > 1 and words[0].startswith("-"):
+        option = words.pop(0).lower()
+        if option in ("-o", "-s", "-t"):
+            taken = 0
+            while taken < 3 and len(words) > 1 and _is_number(words[0]):
+                words.pop(0)
+                taken += 1
+        else:
+            del words[: _OPTION_WORDS.get(option, 1)]
+    if not words:
+        return ""
+    return value[value.index(words[0], value.rfind(" -") + 1 if " -" in value else 0) :].strip()
+
+
+def _blocks(text: bytes) -> list[tuple[str, dict[str, str]]]:
+    blocks: list[tuple[str, dict[str, str]]] = []
+    for line in decode_text(text).splitlines():
+        key, _, value = line.strip().partition(" ")
+        if "\t" in key:
+            key, _, value = line.strip().partition("\t")
+        if key.lower() == "newmtl":
+            blocks.append((value.strip(), {}))
+        elif blocks:
+            blocks[-1][1].setdefault(key.lower(), value.strip())
+    return blocks
+
+
+def _material(library: MtlLibrary, name: str, fields: dict[str, str]) -> MtlMaterial:
+    color = [float(word) for word in fields.get("kd", "").split()[:3] if _is_number(word)]
+    red, green, blue = color if len(color) == 3 else (1.0, 1.0, 1.0)
+    file_name = map_file_name(fields.get("map_kd", ""))
+    if not file_name:
+        plain = Material(name=name, base_color_factor=(red, green, blue, 1.0))
+        return MtlMaterial(material=plain, key=None)
+    path = find_beside(library.path.parent, file_name)
+    if path is None:
+        raise InputError(
+            f"texture {file_name} of material {name} in {library.path.name}",
+            expected="an image file",
+            got="no such file",
+            remedy=f"Put it beside {library.path}, or remove the map_Kd line.",
+        )
+    data = path.read_bytes()
+    image = decode_image(data, f"{path.name} of material {name}")
+    # Programs that write an image often leave a meaningless Kd beside it: the image alone counts.
+    is_plain = image.shape[0] * image.shape[1] <= _PLAIN_PIXELS
+    return MtlMaterial(
+        material=Material(name=name, base_color_image=image),
+        key=None if is_plain else hashlib.sha256(data).hexdigest(),
+    )
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True

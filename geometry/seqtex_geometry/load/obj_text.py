@@ -1,0 +1,225 @@
+"""The statements of an OBJ file, with the lines that each polygon came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from seqtex_core.errors import InputError
+
+from ..mesh import IntArray
+from .lookup import decode_text
+
+_DRAWN_ELSEWHERE = {b"p": "points", b"l": "lines", b"curv": "curves", b"surf": "surfaces"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjGroup:
+    """A run of polygons with the same object, group and material.
+
+    Args:
+        name: object or group name.
+        material: name after ``usemtl``, ``None`` before the first.
+        first_polygon: index of the run's first polygon.
+    """
+
+    name: str
+    material: str | None
+    first_polygon: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ObjText:
+    """An OBJ file as statements.
+
+    Args:
+        lines: the file's physical lines with their ends; joined they are the file.
+        positions: ``[V, 3]`` float64.
+        colors: sRGB, ``[V, 3]``, or ``None``.
+        uvs: ``[N, 2]``.
+        normals: ``[N, 3]``.
+        polygon_lines: first and one-past-last physical line of each polygon, ``[P, 2]``.
+        corner_counts: ``[P]``.
+        corners: position, UV and normal index of every corner, -1 where absent, ``[C, 3]``.
+        groups: runs of polygons, in order.
+        library_lines: physical line and value of every ``mtllib``.
+        notes: skipped statements.
+    """
+
+    lines: tuple[bytes, ...]
+    positions: npt.NDArray[np.float64]
+    colors: npt.NDArray[np.float64] | None
+    uvs: npt.NDArray[np.float64]
+    normals: npt.NDArray[np.float64]
+    polygon_lines: IntArray
+    corner_counts: IntArray
+    corners: IntArray
+    groups: tuple[ObjGroup, ...]
+    library_lines: tuple[tuple[int, str], ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(kw_only=True)
+class _Collected:
+    rows: dict[bytes, list[list[bytes]]] = field(
+        default_factory=lambda: {b"v": [], b"vt": [], b"vn": []}
+    )
+    polygon_lines: list[tuple[int, int]] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    corners: list[int] = field(default_factory=list)
+    groups: list[ObjGroup] = field(default_factory=list)
+    libraries: list[tuple[int, str]] = field(default_factory=list)
+    skipped: dict[str, int] = field(default_factory=dict)
+
+
+def parse_obj_text(path: Path, source: bytes) -> ObjText:
+    """The statements of an OBJ file.
+
+    Raises:
+        InputError: a number or an index that cannot be read, or an index out of range.
+    """
+    lines = tuple(source.splitlines(keepends=True))
+    collected = _Collected()
+    name, material = "", None
+    is_new_group = True
+    for first, last, tokens in _statements(lines):
+        key = tokens[0]
+        if key in collected.rows:
+            collected.rows[key].append(tokens[1:])
+        elif key == b"f":
+            if is_new_group:
+                start = len(collected.counts)
+                collected.groups.append(ObjGroup(name=name, material=material, first_polygon=start))
+                is_new_group = False
+            _add_polygon(path, collected, (first, last), tokens[1:])
+        elif key in (b"usemtl", b"o", b"g"):
+            value = _rest(lines[first], key)
+            is_new_group = True
+            if key == b"usemtl":
+                material = value
+            else:
+                name = value or name
+        elif key == b"mtllib":
+            collected.libraries.append((first, _rest(lines[first], key)))
+        elif key in _DRAWN_ELSEWHERE:
+            kind = _DRAWN_ELSEWHERE[key]
+            collected.skipped[kind] = collected.skipped.get(kind, 0) + 1
+    return _finish(path, lines, collected)
+
+
+def _statements(lines: tuple[bytes, ...]) -> list[tuple[int, int, list[bytes]]]:
+    """Logical lines: first and one-past-last physical line, and the words."""
+    statements = []
+    pending: list[bytes] = []
+    start = 0
+    for number, line in enumerate(lines):
+        if number == 0:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if not pending:
+            start = number
+        stripped = line.rstrip()
+        if stripped.endswith(b"\\"):
+            pending.append(stripped[:-1])
+            continue
+        words = (b" ".join([*pending, line]) if pending else line).split()
+        pending = []
+        if words and not words[0].startswith(b"#"):
+            if b"#" in line:
+                words = _without_comment(words)
+            statements.append((start, number + 1, words))
+    return statements
+
+
+def _without_comment(words: list[bytes]) -> list[bytes]:
+    if words[0] not in (b"v", b"vt", b"vn", b"f"):
+        return words
+    return words[: next((i for i, word in enumerate(words) if word[:1] == b"#"), len(words))]
+
+
+def _rest(line: bytes, key: bytes) -> str:
+    return decode_text(line.split(key, 1)[1].strip())
+
+
+def _add_polygon(
+    path: Path, collected: _Collected, where: tuple[int, int], words: list[bytes]
+) -> None:
+    if len(words) < 3:
+        collected.skipped["faces with fewer than 3 corners"] = (
+            collected.skipped.get("faces with fewer than 3 corners", 0) + 1
+        )
+        return
+    totals = [len(rows) for rows in collected.rows.values()]
+    try:
+        for word in words:
+            fields = word.split(b"/")
+            for column in range(3):
+                text = fields[column] if column < len(fields) else b""
+                index = int(text) if text else 0
+                collected.corners.append(index - 1 if index >= 0 else totals[column] + index)
+                if index < 0 and totals[column] + index < 0:
+                    raise ValueError(f"index {index} points before the first element")
+    except ValueError as error:
+        raise InputError(
+            f"{path}, line {where[0] + 1}",
+            expected="a face like `f 1/1/1 2/2/2 3/3/3`",
+            got=str(error),
+            remedy="The file is damaged: export it again.",
+        ) from error
+    collected.polygon_lines.append(where)
+    collected.counts.append(len(words))
+
+
+def _finish(path: Path, lines: tuple[bytes, ...], collected: _Collected) -> ObjText:
+    positions = _numbers(path, "v", collected.rows[b"v"], 3)
+    widths = {len(row) for row in collected.rows[b"v"]}
+    colors = None
+    if widths and min(widths) >= 6:
+        colors = _numbers(path, "v", [row[3:6] for row in collected.rows[b"v"]], 3)
+    corners = np.array(collected.corners, dtype=np.int64).reshape(-1, 3)
+    uvs = _numbers(path, "vt", collected.rows[b"vt"], 2)
+    normals = _numbers(path, "vn", collected.rows[b"vn"], 3)
+    for column, (key, limit) in enumerate(
+        (("v", len(positions)), ("vt", len(uvs)), ("vn", len(normals)))
+    ):
+        highest = int(corners[:, column].max(initial=-1))
+        missing = key == "v" and bool((corners[:, 0] < 0).any())
+        if highest >= limit or missing:
+            raise InputError(
+                str(path),
+                expected=f"`f` indices up to {limit} ({key})",
+                got=f"index {0 if missing else highest + 1}",
+                remedy="The file is damaged or was cut off: export it again.",
+            )
+    return ObjText(
+        lines=lines,
+        positions=positions,
+        colors=colors,
+        uvs=uvs,
+        normals=normals,
+        polygon_lines=np.array(collected.polygon_lines, dtype=np.int64).reshape(-1, 2),
+        corner_counts=np.array(collected.counts, dtype=np.int64),
+        corners=corners,
+        groups=tuple(collected.groups),
+        library_lines=tuple(collected.libraries),
+        notes=tuple(f"{count} {kind} skipped" for kind, count in collected.skipped.items()),
+    )
+
+
+def _numbers(path: Path, key: str, rows: list[list[bytes]], width: int) -> npt.NDArray[np.float64]:
+    if not rows:
+        return np.zeros((0, width))
+    if key == "vt" and min(map(len, rows)) == 1:  # a one-dimensional texture
+        rows = [row if len(row) > 1 else [*row, b"0"] for row in rows]
+    try:
+        flat = [row[column] for row in rows for column in range(width)]
+        return np.array(flat).astype(np.float64).reshape(-1, width)
+    except (IndexError, ValueError) as error:
+        raise InputError(
+            str(path),
+            expected=f"{width} numbers after each `{key}`",
+            got=f"a line that has not ({error})",
+            remedy="The file is damaged: export it again.",
+        ) from error
