@@ -1,1 +1,190 @@
-"""Components for texturing with video diffusion transformers."""
+"""Components for texturing with video diffusion transformers, each usable alone.
+
+Needs torch, einops and safetensors; nothing is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .adapter import Backbone as Backbone
+    from .adapter import BackboneBlock as BackboneBlock
+    from .adapter import BackboneShell as BackboneShell
+    from .adapter import BackboneSpec as BackboneSpec
+    from .adapter import KeyValue as KeyValue
+    from .adapter import TextContext as TextContext
+    from .adapter import TimeEmbedding as TimeEmbedding
+    from .attention import ATTENTION as ATTENTION
+    from .attention import Attend as Attend
+    from .attention import attention_reference as attention_reference
+    from .attention import choose_attention as choose_attention
+    from .attention import list_attention as list_attention
+    from .decoupled_config import DecoupledConfig as DecoupledConfig
+    from .errors import ContractError as ContractError
+    from .errors import InputError as InputError
+    from .errors import MissingDependencyError as MissingDependencyError
+    from .errors import OutOfMemoryError as OutOfMemoryError
+    from .errors import SeqTexError as SeqTexError
+    from .errors import UnsupportedError as UnsupportedError
+    from .errors import UsageError as UsageError
+    from .errors import WeightsError as WeightsError
+    from .flow_matching import FlowMatchingLoss as FlowMatchingLoss
+    from .flow_matching import SigmaSample as SigmaSample
+    from .flow_matching import TrainingSchedule as TrainingSchedule
+    from .flow_matching import add_noise as add_noise
+    from .flow_matching import bell_weights as bell_weights
+    from .flow_matching import clean_to_velocity as clean_to_velocity
+    from .flow_matching import expand_sigma as expand_sigma
+    from .flow_matching import flow_matching_loss as flow_matching_loss
+    from .flow_matching import inference_sigmas as inference_sigmas
+    from .flow_matching import shift_sigmas as shift_sigmas
+    from .flow_matching import training_sigmas as training_sigmas
+    from .flow_matching import velocity_to_clean as velocity_to_clean
+    from .flow_matching import velocity_to_noise as velocity_to_noise
+    from .frame_plan import FramePlan as FramePlan
+    from .frame_plan import NoisySample as NoisySample
+    from .frame_run import KnownLatents as KnownLatents
+    from .frames import FrameGroup as FrameGroup
+    from .frames import Grid as Grid
+    from .frames import StreamLayout as StreamLayout
+    from .frames import TokenLayout as TokenLayout
+    from .geo_attention import GeoAttention as GeoAttention
+    from .geo_attention import geo_attention as geo_attention
+    from .geo_attention import geo_attention_reference as geo_attention_reference
+    from .geometry_embedding import GeometryEmbedding as GeometryEmbedding
+    from .geometry_embedding import GeometryLatents as GeometryLatents
+    from .guidance import with_guidance as with_guidance
+    from .lora import LoRALinear as LoRALinear
+    from .lora import inject_lora as inject_lora
+    from .lora import load_lora_state_dict as load_lora_state_dict
+    from .lora import lora_state_dict as lora_state_dict
+    from .lora import merge_lora as merge_lora
+    from .lora import unmerge_lora as unmerge_lora
+    from .modulation import gated_residual as gated_residual
+    from .modulation import modulate as modulate
+    from .muv_block import MUVBlock as MUVBlock
+    from .qk_prep import QKNorm as QKNorm
+    from .qk_prep import qk_prep as qk_prep
+    from .qk_prep import rotate_geometry as rotate_geometry
+    from .registry import Registry as Registry
+    from .roles import CONDITION as CONDITION
+    from .roles import DENOISE as DENOISE
+    from .roles import NONSENSE as NONSENSE
+    from .roles import FrameState as FrameState
+    from .roles import Role as Role
+    from .rope import Extrapolation as Extrapolation
+    from .rope import Interpolation as Interpolation
+    from .rope import Rope as Rope
+    from .rope import RopeSpec as RopeSpec
+    from .rope import apply_rope as apply_rope
+    from .rope import rope_table as rope_table
+    from .samplers import EulerSampler as EulerSampler
+    from .samplers import Sampler as Sampler
+    from .sampling import StepReport as StepReport
+    from .sampling import StepSignal as StepSignal
+    from .sampling import sample as sample
+    from .tasks import TASKS as TASKS
+    from .tasks import geo2mv as geo2mv
+    from .tasks import img2tex as img2tex
+    from .tasks import mv2tex as mv2tex
+    from .tasks import tex2mv as tex2mv
+    from .transformer import SeqTexTransformer as SeqTexTransformer
+    from .transformer import StepCache as StepCache
+
+_MODULES = {
+    "ATTENTION": "attention",
+    "Attend": "attention",
+    "Backbone": "adapter",
+    "BackboneBlock": "adapter",
+    "BackboneShell": "adapter",
+    "BackboneSpec": "adapter",
+    "CONDITION": "roles",
+    "ContractError": "errors",
+    "DENOISE": "roles",
+    "DecoupledConfig": "decoupled_config",
+    "EulerSampler": "samplers",
+    "Extrapolation": "rope",
+    "FlowMatchingLoss": "flow_matching",
+    "FrameGroup": "frames",
+    "FramePlan": "frame_plan",
+    "FrameState": "roles",
+    "GeoAttention": "geo_attention",
+    "GeometryEmbedding": "geometry_embedding",
+    "GeometryLatents": "geometry_embedding",
+    "Grid": "frames",
+    "InputError": "errors",
+    "Interpolation": "rope",
+    "KeyValue": "adapter",
+    "KnownLatents": "frame_run",
+    "LoRALinear": "lora",
+    "MUVBlock": "muv_block",
+    "MissingDependencyError": "errors",
+    "NONSENSE": "roles",
+    "NoisySample": "frame_plan",
+    "OutOfMemoryError": "errors",
+    "QKNorm": "qk_prep",
+    "Registry": "registry",
+    "Role": "roles",
+    "Rope": "rope",
+    "RopeSpec": "rope",
+    "Sampler": "samplers",
+    "SeqTexError": "errors",
+    "SeqTexTransformer": "transformer",
+    "SigmaSample": "flow_matching",
+    "StepCache": "transformer",
+    "StepReport": "sampling",
+    "StepSignal": "sampling",
+    "StreamLayout": "frames",
+    "TASKS": "tasks",
+    "TextContext": "adapter",
+    "TimeEmbedding": "adapter",
+    "TokenLayout": "frames",
+    "TrainingSchedule": "flow_matching",
+    "UnsupportedError": "errors",
+    "UsageError": "errors",
+    "WeightsError": "errors",
+    "add_noise": "flow_matching",
+    "apply_rope": "rope",
+    "attention_reference": "attention",
+    "bell_weights": "flow_matching",
+    "choose_attention": "attention",
+    "clean_to_velocity": "flow_matching",
+    "expand_sigma": "flow_matching",
+    "flow_matching_loss": "flow_matching",
+    "gated_residual": "modulation",
+    "geo2mv": "tasks",
+    "geo_attention": "geo_attention",
+    "geo_attention_reference": "geo_attention",
+    "img2tex": "tasks",
+    "inference_sigmas": "flow_matching",
+    "inject_lora": "lora",
+    "list_attention": "attention",
+    "load_lora_state_dict": "lora",
+    "lora_state_dict": "lora",
+    "merge_lora": "lora",
+    "modulate": "modulation",
+    "mv2tex": "tasks",
+    "qk_prep": "qk_prep",
+    "rope_table": "rope",
+    "rotate_geometry": "qk_prep",
+    "sample": "sampling",
+    "shift_sigmas": "flow_matching",
+    "tex2mv": "tasks",
+    "training_sigmas": "flow_matching",
+    "unmerge_lora": "lora",
+    "velocity_to_clean": "flow_matching",
+    "velocity_to_noise": "flow_matching",
+    "with_guidance": "guidance",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(_MODULES)
