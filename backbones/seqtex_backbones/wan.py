@@ -270,9 +270,11 @@ class WanBackbone(Backbone):
     Args:
         model: a diffusers ``WanTransformer3DModel``. Its blocks and embedders are taken over; do
             not use it on its own afterwards.
+        name: registry name.
+        text_length: text rows that the model was trained with.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, name: str = "wan", text_length: int = 512) -> None:
         parts: Any = model
         config = parts.config
         if config.qk_norm != "rms_norm_across_heads" or not config.cross_attn_norm:
@@ -287,7 +289,7 @@ class WanBackbone(Backbone):
         heads, head_dim = int(config.num_attention_heads), int(config.attention_head_dim)
         patch: tuple[int, int, int] = tuple(config.patch_size)
         self.spec = BackboneSpec(
-            name="wan",
+            name=name,
             dim=heads * head_dim,
             num_heads=heads,
             head_dim=head_dim,
@@ -295,7 +297,7 @@ class WanBackbone(Backbone):
             latent_channels=int(config.out_channels),
             patch_size=patch,
             text_dim=int(config.text_dim),
-            text_length=512,
+            text_length=text_length,
             lora_targets=LORA_TARGETS,
         )
 

@@ -1,0 +1,201 @@
+"""The table of backbones, and loading one by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from seqtex_core.adapter import Backbone
+from seqtex_core.errors import UsageError, WeightsError
+from seqtex_core.parameter_table import ParameterTable
+from seqtex_core.registry import Registry
+from seqtex_core.weight_files import WeightFiles
+from seqtex_core.weight_report import check_weights
+
+from .weight_source import find_weights
+
+
+class BackboneEntry(Protocol):
+    """What a registered backbone must be able to do.
+
+    Attributes:
+        name: registry name.
+        summary: one line for listings.
+        keep_in_fp32: parts of dotted parameter names whose parameters stay fp32 when the model is
+            loaded in a half precision.
+    """
+
+    @property
+    def name(self) -> str:
+        """Registry name."""
+        ...
+
+    @property
+    def summary(self) -> str:
+        """One line for listings."""
+        ...
+
+    @property
+    def keep_in_fp32(self) -> tuple[str, ...]:
+        """Parts of dotted names whose parameters stay fp32 in a half-precision model."""
+        ...
+
+    def build(self) -> Backbone:
+        """The model, initialised by torch's global generator on torch's default device."""
+        ...
+
+    def native_names(self, keys: Iterable[str]) -> dict[str, str]:
+        """``{key in a file: name in Backbone.original_keys}`` for every format that is read."""
+        ...
+
+    def differences(self, config: Mapping[str, Any]) -> list[str]:
+        """What the ``config.json`` beside the weights says otherwise than the entry."""
+        ...
+
+
+BACKBONES: Registry[BackboneEntry] = Registry(
+    "backbone",
+    {
+        "wan2.1-t2v-1.3b": "seqtex_backbones.wan_configs:WAN_2_1_T2V_1_3B",
+        "wan2.1-t2v-14b": "seqtex_backbones.wan_configs:WAN_2_1_T2V_14B",
+        "wan2.1-i2v-14b": "seqtex_backbones.wan_configs:WAN_2_1_I2V_14B",
+        "wan2.2-ti2v-5b": "seqtex_backbones.wan_configs:WAN_2_2_TI2V_5B",
+        "wan-tiny": "seqtex_backbones.wan_configs:WAN_TINY",
+        "wan-tiny-i2v": "seqtex_backbones.wan_configs:WAN_TINY_I2V",
+    },
+    entry_point_group="seqtex.backbones",
+)
+
+
+def empty_backbone(name: str | BackboneEntry, *, dtype: torch.dtype | None = None) -> Backbone:
+    """A backbone without memory for its weights: all parameters on the meta device.
+
+    Args:
+        name: registry name, or an entry of your own.
+        dtype: of the parameters; ``entry.keep_in_fp32`` stays fp32. fp32 by default.
+
+    Raises:
+        UsageError: unknown name.
+    """
+    entry = _entry(name)
+    with torch.device("meta"):
+        backbone = entry.build()
+    return _cast(backbone, entry, dtype=dtype, device=None)
+
+
+def load_backbone(
+    name: str | BackboneEntry,
+    *,
+    weights: str | Path | None = None,
+    seed: int | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    local_files_only: bool = False,
+) -> Backbone:
+    """A backbone with pretrained weights, or with random ones from a seed.
+
+    Names and shapes are compared from the files' headers before any tensor is read; tensors go
+    straight to their place, so that the peak is about one copy of the model.
+
+    Args:
+        name: registry name, or an entry of your own.
+        weights: see ``find_weights``. Give either this or ``seed``.
+        seed: of torch's default initialisation; torch's global generator is left as it was.
+        dtype: of the parameters; ``entry.keep_in_fp32`` stays fp32 in half precisions. By default
+            fp32 for a seed, the files' own for weights.
+        device: CPU by default.
+        local_files_only: no network for a hub id either.
+
+    Raises:
+        UsageError: unknown name, or not exactly one of ``weights`` and ``seed``.
+        WeightsError: weights that are missing, damaged, pickled, or of another model.
+    """
+    entry = _entry(name)
+    if (weights is None) == (seed is None):
+        raise UsageError(
+            "load_backbone",
+            expected="either weights or a seed for random ones",
+            got="both" if weights is not None else "neither",
+        )
+    if seed is not None:
+        return _cast(_seeded(entry, seed), entry, dtype=dtype, device=device)
+    assert weights is not None
+    source = find_weights(weights, local_files_only=local_files_only)
+    differences = entry.differences(source.config) if source.config else []
+    if differences:
+        raise WeightsError(
+            str(weights), expected=f"a model like {entry.name}", got="; ".join(differences)
+        )
+    with torch.device("meta"):
+        backbone = entry.build()
+    with WeightFiles(source.files) as files:
+        _fill(backbone, entry, files, dtype=dtype, device=device, subject=str(weights))
+    return backbone
+
+
+def native_tensors(backbone: Backbone) -> dict[str, Tensor]:
+    """The parameters of a backbone themselves, under the original model's key names."""
+    return backbone.original_keys(
+        backbone.shell.state_dict(keep_vars=True),
+        [block.state_dict(keep_vars=True) for block in backbone.blocks],
+    )
+
+
+def _entry(name: str | BackboneEntry) -> BackboneEntry:
+    return BACKBONES.get(name) if isinstance(name, str) else name
+
+
+def _seeded(entry: BackboneEntry, seed: int) -> Backbone:
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)
+        return entry.build()
+
+
+def _fill(
+    backbone: Backbone,
+    entry: BackboneEntry,
+    files: WeightFiles,
+    *,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+    subject: str,
+) -> None:
+    named = native_tensors(backbone)
+    names = entry.native_names(files)
+    found = {names[key]: shape for key, shape in files.shapes.items()}
+    if len(found) != len(files.shapes):
+        raise WeightsError(
+            subject,
+            expected="every tensor once",
+            got=f"{len(files.shapes)} tensors under {len(found)} names",
+        )
+    wanted = {name: tuple(tensor.shape) for name, tensor in named.items()}
+    check_weights(f"{entry.name} weights in {subject}", wanted, found)
+    table = ParameterTable([backbone.shell, *backbone.blocks])
+    for key in files:
+        name, tensor = names[key], files.read(key)
+        target = _dtype_of(name, entry, dtype or tensor.dtype)
+        table.replace(named[name], tensor.to(device=device or "cpu", dtype=target))
+
+
+def _cast(
+    backbone: Backbone,
+    entry: BackboneEntry,
+    *,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+) -> Backbone:
+    table = ParameterTable([backbone.shell, *backbone.blocks])
+    for name, tensor in native_tensors(backbone).items():
+        target = _dtype_of(name, entry, dtype or tensor.dtype)
+        table.replace(tensor, tensor.detach().to(device=device or tensor.device, dtype=target))
+    return backbone
+
+
+def _dtype_of(name: str, entry: BackboneEntry, dtype: torch.dtype) -> torch.dtype:
+    kept = not set(name.split(".")).isdisjoint(entry.keep_in_fp32)
+    return torch.promote_types(dtype, torch.float32) if kept else dtype

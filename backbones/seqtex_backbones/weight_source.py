@@ -1,0 +1,119 @@
+"""Where the weights of a backbone come from: a file, shards, a folder, or a hub id."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from seqtex_core.errors import WeightsError
+from seqtex_core.weight_files import PICKLES, refuse_pickle
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_SUBFOLDER = "transformer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightSource:
+    """Files to read.
+
+    Args:
+        files: safetensors files.
+        config: the ``config.json`` beside them, parsed; ``None`` without one.
+    """
+
+    files: tuple[Path, ...]
+    config: dict[str, Any] | None = None
+
+
+def find_weights(weights: str | Path, *, local_files_only: bool = False) -> WeightSource:
+    """The files that ``weights`` names.
+
+    Args:
+        weights: a safetensors file; a folder with safetensors files, sharded or not, or with
+            such a folder called ``transformer``; or a hub id ``owner/name``, which is downloaded
+            (the only case that uses the network).
+        local_files_only: for a hub id, use what was downloaded before.
+
+    Raises:
+        WeightsError: nothing there, or nothing but pickles.
+    """
+    path = Path(weights).expanduser()
+    if path.is_file():
+        refuse_pickle(path)
+        return WeightSource(files=(path,))
+    if path.is_dir():
+        return _folder(path)
+    if isinstance(weights, str) and _HUB_ID.fullmatch(weights) and path.suffix != ".safetensors":
+        return _folder(_download(weights, local_files_only=local_files_only))
+    raise WeightsError(
+        str(weights), expected="a safetensors file, a folder, or a hub id", got="no such file"
+    )
+
+
+def _folder(folder: Path) -> WeightSource:
+    if (folder / _SUBFOLDER).is_dir():
+        folder = folder / _SUBFOLDER
+    indices = sorted(folder.glob("*.safetensors.index.json"))
+    files = _indexed(indices[0]) if len(indices) == 1 else sorted(folder.glob("*.safetensors"))
+    if not files:
+        pickles = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICKLES)
+        if pickles:
+            refuse_pickle(pickles[0])
+        raise WeightsError(
+            str(folder),
+            expected="safetensors files",
+            got=", ".join(sorted(p.name for p in folder.iterdir())[:6]) or "an empty folder",
+        )
+    config = folder / "config.json"
+    return WeightSource(files=tuple(files), config=_parsed(config) if config.is_file() else None)
+
+
+def _indexed(index: Path) -> list[Path]:
+    names = _parsed(index).get("weight_map", {}).values()
+    files = sorted({index.parent / str(name) for name in names})
+    absent = [file.name for file in files if not file.is_file()]
+    if absent:
+        raise WeightsError(
+            str(index),
+            expected=f"{len(files)} shards beside it",
+            got=f"{len(absent)} missing: {', '.join(absent[:4])}",
+            remedy="Download the missing files.",
+        )
+    return files
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        parsed = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise WeightsError(str(path), expected="readable JSON", got=str(error)) from error
+    if not isinstance(parsed, dict):
+        raise WeightsError(str(path), expected="a JSON object", got=type(parsed).__name__)
+    return parsed
+
+
+def _download(hub_id: str, *, local_files_only: bool) -> Path:
+    import huggingface_hub
+
+    patterns = [
+        f"{folder}{name}"
+        for folder in ("", f"{_SUBFOLDER}/")
+        for name in ("config.json", "*.safetensors", "*.safetensors.index.json")
+    ]
+    try:
+        folder = huggingface_hub.snapshot_download(
+            hub_id, allow_patterns=patterns, local_files_only=local_files_only
+        )
+    except Exception as error:  # the client's errors: no network, no such id, no permission, ...
+        raise WeightsError(
+            hub_id,
+            expected="a hub id that can be downloaded"
+            if not local_files_only
+            else "a cached hub id",
+            got=(str(error).splitlines() or [repr(error)])[0],
+            remedy="Check the name and the network, or give a local folder.",
+        ) from error
+    return Path(folder)
