@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from .errors import UsageError
@@ -66,6 +67,8 @@ def check_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None)
                 got=f"{other.dtype} on {other.device}",
             )
     if mask is not None:
+        if mask.dtype != torch.bool and not mask.is_floating_point():
+            raise UsageError("mask", expected="boolean or floating point", got=str(mask.dtype))
         full = (batch, heads, q_len, k.shape[1])
         fits = mask.ndim == 4 and all(
             size in (1, want) for size, want in zip(mask.shape, full, strict=True)

@@ -172,6 +172,8 @@ class GeoAttentionConfig:
         geometry_dim: G, channels of the geometry embedding; 0 leaves the caster out.
         qk_norm: norm of queries and keys, ``None`` for none.
         qk_norm_scope: over all heads together or each head alone.
+        eps: of that norm.
+        bias: whether the four projections have one.
         order: geometry after (paper) or before (released weights) the rotation.
         attention: name of an attention implementation.
 
@@ -197,6 +199,12 @@ class GeoAttentionConfig:
         if self.head_dim is None and self.dim % self.num_heads:
             raise UsageError(
                 "num_heads", expected=f"a divisor of {self.dim}", got=str(self.num_heads)
+            )
+        if self.qk_norm not in ("rms", "layer", None):
+            raise UsageError("qk_norm", expected="'rms', 'layer' or None", got=repr(self.qk_norm))
+        if self.qk_norm_scope not in ("inner", "head"):
+            raise UsageError(
+                "qk_norm_scope", expected="'inner' or 'head'", got=repr(self.qk_norm_scope)
             )
         check_order(self.order)
 

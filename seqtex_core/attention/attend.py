@@ -95,19 +95,21 @@ class OptionalPackage:
     """A package that need not be installed, imported only when something asks for it.
 
     Args:
-        module: import name.
+        module: name to look for.
         install: what to type to get it.
+        entry: module to import; ``module`` itself by default.
     """
 
     module: str
     install: str
+    entry: str | None = None
 
     def is_present(self) -> bool:
         """Whether there is something to import; imports nothing."""
         return self.module in sys.modules or importlib.util.find_spec(self.module) is not None
 
-    def load(self, submodule: str = "") -> Any:
-        """The module, or one of its submodules.
+    def load(self) -> Any:
+        """The imported module.
 
         Raises:
             MissingDependencyError: not installed, or installed but its import fails.
@@ -120,7 +122,7 @@ class OptionalPackage:
                 remedy=f"Install it: {self.install}",
             )
         try:
-            return importlib.import_module(f"{self.module}{submodule}")
+            return importlib.import_module(self.entry or self.module)
         except Exception as error:  # a broken binary raises ImportError, OSError, RuntimeError, ...
             raise MissingDependencyError(
                 self.module,
@@ -161,17 +163,15 @@ class AttendBase(ABC):
 
     def problem(self, inputs: AttentionInputs) -> MissingDependencyError | UnsupportedError | None:
         """The error that running on ``inputs`` would raise, or ``None``."""
+        if inputs.device.type == "cuda" and not torch.cuda.is_available():
+            return refusal(self.name, "needs a CUDA device, and there is none")
         package = self.package(inputs)
-        missing = package is not None and not package.is_present()
-        reason = None if missing else self.refuse(inputs)
+        if package is not None and not package.is_present():
+            return package.problem()
+        reason = self.refuse(inputs)
         if reason is not None:
-            return UnsupportedError(
-                f"attention {self.name!r}",
-                expected="inputs and a machine that it supports",
-                got=reason,
-                remedy="Use another one, or 'auto'.",
-            )
-        return package.problem() if package is not None else None
+            return refusal(self.name, reason)
+        return None if package is None else package.problem()
 
     def reason_unsupported(self, inputs: AttentionInputs) -> str | None:
         """Why this implementation cannot run on ``inputs``, or ``None``."""
@@ -179,7 +179,7 @@ class AttendBase(ABC):
         if problem is None:
             return None
         if isinstance(problem, UnsupportedError):
-            return problem.got
+            return problem.got.removeprefix(_REFUSAL)
         return f"needs the package {problem.subject}, got {problem.got}. {problem.remedy}"
 
     def require(self, inputs: AttentionInputs) -> None:
@@ -213,6 +213,19 @@ class AttendBase(ABC):
         if not torch.compiler.is_compiling():
             self.require(AttentionInputs.of(q, k, v, mask))
         return self.attend(q, k, v, mask, q.shape[3] ** -0.5 if scale is None else scale)
+
+
+_REFUSAL = "a refusal: "
+
+
+def refusal(name: str, reason: str) -> UnsupportedError:
+    """The error with which the implementation ``name`` refuses."""
+    return UnsupportedError(
+        f"attention {name!r}",
+        expected="inputs and a machine that it supports",
+        got=f"{_REFUSAL}{reason}",
+        remedy="Use another one, or 'auto'.",
+    )
 
 
 def refuse_unless_16_bit_cuda(inputs: AttentionInputs, *, max_head_dim: int) -> str | None:

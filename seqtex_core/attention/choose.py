@@ -9,9 +9,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ..errors import UnsupportedError
 from ..registry import Registry
-from .attend import Attend, AttendBase, AttentionInputs
+from .attend import Attend, AttendBase, AttentionInputs, refusal
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +72,7 @@ def choose_attention(name: str = "auto", inputs: AttentionInputs | None = None) 
     if isinstance(attend, AttendBase):
         attend.require(inputs)
     elif (reason := attend.reason_unsupported(inputs)) is not None:
-        raise UnsupportedError(
-            f"attention {name!r}", expected="inputs and a machine that it supports", got=reason
-        )
+        raise refusal(name, reason)
     return attend
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -14,6 +17,7 @@ FLASH_3 = OptionalPackage(
     module="flash_attn_interface",
     install="pip install . in hopper/ of github.com/Dao-AILab/flash-attention",
 )
+_KERNELS: dict[str, Callable[..., Any]] = {}
 _HOPPER = (9, 0)
 _AMPERE = (8, 0)
 
@@ -25,7 +29,7 @@ class FlashAttend(AttendBase):
 
     def package(self, inputs: AttentionInputs) -> OptionalPackage:
         """Version 3 on Hopper if present, else version 2."""
-        return FLASH_3 if FLASH_3.is_present() and _capability(inputs) == _HOPPER else FLASH_2
+        return FLASH_3 if _capability(inputs) == _HOPPER and FLASH_3.is_present() else FLASH_2
 
     def refuse(self, inputs: AttentionInputs) -> str | None:
         """CUDA, 16 bit, head dim up to 256, Ampere or newer, no mask."""
@@ -36,11 +40,19 @@ class FlashAttend(AttendBase):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
         """One call; channels must be contiguous."""
-        module = self.package(AttentionInputs(device=q.device)).load()
+        flash_attn_func = _KERNELS[_load(q.device)]
         q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-        out = module.flash_attn_func(q, k, v, softmax_scale=scale, causal=False)
+        out = flash_attn_func(q, k, v, softmax_scale=scale, causal=False)
         result: Tensor = out[0] if isinstance(out, tuple) else out  # early v3 adds the log-sum
         return result
+
+
+# An import cannot be traced by torch.compile, so a traced graph takes the name as given.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _load(device: torch.device) -> str:
+    package = FLASH.package(AttentionInputs(device=device))
+    _KERNELS[package.module] = package.load().flash_attn_func
+    return package.module
 
 
 def _capability(inputs: AttentionInputs) -> tuple[int, int]:

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..errors import UnsupportedError, UsageError
-from .attend import AttendBase, AttentionInputs, refuse_unless_16_bit_cuda
+from ..errors import UsageError
+from .attend import AttendBase, AttentionInputs, refusal, refuse_unless_16_bit_cuda
 
 SdpaKernel = Literal["flash", "efficient", "cudnn", "math"]
 _BACKENDS = {
@@ -74,12 +74,8 @@ class SdpaAttend(AttendBase):
         except RuntimeError as error:
             if self.kernel is None or "No viable backend" not in str(error):
                 raise
-            raise UnsupportedError(
-                f"attention {self.name!r}",
-                expected="inputs that the forced kernel takes",
-                got=f"{q.dtype} {list(q.shape)} on {q.device}",
-                remedy="Use 'sdpa', which chooses among all kernels.",
-            ) from error
+            taken = f"{q.dtype} {list(q.shape)} on {q.device}"
+            raise refusal(self.name, f"this kernel does not take {taken}") from error
         return out.transpose(1, 2)
 
     def _kernel_scope(self) -> AbstractContextManager[None]:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import torch
 from torch import Tensor
 
-from .attend import AttendBase, AttentionInputs, OptionalPackage, refuse_unless_16_bit_cuda
+from .attend import AttendBase, AttentionInputs, OptionalPackage, refusal, refuse_unless_16_bit_cuda
 
-XFORMERS_PACKAGE = OptionalPackage(module="xformers", install="pip install 'seqtex[cuda]'")
+XFORMERS_PACKAGE = OptionalPackage(
+    module="xformers", entry="xformers.ops", install="pip install 'seqtex[cuda]'"
+)
+
+_KERNELS: dict[str, Callable[..., Any]] = {}
 
 
 class XformersAttend(AttendBase):
@@ -26,11 +34,26 @@ class XformersAttend(AttendBase):
         return refuse_unless_16_bit_cuda(inputs, max_head_dim=256)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-        """One call; channels must be contiguous."""
-        ops = XFORMERS_PACKAGE.load(".ops")
+        """One call; channels must be contiguous.
+
+        Raises:
+            UnsupportedError: none of its kernels takes the inputs.
+        """
+        run = _KERNELS[_load()]
         q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-        out: Tensor = ops.memory_efficient_attention(q, k, v, scale=scale)
+        try:
+            out: Tensor = run(q, k, v, scale=scale)
+        except NotImplementedError as error:
+            taken = f"{q.dtype} {list(q.shape)} on {q.device}"
+            raise refusal(self.name, f"no kernel of it takes {taken}") from error
         return out
+
+
+# An import cannot be traced by torch.compile, so a traced graph takes the name as given.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _load() -> str:
+    _KERNELS["xformers"] = XFORMERS_PACKAGE.load().memory_efficient_attention
+    return "xformers"
 
 
 XFORMERS = XformersAttend()
