@@ -238,7 +238,9 @@ class FramePlan:
                 for group, states in config["groups"].items()
             }
             return cls(**{**config, "groups": groups})
-        except (KeyError, TypeError, AttributeError) as error:
+        except UsageError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UsageError(
                 "frame plan", expected="the keys that to_config writes", got=repr(error)
             ) from error

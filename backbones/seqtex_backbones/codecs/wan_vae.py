@@ -61,6 +61,7 @@ class WanVAECodec(nn.Module):
         ranges: ValueRanges = SYMMETRIC_RANGES,
         sample_posterior: bool = False,
         frames_per_chunk: int = 1,
+        local_files_only: bool = False,
     ) -> Self:
         """The codec of a diffusers folder, or of a hub id (the only case that uses the network).
 
@@ -71,26 +72,26 @@ class WanVAECodec(nn.Module):
             ranges: see the class.
             sample_posterior: see the class.
             frames_per_chunk: see the class.
+            local_files_only: no network for a hub id either.
 
         Raises:
             WeightsError: nothing there that diffusers can read as safetensors.
         """
         from diffusers import AutoencoderKLWan
 
-        local = Path(path).exists()
         try:
             vae = AutoencoderKLWan.from_pretrained(
                 str(path),
                 subfolder=subfolder,
                 torch_dtype=dtype,
                 use_safetensors=True,
-                local_files_only=local,
+                local_files_only=local_files_only or Path(path).exists(),
             )
         except (OSError, ValueError) as error:
             raise WeightsError(
                 str(path),
                 expected="a diffusers AutoencoderKLWan with safetensors weights",
-                got=str(error).splitlines()[0],
+                got=(str(error).splitlines() or [repr(error)])[0],
             ) from error
         return cls(
             vae,

@@ -1,0 +1,427 @@
+"""The sampling loop: roles kept at every step, known content untouched, interruption, seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from seqtex_core.errors import UsageError
+from seqtex_core.flow_matching import inference_sigmas
+from seqtex_core.frame_plan import FramePlan
+from seqtex_core.frame_run import KnownLatents
+from seqtex_core.roles import CONDITION, DENOISE, NONSENSE, FrameState, Role
+from seqtex_core.sampling import StepReport, StepSignal, sample
+from seqtex_core.tasks import geo2mv, img2tex, mv2tex
+
+Groups = Mapping[str, Tensor]
+VIEWS_SHAPE = (2, 3, 4, 4, 4)
+TEXTURE_SHAPE = (2, 3, 1, 8, 8)
+LOCKED = FrameState(role=Role.DENOISE, lock=True)
+
+
+def seed(value: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(value)
+
+
+def clean_latents(batch: int = 2) -> dict[str, Tensor]:
+    shapes = {"views": VIEWS_SHAPE, "texture": TEXTURE_SHAPE}
+    return {g: torch.randn(batch, *s[1:], generator=seed(9)) for g, s in shapes.items()}
+
+
+def known(clean: Groups | None = None, **options: object) -> KnownLatents:
+    return KnownLatents(
+        shapes={"views": VIEWS_SHAPE, "texture": TEXTURE_SHAPE},
+        clean=clean or {},
+        **options,  # type: ignore[arg-type]
+    )
+
+
+class PerfectModel:
+    """Knows the clean latents, so its velocity is the true one; keeps what it was shown."""
+
+    def __init__(self, clean: Groups) -> None:
+        self.clean = clean
+        self.seen: list[dict[str, Tensor]] = []
+        self.sigmas: list[dict[str, Tensor]] = []
+
+    def __call__(self, latents: Groups, sigmas: Groups) -> dict[str, Tensor]:
+        self.seen.append({group: x.clone() for group, x in latents.items()})
+        self.sigmas.append(dict(sigmas))
+        return {
+            group: (x - self.clean[group]) / sigmas[group][:, None, :, None, None].clamp_min(1e-6)
+            for group, x in latents.items()
+        }
+
+
+def mixing_model(latents: Groups, sigmas: Groups) -> dict[str, Tensor]:
+    """Every frame's velocity depends on every frame of every group that it is given."""
+    level = sum(x.mean(dim=(1, 2, 3, 4)) for x in latents.values())
+    assert isinstance(level, Tensor)
+    return {
+        group: torch.tanh(x + level[:, None, None, None, None]) + sigmas[group].mean()
+        for group, x in latents.items()
+    }
+
+
+@pytest.mark.parametrize("plan", [img2tex(condition_views=(1, 3)), mv2tex(), geo2mv()])
+def test_a_perfect_model_recovers_the_clean_latents(plan: FramePlan) -> None:
+    clean = clean_latents()
+    out = sample(
+        PerfectModel(clean), plan, known(clean), sigmas=inference_sigmas(30), generator=seed()
+    )
+    assert set(out) == set(plan.required_groups())
+    for group, x in out.items():
+        # the last step is x - s (x - x0) / s: rounding of numbers below 4, 2.4e-7 as published
+        torch.testing.assert_close(x, clean[group], rtol=0, atol=2.4e-7)
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> FramePlan:
+    state = st.sampled_from(
+        [DENOISE, CONDITION, NONSENSE, LOCKED, FrameState(role=Role.CONDITION, sigma=0.0)]
+    )
+    views = draw(st.lists(state, min_size=4, max_size=4))
+    return FramePlan(name="any", groups={"views": tuple(views), "texture": (DENOISE,)})
+
+
+@given(plan=plans(), value=st.integers(0, 100), fresh=st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_conditions_and_locks_come_out_bit_identical(
+    plan: FramePlan, value: int, fresh: bool
+) -> None:
+    plan = FramePlan(name="any", groups=plan.groups, fresh_condition_noise=fresh)
+    clean = clean_latents()
+    mask = torch.rand(2, 1, 1, 8, 8, generator=seed(value)) < 0.5
+    content = known(clean, lock_masks={"texture": mask})
+    out = sample(mixing_model, plan, content, sigmas=[1.0, 0.6, 0.2, 0.0], generator=seed(value))
+    for frame, state in enumerate(plan.groups["views"]):
+        same = torch.equal(out["views"][:, :, frame], clean["views"][:, :, frame])
+        assert same == (state.role is Role.CONDITION or state.lock)
+    kept = mask.expand(TEXTURE_SHAPE)
+    assert torch.equal(out["texture"][kept], clean["texture"][kept])
+    assert not bool((out["texture"][~kept] == clean["texture"][~kept]).any())
+
+
+def test_locked_content_is_shown_at_the_current_level_with_its_start_noise() -> None:
+    clean = clean_latents()
+    plan = FramePlan(name="edit", groups={"views": (LOCKED, DENOISE, DENOISE, DENOISE)})
+    model = PerfectModel({"views": torch.zeros(VIEWS_SHAPE)})
+    content = KnownLatents(clean={"views": clean["views"]})
+    levels = [1.0, 0.7, 0.4, 0.0]
+    sample(model, plan, content, sigmas=levels, generator=seed())
+    noise = model.seen[0]["views"][:, :, 0]  # level 1 is pure noise
+    for shown, sigma in zip(model.seen, levels, strict=False):
+        wanted = (1 - sigma) * clean["views"][:, :, 0] + sigma * noise
+        assert torch.equal(shown["views"][:, :, 0], wanted)
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_conditions_are_renoised_at_their_level_every_step(fresh: bool) -> None:
+    plan = FramePlan(
+        name="img", groups=img2tex().groups, condition_sigma=0.1, fresh_condition_noise=fresh
+    )
+    clean = {"views": torch.randn(1, 16, 4, 32, 32), "texture": torch.randn(1, 16, 1, 32, 32)}
+    model = PerfectModel(clean)
+    content = KnownLatents(clean={"views": clean["views"]}, shapes={"texture": (1, 16, 1, 32, 32)})
+    sample(model, plan, content, sigmas=inference_sigmas(4), generator=seed())
+    noises = []
+    for shown, levels in zip(model.seen, model.sigmas, strict=True):
+        assert levels["views"][0, 0] == torch.tensor(0.1)
+        assert bool((levels["views"][0, 1:] == levels["texture"][0, 0]).all())
+        noises.append((shown["views"][:, :, 0] - 0.9 * clean["views"][:, :, 0]) / 0.1)
+        # deviation of the deviation of 16384 normal numbers: 1 / sqrt(2 n) = 0.0055; five of them
+        assert noises[-1].std().item() == pytest.approx(1.0, abs=0.028)
+    changed = (noises[0] - noises[1]).abs().max().item()
+    assert changed > 1.0 if fresh else changed < 1e-5  # 1e-5: float32 rounding divided by 0.1
+
+
+def test_clean_conditions_are_shown_without_noise() -> None:
+    clean = clean_latents()
+    plan = img2tex().with_frame("views", 0, FrameState(role=Role.CONDITION, sigma=0.0))
+    model = PerfectModel(clean)
+    sample(model, plan, known(clean), sigmas=inference_sigmas(3), generator=seed())
+    for shown in model.seen:
+        assert torch.equal(shown["views"][:, :, 0], clean["views"][:, :, 0])
+
+
+def test_geo2mv_never_computes_or_reads_the_texture() -> None:
+    def result(texture: Tensor | None) -> Tensor:
+        clean = {} if texture is None else {"texture": texture}
+
+        def model(latents: Groups, sigmas: Groups) -> dict[str, Tensor]:
+            assert set(latents) == set(sigmas) == {"views"}
+            return mixing_model(latents, sigmas)
+
+        out = sample(model, geo2mv(), known(clean), sigmas=inference_sigmas(4), generator=seed())
+        assert set(out) == {"views"}
+        return out["views"]
+
+    first = result(None)
+    assert torch.equal(first, result(torch.zeros(TEXTURE_SHAPE)))
+    assert torch.equal(first, result(torch.full(TEXTURE_SHAPE, 50.0)))
+
+
+def test_nonsense_that_is_read_is_pure_noise_whatever_its_content() -> None:
+    streams: dict[str, object] = {"views": "mv", "texture": "mv"}
+    shown = []
+    for value in (0.0, 50.0):
+        model = PerfectModel({"views": torch.zeros(VIEWS_SHAPE), "texture": torch.zeros(1)})
+        sample(
+            model,
+            geo2mv(),
+            known({"texture": torch.full(TEXTURE_SHAPE, value)}),
+            sigmas=inference_sigmas(2),
+            generator=seed(),
+            streams=streams,  # type: ignore[arg-type]
+        )
+        assert all(bool((levels["texture"] == 1).all()) for levels in model.sigmas)
+        shown.append(model.seen[1]["texture"])
+    assert torch.equal(shown[0], shown[1])
+
+
+def test_same_seed_same_result_other_seed_other_result() -> None:
+    clean = clean_latents()
+
+    def run(value: int) -> Tensor:
+        return sample(
+            mixing_model, img2tex(), known(clean), sigmas=inference_sigmas(5), generator=seed(value)
+        )["texture"]
+
+    assert torch.equal(run(3), run(3))
+    assert not torch.equal(run(3), run(4))
+
+
+def test_a_batch_may_be_split_without_changing_a_sample() -> None:
+    clean = clean_latents(batch=3)
+
+    def run(rows: slice, seeds: list[int]) -> dict[str, Tensor]:
+        content = KnownLatents(clean={group: x[rows] for group, x in clean.items()})
+        generators = [seed(value) for value in seeds]
+        return sample(
+            PerfectModel({"views": torch.tensor(0.5), "texture": torch.tensor(0.5)}),
+            img2tex(),
+            content,
+            sigmas=[1.0, 0.5, 0.25, 0.0],
+            generator=generators,
+        )
+
+    whole, first, rest = run(slice(3), [1, 2, 3]), run(slice(1), [1]), run(slice(1, 3), [2, 3])
+    for group, x in whole.items():
+        # equal draws; elementwise arithmetic may fuse differently at vector tails
+        torch.testing.assert_close(torch.cat([first[group], rest[group]]), x, rtol=0, atol=1e-6)
+
+
+def test_start_below_one_mixes_the_clean_latents() -> None:
+    clean = clean_latents()
+    model = PerfectModel(clean)
+    sample(model, geo2mv(), known(clean), sigmas=[0.5, 0.0], generator=seed())
+    pure = PerfectModel(clean)
+    sample(pure, geo2mv(), known(clean), sigmas=[1.0, 0.0], generator=seed())
+    wanted = 0.5 * clean["views"] + 0.5 * pure.seen[0]["views"]
+    assert torch.equal(model.seen[0]["views"], wanted)
+    with pytest.raises(UsageError, match="below sigma 1"):
+        sample(model, geo2mv(), known(), sigmas=[0.5, 0.0], generator=seed())
+
+
+def test_callback_sees_every_step_and_a_preview() -> None:
+    clean = clean_latents()
+    reports: list[StepReport] = []
+    levels = inference_sigmas(4)
+
+    def callback(report: StepReport) -> None:
+        reports.append(report)
+        for group, x in report.predicted_clean().items():
+            # x - s u with u = (x - x0) / s; level 0.07 keeps the rounding below 1e-6
+            torch.testing.assert_close(x, clean[group], rtol=0, atol=1e-6)
+
+    sample(
+        PerfectModel(clean),
+        img2tex(),
+        known(clean),
+        sigmas=levels,
+        generator=seed(),
+        callback=callback,
+    )
+    assert [report.index for report in reports] == [0, 1, 2, 3]
+    assert {report.total for report in reports} == {4}
+    assert [report.sigma for report in reports] == levels[1:].tolist()
+
+
+def test_a_callback_may_stop_and_gets_the_prediction_so_far() -> None:
+    clean = clean_latents()
+    model = PerfectModel(clean)
+
+    def callback(report: StepReport) -> StepSignal | None:
+        return StepSignal.STOP if report.index == 1 else None
+
+    out = sample(
+        model,
+        img2tex(),
+        known(clean),
+        sigmas=inference_sigmas(10),
+        generator=seed(),
+        callback=callback,
+    )
+    assert len(model.seen) == 2
+    assert torch.equal(out["views"][:, :, 0], clean["views"][:, :, 0])
+    torch.testing.assert_close(out["texture"], clean["texture"], rtol=0, atol=1e-6)
+
+
+def test_an_error_in_the_callback_ends_sampling() -> None:
+    model = PerfectModel(clean_latents())
+
+    def callback(report: StepReport) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sample(
+            model,
+            geo2mv(),
+            known(),
+            sigmas=inference_sigmas(10),
+            generator=seed(),
+            callback=callback,
+        )
+    assert len(model.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "sigmas", [[1.0], [1.0, 0.5], [1.0, 0.5, 0.5, 0.0], [0.2, 0.5, 0.0], [1.5, 0.0]]
+)
+def test_levels_that_do_not_fall_to_zero_are_refused(sigmas: list[float]) -> None:
+    with pytest.raises(UsageError, match="sigmas"):
+        sample(mixing_model, geo2mv(), known(), sigmas=sigmas, generator=seed())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (known(), "conditioning"),
+        (KnownLatents(clean={"views": torch.zeros(VIEWS_SHAPE)}), "texture"),
+        (known({"views": torch.zeros(2, 3, 4, 8, 8)}), "one shape"),
+        (known({"views": torch.zeros(VIEWS_SHAPE), "normal": torch.zeros(1)}), "normal"),
+        (KnownLatents(shapes={"views": (2, 3, 5, 4, 4), "texture": TEXTURE_SHAPE}), "4, H, W"),
+        (
+            KnownLatents(
+                shapes={"texture": (1, 3, 1, 8, 8)}, clean={"views": torch.zeros(VIEWS_SHAPE)}
+            ),
+            "batch size",
+        ),
+        (
+            known(clean_latents(), lock_masks={"texture": torch.zeros(2, 1, 1, 4, 4) > 0}),
+            "lock_masks",
+        ),
+        (known(clean_latents(), lock_masks={"texture": torch.zeros(2, 1, 1, 8, 8)}), "bool"),
+        (
+            known(
+                {"views": torch.zeros(VIEWS_SHAPE)},
+                lock_masks={"texture": torch.zeros(2, 1, 1, 8, 8) > 0},
+            ),
+            "locked",
+        ),
+    ],
+)
+def test_known_content_that_does_not_fit_is_refused(content: KnownLatents, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        sample(mixing_model, img2tex(), content, sigmas=[1.0, 0.0], generator=seed())
+
+
+def test_model_answers_that_do_not_fit_are_refused() -> None:
+    for answer in ({}, {"views": torch.zeros(1)}):
+        with pytest.raises(UsageError, match="velocity of 'views'"):
+            sample(
+                lambda latents, sigmas, answer=answer: answer,  # type: ignore[misc]
+                geo2mv(),
+                known(),
+                sigmas=[1.0, 0.0],
+                generator=seed(),
+            )
+
+
+def test_low_precision_answers_do_not_lower_the_latents_precision() -> None:
+    out = sample(
+        lambda latents, sigmas: {g: x.bfloat16() for g, x in latents.items()},
+        geo2mv(),
+        known(),
+        sigmas=inference_sigmas(3),
+        generator=seed(),
+    )
+    assert out["views"].dtype == torch.float32
+
+
+class ReadBacks(TorchDispatchMode):
+    """Counts operations that would make the host wait for a device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.total += 1
+        if any(word in str(func) for word in ("local_scalar", "nonzero", "is_nonzero", "equal")):
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_is_read_back_from_the_device() -> None:
+    clean = clean_latents()
+    mask = torch.rand(2, 1, 1, 8, 8) < 0.5
+    plan = img2tex().with_frame("views", 2, LOCKED).with_frame("views", 3, NONSENSE)
+    with ReadBacks() as seen:
+        sample(
+            mixing_model,
+            plan,
+            known(clean, lock_masks={"texture": mask}),
+            sigmas=inference_sigmas(4).tolist(),
+            generator=seed(),
+            callback=lambda report: None,
+        )
+    assert seen.total > 50
+    assert seen.found == []
+    with ReadBacks() as control:
+        bool(mask.any())
+    assert control.found
+
+
+@pytest.mark.gpu
+def test_no_step_waits_for_the_device() -> None:
+    clean = clean_latents()
+
+    def callback(report: StepReport) -> None:
+        torch.cuda.set_sync_debug_mode("error" if report.index < report.total - 1 else "default")
+
+    try:
+        sample(
+            mixing_model,
+            img2tex(),
+            known(clean, device="cuda"),
+            sigmas=inference_sigmas(4),
+            generator=seed(),
+            callback=callback,
+        )
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.gpu
+def test_a_cpu_generator_gives_the_same_texture_on_cuda() -> None:
+    clean = clean_latents()
+    results = [
+        sample(
+            mixing_model,
+            img2tex(),
+            known(clean, device=device),
+            sigmas=inference_sigmas(8),
+            generator=seed(),
+        )["texture"].cpu()
+        for device in ("cpu", "cuda")
+    ]
+    # same noise; tanh and means round differently, a few ulps of numbers below 8 per step
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=2e-5)
