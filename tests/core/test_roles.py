@@ -176,6 +176,8 @@ def test_a_nonsense_group_is_kept_where_it_is_read() -> None:
     uv_only = FramePlan(name="uv", groups={"views": (NONSENSE,), "texture": (DENOISE,)})
     assert uv_only.required_groups() == ("views", "texture")
     assert uv_only.required_streams() == {"mv", "uv"}
+    maps = FramePlan(name="maps", groups={"texture": (DENOISE,), "roughness": (NONSENSE,)})
+    assert len(maps.required_groups({"texture": "uv", "roughness": "uv"})) == 2
     unknown = FramePlan(name="new", groups={"views": (DENOISE,), "normal_map": (NONSENSE,)})
     assert unknown.required_groups() == ("views", "normal_map")
 
