@@ -39,6 +39,8 @@ class FlexAttend(AttendBase):
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
         """One call; heads in front of tokens for it, and back."""
+        if q.device.type == "cpu":  # it refuses leaves even where gradients are switched off
+            q, k, v = q.detach(), k.detach(), v.detach()
         run = _flex(compiled=q.is_cuda and not torch.compiler.is_compiling())
         score_mod = None if mask is None else _score_mod(mask, q, k)
         out: Tensor = run(

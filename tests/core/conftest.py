@@ -29,6 +29,9 @@ def assert_as_accurate() -> AsAccurate:
         assert fast.shape == plain.shape == exact.shape
         if exact.numel() == 0:
             return
+        if fast.dtype == torch.float64:  # no wider truth: about ten roundings of the largest value
+            torch.testing.assert_close(fast, exact, atol=2e-15 * exact.abs().max().item(), rtol=0)
+            return
         floor = torch.finfo(fast.dtype).eps * exact.abs().max().item()
         plain_error = (plain.double() - exact.double()).abs().max().item()
         fast_error = (fast.double() - exact.double()).abs().max().item()

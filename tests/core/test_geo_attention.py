@@ -1,0 +1,413 @@
+from __future__ import annotations
+
+import copy
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from seqtex_core.attention import ATTENTION, AttentionInputs, attention_reference
+from seqtex_core.errors import UsageError
+from seqtex_core.frames import FrameGroup, Grid, TokenLayout
+from seqtex_core.geo_attention import (
+    GeoAttention,
+    GeoAttentionConfig,
+    Placement,
+    geo_attention,
+    geo_attention_reference,
+)
+from seqtex_core.qk_prep import rotate_geometry
+from seqtex_core.rope import Rope, RopeSpec, rope_table, wan_axis_dims
+
+HEADS, DIM, G = 2, 24, 5
+VIEWS = FrameGroup(name="views", stream="mv", grid=Grid(frames=4, height=3, width=3))
+TEXTURE = FrameGroup(name="texture", stream="uv", grid=Grid(frames=1, height=5, width=7))
+SPEC = RopeSpec(axis_dims=wan_axis_dims(DIM))
+TABLES = rope_table(TokenLayout.of([VIEWS, TEXTURE]), SPEC)
+MV, UV = TABLES["mv"].num_rows, TABLES["uv"].num_rows
+ORDERS = ("post_rope", "pre_rope")
+
+
+def rows(length: int) -> Tensor:
+    return torch.randn(2, length, HEADS, DIM)
+
+
+def geometry(length: int) -> Tensor:
+    return torch.randn(2, length, HEADS, DIM)
+
+
+def cases() -> list[tuple[str, Placement, Placement | None]]:
+    """Self-attention of the views, the texture over both, joint with text, cross to text."""
+    both = Rope.cat([TABLES["mv"], TABLES["uv"]])
+    mv, uv = geometry(MV), geometry(UV)
+    all_rows = torch.cat((mv, uv), dim=1)
+    plain = Placement(rope=TABLES["mv"], geometry=mv)
+    return [
+        ("self", plain, None),
+        (
+            "uv over both",
+            Placement(rope=TABLES["uv"], geometry=uv),
+            Placement(rope=both, geometry=all_rows),
+        ),
+        ("text front", Placement(rope=TABLES["mv"], geometry=mv, num_text=3), None),
+        ("text end", Placement(rope=TABLES["mv"], geometry=mv, num_text=3, text_at="end"), None),
+        ("cross", plain, Placement(num_text=6)),
+        ("no geometry", Placement(rope=TABLES["mv"]), None),
+        ("no position", Placement(geometry=mv[:1]), None),
+    ]
+
+
+def lengths(name: str) -> tuple[int, int]:
+    """Query and key rows of the case."""
+    text = 3 if name.startswith("text") else 0
+    q_len = UV if name == "uv over both" else MV + text
+    return q_len, {"uv over both": MV + UV, "cross": 6}.get(name, q_len)
+
+
+CASES = [case[0] for case in cases()]
+
+
+def place(name: str) -> dict[str, Placement | None]:
+    _, q, k = next(case for case in cases() if case[0] == name)
+    return {"q_placement": q, "k_placement": k}
+
+
+# --- the function ------------------------------------------------------------------------------
+
+
+class PlainAttend:
+    """Every step in the dtype of the inputs: the yardstick for fast kernels."""
+
+    name = "plain"
+
+    def reason_unsupported(self, inputs: AttentionInputs) -> str | None:
+        return None
+
+    def __call__(self, q, k, v, *, mask=None, scale=None):
+        weights = (torch.einsum("bqnd,bknd->bnqk", q, k) * q.shape[3] ** -0.5).softmax(dim=-1)
+        return torch.einsum("bnqk,bknd->bqnd", weights, v)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("name", "order"), list(itertools.product(CASES, ORDERS)))
+def test_matches_its_definition(assert_as_accurate, name: str, order: str, dtype) -> None:
+    q_len, k_len = lengths(name)
+    q, k, v = (x.to(dtype) for x in (rows(q_len), rows(k_len), rows(k_len)))
+    where = place(name)
+    exact = geo_attention_reference(q.double(), k.double(), v.double(), order=order, **where)
+    plain = geo_attention(q, k, v, order=order, attend=PlainAttend(), **where)
+    assert_as_accurate(geo_attention(q, k, v, order=order, **where), plain, exact)
+
+
+@pytest.mark.parametrize(("name", "order"), list(itertools.product(CASES, ORDERS)))
+def test_matches_its_definition_in_fp64(name: str, order: str) -> None:
+    """Any difference is an error in a formula, not rounding."""
+    q_len, k_len = lengths(name)
+    q, k, v = (x.double() for x in (rows(q_len), rows(k_len), rows(k_len)))
+    where = place(name)
+    expected = geo_attention_reference(q, k, v, order=order, **where)
+    ours = geo_attention(q, k, v, order=order, **where)
+    torch.testing.assert_close(ours, expected, atol=1e-12, rtol=0)
+
+
+def test_definition_is_the_equation_of_the_paper() -> None:
+    """Eq. 5-7 with complex numbers, one pair of rows at a time."""
+    q, k, v = rows(MV).double(), rows(MV).double(), rows(MV).double()
+    c = geometry(MV).double()
+    table = TABLES["mv"]
+    phase = torch.complex(table.cos.double(), table.sin.double())
+
+    def turned(x: Tensor) -> Tensor:
+        planes = torch.complex(x[..., 0::2], x[..., 1::2]) * phase[:, None]
+        return torch.stack((planes.real, planes.imag), dim=-1).flatten(-2)
+
+    for order in ORDERS:
+        if order == "post_rope":
+            q_rows, k_rows = turned(q) + c, turned(k) + c
+        else:
+            q_rows, k_rows = turned(q + c), turned(k + c)
+        weights = (torch.einsum("bqnd,bknd->bnqk", q_rows, k_rows) / DIM**0.5).softmax(-1)
+        expected = torch.einsum("bnqk,bknd->bqnd", weights, v)
+        ours = geo_attention_reference(
+            q, k, v, q_placement=Placement(rope=table, geometry=c), order=order
+        )
+        torch.testing.assert_close(ours, expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "order"), list(itertools.product(CASES, ORDERS)))
+def test_gradients_match_the_definition(name: str, order: str) -> None:
+    """fp64, so that any difference is an error in a formula; geometry included."""
+    q_len, k_len = lengths(name)
+    leaves = [rows(n).double().requires_grad_() for n in (q_len, k_len, k_len)]
+    where = place(name)
+    for key, placement in where.items():
+        if placement is not None and placement.geometry is not None:
+            leaf = placement.geometry.double().requires_grad_()
+            leaves.append(leaf)
+            where[key] = Placement(
+                rope=placement.rope,
+                geometry=leaf,
+                num_text=placement.num_text,
+                text_at=placement.text_at,
+            )
+    out_grad = rows(q_len).double()
+    ours, plain = (
+        torch.autograd.grad(run(*leaves[:3], order=order, **where), leaves, out_grad)
+        for run in (geo_attention, geo_attention_reference)
+    )
+    for fast, slow in zip(ours, plain, strict=True):
+        torch.testing.assert_close(fast, slow, atol=1e-11, rtol=0)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_zero_geometry_is_plain_attention_exactly(order: str) -> None:
+    q, k, v = rows(MV), rows(MV), rows(MV)
+    table = TABLES["mv"]
+    zero = Placement(rope=table, geometry=torch.zeros(1, MV, HEADS, DIM))
+    with_zero = geo_attention(q, k, v, q_placement=zero, order=order)
+    without = geo_attention(q, k, v, q_placement=Placement(rope=table))
+    assert torch.equal(with_zero, without)
+    assert torch.equal(geo_attention(q, k, v), ATTENTION.get("sdpa")(q, k, v))
+
+
+def test_text_rows_are_neither_moved_nor_turned() -> None:
+    """Joint attention equals attention over rows prepared by hand."""
+    q, k, v = rows(MV + 3), rows(MV + 3), rows(MV + 3)
+    c = geometry(MV)
+    for at in ("front", "end"):
+        placement = Placement(rope=TABLES["mv"], geometry=c, num_text=3, text_at=at)
+        text = slice(0, 3) if at == "front" else slice(MV, MV + 3)
+        rest = slice(3, None) if at == "front" else slice(0, MV)
+        ready = []
+        for x in (q, k):
+            x = x.clone()
+            x[:, rest] = rotate_geometry(x[:, rest], TABLES["mv"]) + c
+            assert torch.equal(x[:, text], (q if len(ready) == 0 else k)[:, text])
+            ready.append(x)
+        expected = attention_reference(*ready, v)
+        ours = geo_attention(q, k, v, q_placement=placement)
+        torch.testing.assert_close(ours, expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["reference", "sdpa", "sdpa_flash", "flex"])
+def test_every_implementation_can_be_named(name: str) -> None:
+    q, k, v = rows(MV), rows(MV), rows(MV)
+    where = Placement(rope=TABLES["mv"], geometry=geometry(MV))
+    ours = geo_attention(q, k, v, q_placement=where, attend=ATTENTION.get(name))
+    expected = geo_attention_reference(q, k, v, q_placement=where)
+    torch.testing.assert_close(ours, expected, atol=2e-5, rtol=0)
+
+
+def test_mask_is_honoured() -> None:
+    q, k, v = rows(MV), rows(MV), rows(MV)
+    mask = torch.rand(1, 1, MV, MV) > 0.5
+    where = Placement(rope=TABLES["mv"], geometry=geometry(MV))
+    ours = geo_attention(q, k, v, q_placement=where, mask=mask)
+    expected = geo_attention_reference(q, k, v, q_placement=where, mask=mask)
+    torch.testing.assert_close(ours, expected, atol=2e-5, rtol=0)
+
+
+# --- what the two orders promise ---------------------------------------------------------------
+
+
+def logits(order: str, offset: float, q: Tensor, k: Tensor, c: Tensor) -> Tensor:
+    """Logits of texture queries over views and texture, frames counted from ``offset``."""
+    tables = rope_table(TokenLayout.of([VIEWS, TEXTURE]), SPEC, temporal_offset=offset)
+
+    def prepared(x: Tensor, rope: Rope, g: Tensor) -> Tensor:
+        if order == "pre_rope":
+            return rotate_geometry(x + g, rope)
+        return rotate_geometry(x, rope) + g
+
+    q_rows = prepared(q, tables["uv"], c[:, MV:])
+    k_rows = prepared(k, Rope.cat([tables["mv"], tables["uv"]]), c)
+    return torch.einsum("bqnd,bknd->bnqk", q_rows, k_rows) / DIM**0.5
+
+
+def logits_change(order: str, shift: float, *, scale: float) -> float:
+    """Largest change of a logit when all frames are counted ``shift`` later."""
+    q, k, c = rows(UV).double(), rows(MV + UV).double(), scale * geometry(MV + UV).double()
+    moved, still = logits(order, shift, q, k, c), logits(order, 0.0, q, k, c)
+    return (moved - still).abs().max().item()
+
+
+# fp32 tables: 24 products of values below 25, each off by 2^-24
+TABLE_ROUNDING = 24 * 25 * 2**-24
+
+
+@given(shift=st.integers(1, 50))
+def test_released_order_does_not_care_where_counting_starts(shift: int) -> None:
+    assert logits_change("pre_rope", shift, scale=1.0) < TABLE_ROUNDING
+
+
+def test_paper_order_depends_on_where_counting_starts() -> None:
+    """In the paper's order geometry meets the absolute rotation: 0-based is part of the model."""
+    assert logits_change("post_rope", 1, scale=1.0) > 0.1
+    assert logits_change("post_rope", 1, scale=0.0) < TABLE_ROUNDING
+
+
+# --- the module --------------------------------------------------------------------------------
+
+
+def make_layer(**options: object) -> GeoAttention:
+    config = {"dim": HEADS * DIM, "num_heads": HEADS, "geometry_dim": G} | options
+    return GeoAttention(GeoAttentionConfig(**config))
+
+
+def open_caster(layer: GeoAttention) -> GeoAttention:
+    """Give the caster weights, as training would."""
+    torch.nn.init.normal_(layer.geometry_caster.weight, std=0.5)
+    torch.nn.init.normal_(layer.geometry_caster.bias, std=0.5)
+    return layer
+
+
+def test_a_new_layer_ignores_geometry_exactly() -> None:
+    layer, x = make_layer(), torch.randn(2, MV, HEADS * DIM)
+    with_geometry = Placement(rope=TABLES["mv"], geometry=torch.randn(2, MV, G))
+    assert torch.equal(
+        layer(x, placement=with_geometry), layer(x, placement=Placement(rope=TABLES["mv"]))
+    )
+
+
+def test_a_new_layer_learns_geometry_at_once() -> None:
+    """A caster that starts at zero still gets a gradient."""
+    layer, x = make_layer(), torch.randn(2, MV, HEADS * DIM)
+    embedding = torch.randn(2, MV, G)
+    out = layer(x, placement=Placement(rope=TABLES["mv"], geometry=embedding))
+    out.pow(2).sum().backward()
+    assert layer.geometry_caster.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("norm", ["rms inner", "rms head", "layer head", "layer inner", None])
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("num_text", [0, 3])
+def test_layer_is_projections_norms_and_the_definition(norm, order: str, num_text: int) -> None:
+    kind, scope = (None, "inner") if norm is None else norm.split()
+    layer = open_caster(make_layer(qk_norm=kind, qk_norm_scope=scope, order=order)).double()
+    x = torch.randn(2, MV + num_text, HEADS * DIM, dtype=torch.float64)
+    embedding = torch.randn(2, MV, G, dtype=torch.float64)
+    where = {"rope": TABLES["mv"], "num_text": num_text, "text_at": "end"}
+
+    def heads(y: Tensor, normalise: torch.nn.Module | None) -> Tensor:
+        if normalise is not None and scope == "inner":
+            return normalise(y).unflatten(2, (HEADS, DIM))
+        y = y.unflatten(2, (HEADS, DIM))
+        return y if normalise is None else normalise(y)
+
+    c = layer.geometry_caster(embedding).unflatten(2, (HEADS, DIM))
+    expected = geo_attention_reference(
+        heads(layer.to_q(x), layer.norm_q),
+        heads(layer.to_k(x), layer.norm_k),
+        heads(layer.to_v(x), None),
+        q_placement=Placement(geometry=c, **where),
+        order=order,
+    )
+    ours = layer(x, placement=Placement(geometry=embedding, **where))
+    torch.testing.assert_close(ours, layer.to_out(expected.flatten(2)), atol=1e-12, rtol=0)
+
+
+def test_texture_rows_attend_to_views_and_themselves() -> None:
+    """Queries and keys of different lengths; the branches share one caster."""
+    layer = open_caster(make_layer())
+    mv, uv = torch.randn(2, MV, HEADS * DIM), torch.randn(2, UV, HEADS * DIM)
+    embedding = torch.randn(2, MV + UV, G)
+    both = Rope.cat([TABLES["mv"], TABLES["uv"]])
+    out = layer(
+        uv,
+        placement=Placement(rope=TABLES["uv"], geometry=embedding[:, MV:]),
+        context=torch.cat((mv, uv), dim=1),
+        context_placement=Placement(rope=both, geometry=embedding),
+    )
+    joint = layer(torch.cat((mv, uv), dim=1), placement=Placement(rope=both, geometry=embedding))
+    # the same rows of joint self-attention; values below 4, fp32
+    torch.testing.assert_close(out, joint[:, MV:], atol=5e-6, rtol=0)
+
+
+def test_cross_attention_to_text_of_another_width() -> None:
+    layer = open_caster(make_layer(context_dim=7))
+    x, text = torch.randn(2, MV, HEADS * DIM), torch.randn(2, 4, 7)
+    where = Placement(rope=TABLES["mv"], geometry=torch.randn(2, MV, G))
+    assert layer(x, placement=where, context=text).shape == x.shape
+    mask = torch.tensor([True, True, False, False])[None, None, None]
+    short = layer(x, placement=where, context=text[:, :2])
+    # masked keys weigh nothing; values below 4, fp32
+    masked = layer(x, placement=where, context=text, mask=mask)
+    torch.testing.assert_close(masked, short, atol=2e-6, rtol=0)
+
+
+def test_cast_geometry_may_be_kept_over_the_steps() -> None:
+    layer, x = open_caster(make_layer()), torch.randn(2, MV, HEADS * DIM)
+    embedding = torch.randn(2, MV, G)
+    cached = Placement(rope=TABLES["mv"], geometry=layer.cast_geometry(embedding))
+    fresh = Placement(rope=TABLES["mv"], geometry=embedding)
+    assert torch.equal(layer(x, placement=cached), layer(x, placement=fresh))
+
+
+def test_layer_traces_into_one_graph_with_gradients() -> None:
+    layer, x = open_caster(make_layer()), torch.randn(2, MV + 3, HEADS * DIM)
+    where = Placement(rope=TABLES["mv"], geometry=torch.randn(2, MV, G), num_text=3)
+    traced = torch.compile(lambda y: layer(y, placement=where), backend="aot_eager", fullgraph=True)
+    eager = torch.autograd.grad(layer(x, placement=where).sum(), list(layer.parameters()))
+    graph = torch.autograd.grad(traced(x).sum(), list(layer.parameters()))
+    for ours, expected in zip(graph, eager, strict=True):
+        limit = 1e-5 * max(1.0, expected.abs().max().item())  # sums over 78 rows in fp32
+        torch.testing.assert_close(ours, expected, atol=limit, rtol=0)
+
+
+def test_layer_in_bfloat16_and_copied() -> None:
+    layer, x = open_caster(make_layer()), torch.randn(2, MV, HEADS * DIM)
+    where = Placement(rope=TABLES["mv"], geometry=torch.randn(2, MV, G))
+    exact = layer(x, placement=where)
+    half = copy.deepcopy(layer).bfloat16()
+    low = Placement(rope=TABLES["mv"], geometry=where.geometry.bfloat16())
+    out = half(x.bfloat16(), placement=low)
+    assert out.dtype == torch.bfloat16
+    # inputs, weights and each of five products rounded to 2^-9 of values below 3
+    torch.testing.assert_close(out.float(), exact, atol=0.06, rtol=0)
+
+
+# --- bad inputs --------------------------------------------------------------------------------
+
+
+def test_bad_placements_are_refused() -> None:
+    q = rows(MV)
+    for where, message in (
+        (Placement(rope=TABLES["uv"]), "B L N D"),
+        (Placement(geometry=geometry(MV - 1)), "geometry: expected"),
+        (Placement(rope=TABLES["mv"], num_text=1), "B L N D"),
+        (Placement(num_text=MV + 1), "num_text"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            geo_attention(q, q, q, q_placement=where)
+    with pytest.raises(UsageError, match="geometry_order"):
+        geo_attention(q, q, q, order="before")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="0 or more"):
+        Placement(num_text=-1)
+    with pytest.raises(UsageError, match="'front' or 'end'"):
+        Placement(text_at="middle")  # type: ignore[arg-type]
+
+
+def test_bad_layers_and_inputs_are_refused() -> None:
+    for options, message in (
+        ({"num_heads": 5}, "a divisor of 48"),
+        ({"dim": 0}, "positive"),
+        ({"qk_norm": "batch"}, "'rms', 'layer' or None"),
+        ({"qk_norm_scope": "all"}, "'inner' or 'head'"),
+        ({"order": "before"}, "geometry_order"),
+        ({"attention": "sdpaa"}, "Did you mean"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            make_layer(**options)
+    x = torch.randn(2, MV, HEADS * DIM)
+    embedding = Placement(geometry=torch.randn(2, MV, G))
+    with pytest.raises(UsageError, match="geometry_dim is 0"):
+        make_layer(geometry_dim=0)(x, placement=embedding)
+    with pytest.raises(UsageError, match=r"geometry: expected \[B L G\]"):
+        make_layer(geometry_dim=G + 1)(x, placement=embedding)
+    with pytest.raises(UsageError, match="hidden_states"):
+        make_layer()(x[..., 1:])
+    with pytest.raises(UsageError, match="context"):
+        make_layer()(x, context=torch.randn(2, 4, 7))
