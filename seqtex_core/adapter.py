@@ -42,6 +42,8 @@ class BackboneSpec:
         text_dim: width of the text encoder's output.
         text_length: text rows that the model was trained with.
         lora_targets: linear layers of a block that get an adapter, as names inside the block.
+        image_dim: width of the image encoder's output that the model can read besides text, or
+            ``None``.
     """
 
     name: str
@@ -54,6 +56,7 @@ class BackboneSpec:
     text_dim: int
     text_length: int
     lora_targets: tuple[str, ...]
+    image_dim: int | None = None
 
     @property
     def inner_dim(self) -> int:
@@ -236,11 +239,20 @@ class Backbone(ABC):
     def original_keys(
         self, shell: Mapping[str, Tensor], blocks: Sequence[Mapping[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """Weights of a shell and its blocks under the original model's own key names."""
+        """Weights of a shell and its blocks under the original model's own key names.
+
+        Only renames: every tensor comes back as the same object, and entries that belong to no
+        weight of the original (adapters) are renamed by the same rules. Works on any subset.
+        """
 
     @abstractmethod
     def reference_velocity(
-        self, state: Mapping[str, Tensor], latents: Tensor, sigma: Tensor, text: Tensor
+        self,
+        state: Mapping[str, Tensor],
+        latents: Tensor,
+        sigma: Tensor,
+        text: Tensor,
+        image: Tensor | None = None,
     ) -> Tensor:
         """What the original implementation predicts, as velocity.
 
@@ -249,6 +261,7 @@ class Backbone(ABC):
             latents: ``x_sigma``, ``[B, C, F, H, W]``.
             sigma: ``[B]`` or per frame ``[B, F]``.
             text: ``[B, S, text_dim]``.
+            image: ``[B, S', image_dim]``, for backbones that read one.
         """
 
 

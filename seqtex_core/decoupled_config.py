@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from .adapter import SHAREABLE
 from .errors import UsageError
 from .muv_block import UV_KEY_SOURCES, UVKeySource
 from .qk_prep import GeometryOrder
@@ -25,6 +26,10 @@ class DecoupledConfig:
         mv_train: ``"lora"``: frozen backbone with adapters; ``"full"``: everything trains.
         lora_rank: inner width of the adapters.
         lora_alpha: numerator of their scale.
+        lora_seed: seed of their initialisation.
+
+    Raises:
+        UsageError: an unknown option, or a rank below 1.
     """
 
     geometry_order: GeometryOrder = "post_rope"
@@ -33,6 +38,7 @@ class DecoupledConfig:
     mv_train: Literal["lora", "full"] = "lora"
     lora_rank: int = 128
     lora_alpha: float = 64.0
+    lora_seed: int = 0
 
     def __post_init__(self) -> None:
         choices = {
@@ -43,3 +49,8 @@ class DecoupledConfig:
         for name, (value, known) in choices.items():
             if value not in known:
                 raise UsageError(name, expected=f"one of {known}", got=repr(value))
+        unknown = sorted(self.uv_share - set(SHAREABLE))
+        if unknown:
+            raise UsageError("uv_share", expected=f"names among {SHAREABLE}", got=str(unknown))
+        if self.lora_rank < 1:
+            raise UsageError("lora_rank", expected="at least 1", got=str(self.lora_rank))

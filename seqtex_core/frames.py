@@ -184,7 +184,7 @@ class TokenLayout:
     def pack(self, name: str, tokens: Tensor) -> Tensor:
         """Kept tokens ``[B, K, ...]`` of a group's full tokens ``[B, F*H*W, ...]``."""
         index = self.keep.get(name)
-        return tokens if index is None else tokens.index_select(1, index)
+        return tokens if index is None else tokens.index_select(1, index.to(tokens.device))
 
     def unpack(self, name: str, tokens: Tensor) -> Tensor:
         """Full tokens ``[B, F*H*W, ...]`` with zeros where a token was not kept."""
@@ -194,7 +194,7 @@ class TokenLayout:
         full = tokens.new_zeros(
             tokens.shape[0], self.group(name).grid.num_tokens, *tokens.shape[2:]
         )
-        return full.index_copy(1, index, tokens)
+        return full.index_copy(1, index.to(tokens.device), tokens)
 
     def _stream(self, stream: Stream) -> StreamLayout:
         groups = tuple(group for group in self.groups if group.stream == stream)

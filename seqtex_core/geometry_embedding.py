@@ -53,9 +53,15 @@ class GeometryEmbedding(nn.Module):
         return tokens
 
 
-def zero_caster(dim: int, inner_dim: int) -> nn.Linear:
-    """A block's projection of geometry tokens into head space; zero, so training starts clean."""
-    caster = nn.Linear(dim, inner_dim)
-    nn.init.zeros_(caster.weight)
-    nn.init.zeros_(caster.bias)
+def zero_caster(dim: int, inner_dim: int, *, like: Tensor) -> nn.Linear:
+    """A block's projection of geometry tokens into head space; zero, so training starts clean.
+
+    Args:
+        dim: width of the geometry tokens.
+        inner_dim: width of queries and keys, all heads together.
+        like: a tensor with the device and dtype to use.
+    """
+    caster = nn.Linear(dim, inner_dim, device="meta")  # draws no random numbers
+    caster.weight = nn.Parameter(like.new_zeros(inner_dim, dim))
+    caster.bias = nn.Parameter(like.new_zeros(inner_dim))
     return caster

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .errors import UsageError, WeightsError
+from .errors import UsageError
+from .weight_report import check_weights
 
 
 class LoRALinear(nn.Linear):
@@ -23,12 +24,23 @@ class LoRALinear(nn.Linear):
         base: the layer to adapt; its parameters are taken over, not copied.
         rank: inner width.
         alpha: numerator of the scale.
+        generator: CPU generator of the initial ``A``; torch's global one by default.
+
+    Raises:
+        UsageError: a rank below 1.
 
     Source:
         Hu et al., LoRA (arXiv 2106.09685), section 4.1; initialisation as in peft.
     """
 
-    def __init__(self, base: nn.Linear, *, rank: int, alpha: float) -> None:
+    def __init__(
+        self,
+        base: nn.Linear,
+        *,
+        rank: int,
+        alpha: float,
+        generator: torch.Generator | None = None,
+    ) -> None:
         nn.Module.__init__(self)
         if rank < 1:
             raise UsageError("LoRA rank", expected="at least 1", got=str(rank))
@@ -37,11 +49,10 @@ class LoRALinear(nn.Linear):
         self.weight = base.weight
         self.bias = base.bias
         self.scale = alpha / rank
-        place = {"device": base.weight.device, "dtype": base.weight.dtype}
-        self.lora_A = nn.Linear(base.in_features, rank, bias=False, **place)
-        self.lora_B = nn.Linear(rank, base.out_features, bias=False, **place)
-        nn.init.kaiming_uniform_(self.lora_A.weight, a=math.sqrt(5))
-        nn.init.zeros_(self.lora_B.weight)
+        self.lora_A = nn.Linear(base.in_features, rank, bias=False, device="meta")
+        self.lora_B = nn.Linear(rank, base.out_features, bias=False, device="meta")
+        self.lora_A.weight = nn.Parameter(self._initial_a(rank, generator))
+        self.lora_B.weight = nn.Parameter(base.weight.new_zeros(base.out_features, rank))
         self.is_merged = False
         self._unmerged: Tensor | None = None
 
@@ -53,6 +64,14 @@ class LoRALinear(nn.Linear):
         update = self.lora_B(self.lora_A(input.to(self.lora_A.weight.dtype)))
         adapted: Tensor = output + (self.scale * update).to(output.dtype)
         return adapted
+
+    def _initial_a(self, rank: int, generator: torch.Generator | None) -> Tensor:
+        """Uniform in ``+- 1 / sqrt(in_features)``; drawn on CPU, so equal on every device."""
+        if self.weight.is_meta:
+            return self.weight.new_empty(rank, self.in_features)
+        bound = 1.0 / math.sqrt(self.in_features)
+        drawn = torch.empty(rank, self.in_features).uniform_(-bound, bound, generator=generator)
+        return drawn.to(self.weight)
 
     def merged_weight(self) -> Tensor:
         """``W + scale * B A``, summed in fp32 (fp64 for fp64 weights) and rounded once."""
@@ -95,7 +114,14 @@ class LoRALinear(nn.Linear):
         self.is_merged = False
 
 
-def inject_lora(module: nn.Module, targets: Iterable[str], *, rank: int, alpha: float) -> list[str]:
+def inject_lora(
+    module: nn.Module,
+    targets: Iterable[str],
+    *,
+    rank: int,
+    alpha: float,
+    generator: torch.Generator | None = None,
+) -> list[str]:
     """Replace the linear layers named in ``targets`` by ``LoRALinear``; returns their names.
 
     Args:
@@ -103,6 +129,7 @@ def inject_lora(module: nn.Module, targets: Iterable[str], *, rank: int, alpha: 
         targets: full dotted names of linear layers below ``module``.
         rank: LoRA rank.
         alpha: LoRA alpha.
+        generator: CPU generator of the initial weights; torch's global one by default.
 
     Raises:
         UsageError: a target does not exist or is not a linear layer.
@@ -117,7 +144,7 @@ def inject_lora(module: nn.Module, targets: Iterable[str], *, rank: int, alpha: 
             raise UsageError("LoRA target", expected="a layer of the model", got=name) from error
         if not isinstance(layer, nn.Linear) or isinstance(layer, LoRALinear):
             raise UsageError("LoRA target", expected="a plain nn.Linear", got=f"{name}: {layer}")
-        setattr(parent, leaf, LoRALinear(layer, rank=rank, alpha=alpha))
+        setattr(parent, leaf, LoRALinear(layer, rank=rank, alpha=alpha, generator=generator))
         done.append(name)
     return done
 
@@ -167,26 +194,31 @@ def lora_state_dict(module: nn.Module, *, prefix: str = "") -> dict[str, Tensor]
 def load_lora_state_dict(
     module: nn.Module, state: Mapping[str, Tensor], *, prefix: str = ""
 ) -> None:
-    """Load adapter weights written by ``lora_state_dict`` or exported by peft.
+    """Load adapter weights written by ``lora_state_dict`` or exported by peft, in place.
 
     peft's alpha is not part of its weights: the scale is the one given at injection.
 
     Raises:
-        WeightsError: keys or shapes that do not belong to the adapted layers.
+        WeightsError: names or shapes that do not belong to the adapted layers.
         UsageError: an adapter is merged.
     """
-    wanted = lora_state_dict(module, prefix=prefix)
-    missing, unexpected = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
-    shapes = [k for k in wanted if k in state and wanted[k].shape != state[k].shape]
-    if missing or unexpected or shapes:
-        raise WeightsError(
-            "LoRA weights",
-            expected=f"{len(wanted)} tensors of the adapted layers",
-            got=f"missing {missing[:4]}, unexpected {unexpected[:4]}, misshapen {shapes[:4]}",
-            remedy="Check the base model, the rank and the key prefix.",
-        )
     if any(layer.is_merged for _, layer in lora_layers(module)):
         raise UsageError("LoRA weights", expected="unmerged adapters", got="merged ones")
+    copy_weights("LoRA weights", lora_state_dict(module, prefix=prefix), state)
+
+
+def copy_weights(subject: str, targets: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Copy ``state`` into the tensors of the same names, after names and shapes were compared.
+
+    Raises:
+        WeightsError: see ``check_weights``.
+    """
+    check_weights(
+        subject,
+        {name: tuple(tensor.shape) for name, tensor in targets.items()},
+        {name: tuple(tensor.shape) for name, tensor in state.items()},
+        remedy="Check the base model, the rank and the key prefix.",
+    )
     with torch.no_grad():
-        for key, target in wanted.items():
-            target.copy_(state[key])
+        for name, target in targets.items():
+            target.copy_(state[name])

@@ -118,7 +118,8 @@ class MUVBlock(nn.Module):
             cache: geometry and context of this block; computed here (with gradients) if ``None``.
             attend: attention implementation.
         """
-        cache = cache or self.build_cache(inputs)
+        if cache is None:
+            cache = self.build_cache(inputs)
         rows = inputs["mv"].rows
         modulation = self.mv.modulation(times.mv)
         normed = self.mv.pre_attention(x_mv, modulation, rows)

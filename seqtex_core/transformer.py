@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .adapter import Backbone, BackboneShell, TimeEmbedding, copy_for_branch
-from .attention import choose_attention
+from .attention import Attend, choose_attention
 from .checks import check_shape
 from .decoupled_config import DecoupledConfig
 from .errors import UsageError
@@ -47,7 +47,10 @@ class SeqTexTransformer(nn.Module):
     Args:
         backbone: the pretrained (or seeded) model; its modules are taken over.
         config: how it is doubled.
-        attention: name of the attention implementation, or ``"auto"``.
+        attention: name of the attention implementation, ``"auto"``, or one of your own.
+
+    Raises:
+        UsageError: an unknown attention implementation.
 
     Example:
         >>> cache = transformer.prepare(layout, geometry=geometry, text=text)
@@ -59,15 +62,18 @@ class SeqTexTransformer(nn.Module):
         backbone: Backbone,
         config: DecoupledConfig | None = None,
         *,
-        attention: str = "auto",
+        attention: str | Attend = "auto",
     ) -> None:
         super().__init__()
         self.config = config or DecoupledConfig()
         self.spec = backbone.spec
         self.backbone = backbone
-        self.attention = attention
+        self.attend = choose_attention(attention) if isinstance(attention, str) else attention
         self.gradient_checkpointing = False
         share = self.config.uv_share
+        embed = backbone.shell.new_latent_embed
+        self.geometry = GeometryEmbedding(embed(), embed())
+        like = next(self.geometry.parameters())
         shells = {
             "mv": backbone.shell,
             "uv": copy_for_branch(backbone.shell, share),
@@ -76,23 +82,17 @@ class SeqTexTransformer(nn.Module):
             MUVBlock(
                 block,
                 copy_for_branch(block, share),
-                zero_caster(self.spec.dim, self.spec.inner_dim),
+                zero_caster(self.spec.dim, self.spec.inner_dim, like=like),
                 geometry_order=self.config.geometry_order,
                 uv_key_source=self.config.uv_key_source,
             )
             for block in backbone.blocks
         ]
-        if self.config.mv_train == "lora":
-            rank, alpha = self.config.lora_rank, self.config.lora_alpha
-            for block in blocks:
-                block.mv.requires_grad_(False)
-                inject_lora(block.mv, self.spec.lora_targets, rank=rank, alpha=alpha)
-            shells["mv"].requires_grad_(False)
         self.shells = nn.ModuleDict(shells)
         self.blocks = nn.ModuleList(blocks)
-        self.geometry = GeometryEmbedding(
-            backbone.shell.new_latent_embed(), backbone.shell.new_latent_embed()
-        ).requires_grad_(True)
+        self.requires_grad_(True)
+        if self.config.mv_train == "lora":
+            self._freeze_and_adapt()
 
     def layout(
         self,
@@ -107,7 +107,12 @@ class SeqTexTransformer(nn.Module):
             sizes: latent frames, rows and columns by group name, in sequence order.
             streams: the stream of every group.
             keep: tokens that are present, see ``TokenLayout``.
+
+        Raises:
+            UsageError: groups without a stream, or sizes that are not multiples of the patch.
         """
+        if set(sizes) != set(streams):
+            raise UsageError("streams", expected=f"those of {[*sizes]}", got=str([*streams]))
         groups = tuple(
             FrameGroup(name=name, stream=streams[name], grid=self.spec.grid(name, size))
             for name, size in sizes.items()
@@ -138,11 +143,14 @@ class SeqTexTransformer(nn.Module):
         Raises:
             UsageError: geometry for some groups only, or of another size than the layout.
         """
+        if "mv" not in layout.streams:
+            raise UsageError("layout", expected="a group in the mv stream", got="none")
         place = next(self.geometry.parameters())
         if text is None:
             text = place.new_zeros(batch_size, self.spec.text_length, self.spec.text_dim)
         check_shape("text", text, (None, None, self.spec.text_dim), "B S text_dim")
         text = text.to(place)
+        image = None if image is None else image.to(place)
         rope = self._shell("mv").rope(layout)
         tokens = self._geometry_tokens(layout, geometry or {}, place)
         context = {s: self._shell(s).encode_text(text, image) for s in self._encoders(layout)}
@@ -157,7 +165,7 @@ class SeqTexTransformer(nn.Module):
         }
         if precompute is None:
             precompute = not torch.is_grad_enabled()
-        blocks = tuple(b.build_cache(branches) for b in self._blocks()) if precompute else None
+        blocks = tuple(b.build_cache(branches) for b in self.muv_blocks()) if precompute else None
         return StepCache(layout=layout, branches=branches, blocks=blocks)
 
     def forward(
@@ -172,20 +180,20 @@ class SeqTexTransformer(nn.Module):
             cache: from ``prepare``.
 
         Returns:
-            Velocities by group, shaped and typed like ``latents``.
+            Velocities by group, shaped and typed like ``latents``; zero where a token was left
+            out by ``layout.keep``.
 
         Raises:
             UsageError: groups missing from a stream, or shapes that do not fit the layout.
         """
-        streams = self._check(latents, sigmas, cache.layout)
+        streams = self._check(latents, sigmas, cache)
         times = self._times(streams, sigmas, cache.layout)
         hidden = {s: self._embed(cache.layout, s, latents, sigmas) for s in streams}
         x_mv, x_uv = hidden["mv"], hidden.get("uv")
         inputs = {s: cache.branches[s] for s in streams}
-        attend = choose_attention(self.attention)
-        for index, block in enumerate(self._blocks()):
+        for index, block in enumerate(self.muv_blocks()):
             block_cache = cache.blocks[index] if cache.blocks else None
-            arguments = (x_mv, x_uv, inputs, times, block_cache, attend)
+            arguments = (x_mv, x_uv, inputs, times, block_cache, self.attend)
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x_mv, x_uv = checkpoint(block, *arguments, use_reentrant=False)
             else:
@@ -197,20 +205,36 @@ class SeqTexTransformer(nn.Module):
 
     def mv_state_dict(self) -> dict[str, Tensor]:
         """The mv branch under the backbone's original key names, adapters merged in."""
-        blocks = [merged_state_dict(block.mv) for block in self._blocks()]
+        blocks = [merged_state_dict(block.mv) for block in self.muv_blocks()]
         return self.backbone.original_keys(merged_state_dict(self.shells["mv"]), blocks)
 
     def compile_blocks(self, **options: Any) -> None:
         """Compile every MUV block with ``torch.compile``; opt-in, the first step pays for it."""
-        for block in self._blocks():
+        for block in self.muv_blocks():
             block.compile(fullgraph=True, **options)
+
+    def _freeze_and_adapt(self) -> None:
+        """Freeze the mv branch, with all that the uv branch shares, and add adapters to it."""
+        config = self.config
+        generator = torch.Generator().manual_seed(config.lora_seed)
+        self.shells["mv"].requires_grad_(False)
+        for block in self.muv_blocks():
+            block.mv.requires_grad_(False)
+            inject_lora(
+                block.mv,
+                self.spec.lora_targets,
+                rank=config.lora_rank,
+                alpha=config.lora_alpha,
+                generator=generator,
+            )
 
     def _shell(self, stream: str) -> BackboneShell:
         shell = self.shells[stream]
         assert isinstance(shell, BackboneShell)
         return shell
 
-    def _blocks(self) -> Iterator[MUVBlock]:
+    def muv_blocks(self) -> Iterator[MUVBlock]:
+        """The blocks, in order."""
         for block in self.blocks:
             assert isinstance(block, MUVBlock)
             yield block
@@ -246,7 +270,8 @@ class SeqTexTransformer(nn.Module):
         for name in names:
             maps = geometry[name]
             size = self._latent_size(layout.group(name))
-            check_shape(f"geometry of {name!r}", maps.position, (None, None, *size), "B C F H W")
+            shape = (None, self.spec.latent_channels, *size)
+            check_shape(f"geometry of {name!r}", maps.position, shape, "B C F H W")
             moved = GeometryLatents(position=maps.position.to(place), normal=maps.normal.to(place))
             tokens[name] = layout.pack(name, self.geometry(moved))
         return {stream: rows.join(tokens) for stream, rows in layout.streams.items()}
@@ -256,8 +281,9 @@ class SeqTexTransformer(nn.Module):
         return grid.frames * patch[0], grid.height * patch[1], grid.width * patch[2]
 
     def _check(
-        self, latents: Mapping[str, Tensor], sigmas: Mapping[str, Tensor], layout: TokenLayout
+        self, latents: Mapping[str, Tensor], sigmas: Mapping[str, Tensor], cache: StepCache
     ) -> list[Stream]:
+        layout = cache.layout
         present = [
             stream
             for stream, rows in layout.streams.items()
@@ -270,11 +296,10 @@ class SeqTexTransformer(nn.Module):
                 expected=f"latents and sigmas of all groups of a stream, mv at least: {wanted}",
                 got=f"latents of {sorted(latents)}, sigmas of {sorted(sigmas)}",
             )
+        batch, channels = cache.branches["mv"].context.text.shape[0], self.spec.latent_channels
         for name in wanted:
             size = self._latent_size(layout.group(name))
-            channels = self.spec.latent_channels
-            check_shape(f"latents[{name!r}]", latents[name], (None, channels, *size), "B C F H W")
-            batch = latents[name].shape[0]
+            check_shape(f"latents[{name!r}]", latents[name], (batch, channels, *size), "B C F H W")
             check_shape(f"sigmas[{name!r}]", sigmas[name], (batch, size[0]), "B F")
         return present
 
@@ -312,4 +337,9 @@ class SeqTexTransformer(nn.Module):
             prediction = shell.unpatchify(layout.unpack(name, part), layout.group(name).grid)
             prediction = prediction.to(latents[name].dtype)
             velocity[name] = shell.to_velocity(prediction, latents[name], sigmas[name])
+            if name in layout.keep:
+                kept = shell.unpatchify(
+                    layout.unpack(name, torch.ones_like(part)), layout.group(name).grid
+                )
+                velocity[name] = velocity[name] * kept.to(velocity[name].dtype)
         return velocity

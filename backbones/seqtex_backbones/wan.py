@@ -283,6 +283,12 @@ class WanBackbone(Backbone):
                 expected="qk_norm 'rms_norm_across_heads' with cross_attn_norm",
                 got=f"qk_norm {config.qk_norm!r}, cross_attn_norm {config.cross_attn_norm}",
             )
+        if config.in_channels < config.out_channels:
+            raise UsageError(
+                "Wan config",
+                expected="in_channels that start with the out_channels",
+                got=f"{config.in_channels} in, {config.out_channels} out",
+            )
         self.config: dict[str, Any] = dict(config)
         self.shell = WanShell(model)
         self.blocks = [WanBlock(block) for block in parts.blocks]
@@ -299,6 +305,7 @@ class WanBackbone(Backbone):
             text_dim=int(config.text_dim),
             text_length=text_length,
             lora_targets=LORA_TARGETS,
+            image_dim=config.image_dim,
         )
 
     def original_keys(
@@ -314,17 +321,26 @@ class WanBackbone(Backbone):
         return state
 
     def reference_velocity(
-        self, state: Mapping[str, Tensor], latents: Tensor, sigma: Tensor, text: Tensor
+        self,
+        state: Mapping[str, Tensor],
+        latents: Tensor,
+        sigma: Tensor,
+        text: Tensor,
+        image: Tensor | None = None,
     ) -> Tensor:
-        """Velocity by the forward of diffusers; levels per frame become timesteps per token."""
+        """Velocity by the forward of diffusers; levels per frame become timesteps per token.
+
+        Models that read an image need one here, and 512 rows of text: diffusers tells the two
+        apart by that number.
+        """
         from diffusers import WanTransformer3DModel
 
-        dtype = next(iter(state.values())).dtype
+        dtype = state["proj_out.weight"].dtype
         with torch.device("meta"):
             model = WanTransformer3DModel.from_config(self.config)
         model.rope = type(model.rope)(
             self.spec.head_dim, self.spec.patch_size, int(self.config["rope_max_seq_len"])
-        )
+        ).to(latents.device)
         model.load_state_dict(dict(state), strict=True, assign=True)
         timestep = 1000.0 * sigma.float()
         if sigma.ndim == 2:
@@ -333,8 +349,9 @@ class WanBackbone(Backbone):
             timestep = timestep.repeat_interleave(grid.tokens_per_frame, dim=1)
         extra = int(self.config["in_channels"]) - self.spec.latent_channels
         padded = functional.pad(latents.to(dtype), (0, 0, 0, 0, 0, 0, 0, extra))
+        image = None if image is None else image.to(dtype)
         with torch.no_grad():
-            velocity: Tensor = model(padded, timestep, text.to(dtype), return_dict=False)[0]
+            velocity: Tensor = model(padded, timestep, text.to(dtype), image, return_dict=False)[0]
         return velocity
 
 
