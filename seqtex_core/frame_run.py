@@ -104,6 +104,7 @@ class FrameRun:
         self.plan = plan
         self.sigmas = tuple(sigmas)
         self.groups = plan.required_groups(streams)
+        _check_locks(self.groups, known)
         self._generator = generator
         self._runs = {
             group: _GroupRun(plan, group, known, self.sigmas, generator) for group in self.groups
@@ -263,3 +264,12 @@ def _check_names(plan: FramePlan, known: KnownLatents) -> None:
     named = {*known.shapes, *known.clean, *known.lock_masks}
     if unknown := sorted(named - set(plan.groups)):
         raise UsageError("latents", expected=f"groups {list(plan.groups)}", got=str(unknown))
+
+
+def _check_locks(groups: tuple[str, ...], known: KnownLatents) -> None:
+    if idle := sorted(set(known.lock_masks) - set(groups)):
+        raise UsageError(
+            "lock_masks",
+            expected=f"groups among {list(groups)}",
+            got=f"{idle}, not computed in this task",
+        )

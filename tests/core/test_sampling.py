@@ -291,59 +291,6 @@ def test_an_error_in_the_callback_ends_sampling() -> None:
     assert len(model.seen) == 1
 
 
-@pytest.mark.parametrize(
-    "sigmas", [[1.0], [1.0, 0.5], [1.0, 0.5, 0.5, 0.0], [0.2, 0.5, 0.0], [1.5, 0.0]]
-)
-def test_levels_that_do_not_fall_to_zero_are_refused(sigmas: list[float]) -> None:
-    with pytest.raises(UsageError, match="sigmas"):
-        sample(mixing_model, geo2mv(), known(), sigmas=sigmas, generator=seed())
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (known(), "conditioning"),
-        (KnownLatents(clean={"views": torch.zeros(VIEWS_SHAPE)}), "texture"),
-        (known({"views": torch.zeros(2, 3, 4, 8, 8)}), "one shape"),
-        (known({"views": torch.zeros(VIEWS_SHAPE), "normal": torch.zeros(1)}), "normal"),
-        (KnownLatents(shapes={"views": (2, 3, 5, 4, 4), "texture": TEXTURE_SHAPE}), "4, H, W"),
-        (
-            KnownLatents(
-                shapes={"texture": (1, 3, 1, 8, 8)}, clean={"views": torch.zeros(VIEWS_SHAPE)}
-            ),
-            "batch size",
-        ),
-        (
-            known(clean_latents(), lock_masks={"texture": torch.zeros(2, 1, 1, 4, 4) > 0}),
-            "lock_masks",
-        ),
-        (known(clean_latents(), lock_masks={"texture": torch.zeros(2, 1, 1, 8, 8)}), "bool"),
-        (
-            known(
-                {"views": torch.zeros(VIEWS_SHAPE)},
-                lock_masks={"texture": torch.zeros(2, 1, 1, 8, 8) > 0},
-            ),
-            "locked",
-        ),
-    ],
-)
-def test_known_content_that_does_not_fit_is_refused(content: KnownLatents, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        sample(mixing_model, img2tex(), content, sigmas=[1.0, 0.0], generator=seed())
-
-
-def test_model_answers_that_do_not_fit_are_refused() -> None:
-    for answer in ({}, {"views": torch.zeros(1)}):
-        with pytest.raises(UsageError, match="velocity of 'views'"):
-            sample(
-                lambda latents, sigmas, answer=answer: answer,  # type: ignore[misc]
-                geo2mv(),
-                known(),
-                sigmas=[1.0, 0.0],
-                generator=seed(),
-            )
-
-
 def test_low_precision_answers_do_not_lower_the_latents_precision() -> None:
     out = sample(
         lambda latents, sigmas: {g: x.bfloat16() for g, x in latents.items()},
