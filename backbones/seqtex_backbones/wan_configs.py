@@ -146,6 +146,21 @@ class WanEntry:
         ]
 
 
+def wan_entry(name: str, sizes: Mapping[str, Any]) -> WanEntry:
+    """An entry of one's own from plain data.
+
+    Raises:
+        UsageError: sizes that a Wan transformer does not have, or not enough of them.
+    """
+    values = dict(sizes)
+    if "patch_size" in values:
+        values["patch_size"] = tuple(values["patch_size"])
+    try:
+        return WanEntry(name=name, summary=f"a Wan model called {name}", config=WanConfig(**values))
+    except TypeError as error:
+        raise UsageError("Wan sizes", expected="fields of WanConfig", got=str(error)) from error
+
+
 WAN_2_1_T2V_1_3B = WanEntry(
     name="wan2.1-t2v-1.3b",
     summary="Wan2.1 text-to-video, 1.3B: what the released SeqTex weights are based on",

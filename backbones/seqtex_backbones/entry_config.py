@@ -1,0 +1,38 @@
+"""Backbones described by data: a registered name, or an architecture and its sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from seqtex_core.errors import UsageError
+from seqtex_core.registry import Registry
+
+from .registry import BACKBONES, BackboneEntry
+
+ARCHITECTURES: Registry[Callable[[str, Mapping[str, Any]], BackboneEntry]] = Registry(
+    "architecture", {"wan": "seqtex_backbones.wan_configs:wan_entry"}
+)
+"""``(name, sizes) -> entry`` by architecture."""
+
+
+def entry_from_config(config: Mapping[str, Any]) -> BackboneEntry:
+    """The backbone that a model config describes.
+
+    Args:
+        config: ``{"name": registered name}``, or ``{"name": any, "architecture": "wan",
+            "config": {its sizes}}``.
+
+    Raises:
+        UsageError: an unknown name or architecture, or sizes that it does not have.
+    """
+    name = config.get("name")
+    if not isinstance(name, str) or not set(config) <= {"name", "architecture", "config"}:
+        raise UsageError(
+            "backbone config",
+            expected="a name, and for a size of one's own also architecture and config",
+            got=str(dict(config)),
+        )
+    if "architecture" not in config:
+        return BACKBONES.get(name)
+    return ARCHITECTURES.get(config["architecture"])(name, config.get("config", {}))

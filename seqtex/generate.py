@@ -1,0 +1,207 @@
+"""The model path: maps and references in, views and textures out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from seqtex_backbones.unipc import SAMPLERS
+from seqtex_core.errors import UsageError
+from seqtex_core.flow_matching import inference_sigmas
+from seqtex_core.frame_plan import DEFAULT_STREAMS, FramePlan
+from seqtex_core.frame_run import KnownLatents
+from seqtex_core.geometry_embedding import GeometryLatents
+from seqtex_core.guidance import with_guidance
+from seqtex_core.sampling import PredictVelocity, StepReport, sample
+from seqtex_core.tasks import TASKS, TEXTURE, VIEWS
+from seqtex_geometry.maps import SurfaceMaps
+from seqtex_geometry.seams import pad_seams
+
+from .latents import decode_images, encode_geometry, encode_references
+from .models.load import SeqTexModel
+from .prepare import PreparedJob
+from .stages import StageClock
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateSettings:
+    """Everything that changes what the model makes, resolved.
+
+    Args:
+        task: registered task.
+        steps: model calls per texture.
+        seed: of all noise.
+        view_size: pixels of a view, square.
+        uv_size: texels of a texture, square.
+        sampler: registered sampler.
+        shift: flow shift of the noise levels.
+        prompt: text, or ``None``.
+        guidance: classifier-free guidance scale; 1 is none.
+    """
+
+    task: str
+    steps: int
+    seed: int
+    view_size: int
+    uv_size: int
+    sampler: str
+    shift: float
+    prompt: str | None = None
+    guidance: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Generated:
+    """What the model made.
+
+    Args:
+        textures: per texture set ``[3, H, W]`` in [0, 1], seams padded.
+        views: ``[F, 3, h, w]`` in [0, 1], black around the object; references as given.
+        view_maps: geometry maps of the views.
+        uv_maps: geometry maps per texture set.
+    """
+
+    textures: tuple[Tensor, ...]
+    views: Tensor
+    view_maps: SurfaceMaps
+    uv_maps: tuple[SurfaceMaps, ...]
+
+
+def make_plan(task: str, job: PreparedJob, *, shared_condition_noise: bool = False) -> FramePlan:
+    """The frame plan of a task for the views that a job has references for.
+
+    Raises:
+        UsageError: unknown task, or references that it cannot use.
+    """
+    num_views = len(job.cameras)
+    given = tuple(reference.view_index for reference in job.references)
+    factory = TASKS.get(task)
+    if task == "img2tex":
+        plan = factory(num_views=num_views, condition_views=given)
+    else:
+        if task == "mv2tex" and len(given) != num_views:
+            missing = [n for i, n in enumerate(job.cameras.names) if i not in given]
+            raise UsageError(
+                "references",
+                expected=f"one for each view for the task {task}",
+                got=f"none for {', '.join(missing)}",
+                remedy="Give them with --ref VIEW=PATH, or use the task img2tex.",
+            )
+        plan = factory(num_views=num_views)
+    return FramePlan(
+        name=plan.name,
+        groups=plan.groups,
+        condition_sigma=plan.condition_sigma,
+        nonsense_sigma=plan.nonsense_sigma,
+        fresh_condition_noise=not shared_condition_noise,
+    )
+
+
+def generate(
+    model: SeqTexModel, job: PreparedJob, settings: GenerateSettings, clock: StageClock
+) -> Generated:
+    """Views and one texture per texture set.
+
+    The views never read the texture, so every texture set sees the same views.
+
+    Args:
+        model: the model.
+        job: the prepared mesh and references, on the model's device.
+        settings: resolved settings.
+        clock: told about stages and progress.
+
+    Raises:
+        UsageError: references that the task cannot use, or sizes that the model cannot take.
+    """
+    plan = make_plan(
+        settings.task,
+        job,
+        shared_condition_noise=model.config.sampling.shared_condition_noise,
+    )
+    noise = torch.Generator().manual_seed(settings.seed)
+    sets = range(job.num_texture_sets) if TEXTURE in plan.required_groups() else ()
+    with clock.stage("Maps"):
+        view_maps = job.view_maps(settings.view_size, supersample=model.config.supersample)
+        uv_maps = tuple(job.uv_maps(settings.uv_size, texture_set=index) for index in sets)
+    with clock.stage("Encode"), torch.no_grad():
+        view_geometry = encode_geometry(view_maps, model.codec, generator=noise)
+        uv_geometry = [encode_geometry(maps, model.codec, generator=noise) for maps in uv_maps]
+        clean = encode_references(
+            job.references,
+            model.codec,
+            num_views=len(job.cameras),
+            size=settings.view_size,
+            generator=noise,
+        )
+    made: list[Mapping[str, Tensor]] = []
+    runs = [{VIEWS: view_geometry, TEXTURE: texture} for texture in uv_geometry]
+    runs = runs or [{VIEWS: view_geometry}]
+    with clock.stage("Denoise", len(runs) * settings.steps) as step:
+        for number, geometry in enumerate(runs):
+
+            def on_step(done: int, before: int = number * settings.steps) -> None:
+                step(before + done)
+
+            made.append(_sample(model, plan, geometry, clean, settings, on_step))
+    with clock.stage("Decode"), torch.no_grad():
+        views = decode_images(made[0][VIEWS], model.codec)
+        textures = [decode_images(latents[TEXTURE], model.codec)[0] for latents in made if uv_maps]
+    with clock.stage("Pad seams"):
+        padded = tuple(
+            pad_seams(texture, maps.hit[0]) for texture, maps in zip(textures, uv_maps, strict=True)
+        )
+    return Generated(textures=padded, views=views, view_maps=view_maps, uv_maps=uv_maps)
+
+
+def _sample(
+    model: SeqTexModel,
+    plan: FramePlan,
+    geometry: Mapping[str, GeometryLatents],
+    clean_views: Tensor,
+    settings: GenerateSettings,
+    on_step: Callable[[int], None],
+) -> Mapping[str, Tensor]:
+    """Clean latents of every group in ``geometry``."""
+
+    def report(state: StepReport) -> None:
+        on_step(state.index + 1)
+
+    shapes = {name: tuple(maps.position.shape) for name, maps in geometry.items()}
+    known = KnownLatents(shapes=shapes, clean={VIEWS: clean_views}, device=clean_views.device)
+    with torch.no_grad():
+        return sample(
+            _velocity_model(model, geometry, settings),
+            plan,
+            known,
+            sigmas=inference_sigmas(settings.steps, shift=settings.shift),
+            generator=torch.Generator().manual_seed(settings.seed),
+            sampler=SAMPLERS.get(settings.sampler),
+            callback=report,
+        )
+
+
+def _velocity_model(
+    model: SeqTexModel, geometry: Mapping[str, GeometryLatents], settings: GenerateSettings
+) -> PredictVelocity:
+    transformer = model.transformer
+    sizes = {name: _size(maps.position) for name, maps in geometry.items()}
+    layout = transformer.layout(sizes, DEFAULT_STREAMS)
+
+    def conditioned_on(prompt: str | None) -> PredictVelocity:
+        text = model.encode_text(prompt)
+        cache = transformer.prepare(layout, geometry=geometry, text=text)
+        return partial(transformer, cache=cache)
+
+    conditional = conditioned_on(settings.prompt)
+    if settings.guidance == 1.0:
+        return conditional
+    return with_guidance(conditional, conditioned_on(""), settings.guidance)
+
+
+def _size(latents: Tensor) -> tuple[int, int, int]:
+    _, _, frames, height, width = latents.shape
+    return frames, height, width

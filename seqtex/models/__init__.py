@@ -1,0 +1,1 @@
+"""Models: their configs, their weights and how they are found."""

@@ -1,0 +1,116 @@
+"""What a SeqTex model is, apart from its weights: one JSON file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from seqtex_core.decoupled_config import DecoupledConfig
+from seqtex_core.errors import WeightsError
+
+CONFIG_NAME = "seqtex.json"
+WEIGHTS_NAME = "model.safetensors"
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingDefaults:
+    """How the model is sampled unless the caller says otherwise.
+
+    Args:
+        sampler: registered name.
+        steps: number of model calls.
+        shift: flow shift of the noise levels.
+        shared_condition_noise: keep the conditioning frames' noise over the steps instead of
+            drawing it anew (the released system draws it anew).
+    """
+
+    sampler: str = "unipc"
+    steps: int = 30
+    shift: float = 5.0
+    shared_condition_noise: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A model: backbone, codec, how they are joined, and the sizes it was made for.
+
+    Args:
+        name: of the model.
+        summary: one or two sentences for the user: what it is good and bad for.
+        backbone: settings that ``seqtex_backbones`` builds the backbone from.
+        codec: settings that ``seqtex_backbones`` builds the codec from.
+        decoupled: how the backbone is doubled.
+        view_size: pixels of a view, square.
+        uv_size: texels of the texture, square.
+        supersample: samples per pixel and axis of the views' geometry maps.
+        sampling: defaults of sampling.
+        text_encoder: folder of the text encoder beside the config, or ``None`` without text.
+        seed: of the random weights while there are no trained ones.
+    """
+
+    name: str
+    summary: str
+    backbone: Mapping[str, Any]
+    codec: Mapping[str, Any]
+    decoupled: DecoupledConfig = field(default_factory=DecoupledConfig)
+    view_size: int = 512
+    uv_size: int = 1024
+    supersample: int = 4
+    sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
+    text_encoder: str | None = None
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types only."""
+        record = asdict(self)
+        record["decoupled"]["uv_share"] = sorted(self.decoupled.uv_share)
+        return {"format": FORMAT, **record}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any], *, source: str) -> ModelConfig:
+        """The config that ``to_json`` described.
+
+        Raises:
+            WeightsError: another format, or keys that are missing or unknown.
+        """
+        known = {f.name for f in fields(cls)} | {"format"}
+        if record.get("format") != FORMAT or not set(record) <= known:
+            unknown = sorted(set(record) - known)
+            raise WeightsError(
+                source,
+                expected=f"a model config of format {FORMAT}",
+                got=f"format {record.get('format')!r}, unknown keys {unknown}",
+            )
+        values = {key: value for key, value in record.items() if key != "format"}
+        try:
+            decoupled = dict(values.pop("decoupled", {}))
+            if "uv_share" in decoupled:
+                decoupled["uv_share"] = frozenset(decoupled["uv_share"])
+            sampling = SamplingDefaults(**values.pop("sampling", {}))
+            return cls(decoupled=DecoupledConfig(**decoupled), sampling=sampling, **values)
+        except TypeError as error:
+            raise WeightsError(
+                source, expected="the keys of a model config", got=str(error)
+            ) from error
+
+    @classmethod
+    def read(cls, folder: Path) -> ModelConfig:
+        """The config in a model folder.
+
+        Raises:
+            WeightsError: no such file, or not a model config.
+        """
+        path = folder / CONFIG_NAME
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise WeightsError(
+                f"model {folder}",
+                expected=f"a folder with {CONFIG_NAME} and {WEIGHTS_NAME}",
+                got=str(error),
+            ) from error
+        return cls.from_json(record, source=str(path))

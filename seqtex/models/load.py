@@ -1,0 +1,160 @@
+"""Models by name or folder: config, weights, and what is said about them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqtex_backbones.codecs.protocol import Codec, codec_from_config
+from seqtex_backbones.entry_config import entry_from_config
+from seqtex_backbones.text import TextEncoder, load_text_encoder
+from seqtex_core import checkpoint
+from seqtex_core.errors import UsageError, WeightsError
+from seqtex_core.transformer import SeqTexTransformer
+
+from ..manifest import ModelRecord, file_sha256
+from .config import CONFIG_NAME, WEIGHTS_NAME, ModelConfig
+
+BUILT_IN = ("seqtex-tiny",)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SeqTexModel:
+    """A model ready to run.
+
+    Args:
+        config: what it is.
+        transformer: the doubled backbone, in evaluation mode.
+        codec: images to latents and back.
+        record: name and hash, for manifests; ``notes`` holds "untrained" for seeded weights.
+        text_encoder: of models that take a prompt.
+    """
+
+    config: ModelConfig
+    transformer: SeqTexTransformer
+    codec: Codec
+    record: ModelRecord
+    text_encoder: TextEncoder | None = None
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the weights come from a file, not from a seed."""
+        return "untrained" not in self.record.notes
+
+    @property
+    def state(self) -> str:
+        """One word or two on the weights, for the user."""
+        return "trained" if self.is_trained else "untrained: seeded random weights"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the transformer's weights."""
+        return next(self.transformer.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the transformer is."""
+        return next(self.transformer.parameters()).device
+
+    def encode_text(self, prompt: str | None) -> Tensor | None:
+        """Text rows ``[1, S, text_dim]`` for the transformer; ``None`` gives all-zero rows.
+
+        Raises:
+            UsageError: a prompt for a model without a text encoder.
+        """
+        if self.text_encoder is not None:
+            return self.text_encoder.encode([prompt or ""])
+        if prompt:
+            raise UsageError(
+                "prompt",
+                expected="none: this model was made without text",
+                got=repr(prompt),
+                remedy="Leave out --prompt; the reference image decides.",
+            )
+        return None
+
+
+def model_folder(name_or_path: str | Path) -> Path:
+    """Folder of a built-in model, or the folder itself.
+
+    Raises:
+        WeightsError: neither a built-in name nor a folder with a model config.
+    """
+    if str(name_or_path) in BUILT_IN:
+        return Path(str(files("seqtex") / "models" / str(name_or_path)))
+    folder = Path(name_or_path)
+    if not (folder / CONFIG_NAME).is_file():
+        raise WeightsError(
+            f"model {str(name_or_path)!r}",
+            expected=f"one of {', '.join(BUILT_IN)}, or a folder with {CONFIG_NAME}",
+            got="no such folder" if not folder.is_dir() else f"a folder without {CONFIG_NAME}",
+            remedy="`seqtex info` lists the models.",
+        )
+    return folder
+
+
+def load_model(
+    name_or_path: str | Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> SeqTexModel:
+    """A model by built-in name or from a local folder.
+
+    A built-in model without trained weights gets seeded random ones and is marked "untrained"; a
+    folder without weights is an error.
+
+    Args:
+        name_or_path: name or folder.
+        device: where the transformer goes.
+        dtype: of its weights.
+
+    Raises:
+        WeightsError: nothing there, or weights that do not fit the config.
+    """
+    folder = model_folder(name_or_path)
+    config = ModelConfig.read(folder)
+    weights = folder / WEIGHTS_NAME
+    built_in = str(name_or_path) in BUILT_IN
+    if not weights.is_file() and not built_in:
+        raise WeightsError(
+            f"model {folder}", expected=f"weights in {WEIGHTS_NAME}", got="no such file"
+        )
+    transformer = build_transformer(config)
+    if weights.is_file():
+        checkpoint.load_model(transformer, weights)
+        record = ModelRecord(name=config.name, sha256=file_sha256(weights))
+    else:
+        digest = hashlib.sha256(json.dumps(config.to_json(), sort_keys=True).encode()).hexdigest()
+        record = ModelRecord(name=config.name, sha256=digest, notes=("untrained",))
+    return SeqTexModel(
+        config=config,
+        transformer=transformer.to(device=device, dtype=dtype).eval(),
+        codec=codec_from_config(config.codec),
+        record=record,
+        text_encoder=config.text_encoder
+        and load_text_encoder(folder / config.text_encoder, device=device),
+    )
+
+
+def build_transformer(config: ModelConfig, **options: Any) -> SeqTexTransformer:
+    """The model's transformer with random weights drawn from the config's seed.
+
+    The global random state is left as it was.
+
+    Args:
+        config: what to build.
+        options: passed on to ``SeqTexTransformer``.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return SeqTexTransformer(
+            entry_from_config(config.backbone).build(), config.decoupled, **options
+        )
