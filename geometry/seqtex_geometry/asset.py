@@ -12,7 +12,7 @@ from seqtex_core.errors import InputError
 
 from .axes import Axes, choose_axes
 from .load.parsed import ParsedFile, PrimitiveRef, check_mesh_arrays, count_degenerate
-from .mesh import Mesh
+from .mesh import IntArray, Mesh
 from .normals import complete_normals
 from .texture_sets import assign_texture_sets
 
@@ -129,7 +129,6 @@ def _build_mesh(parsed: ParsedFile) -> tuple[Mesh, list[str]]:
     if not has_uvs.all():
         face_uvs = np.where(has_uvs[:, None, None], face_uvs, np.float32(np.nan))
     lengths = [ref.num_faces for ref in parsed.primitives]
-    is_instance = np.repeat([ref.is_instance for ref in parsed.primitives], lengths)
     mesh = Mesh(
         vertices=parsed.vertices,
         faces=parsed.faces,
@@ -140,9 +139,26 @@ def _build_mesh(parsed: ParsedFile) -> tuple[Mesh, list[str]]:
         face_primitive=np.repeat(np.arange(len(lengths), dtype=np.int64), lengths),
         face_texture_set=assign_texture_sets(parsed.face_material, parsed.material_keys, has_uvs),
         vertex_colors=parsed.vertex_colors,
-        face_is_instance=is_instance if is_instance.any() else None,
+        corner_source=_corner_source(parsed),
     )
     return mesh, _mesh_notes(parsed, mesh, has_uvs)
+
+
+def _corner_source(parsed: ParsedFile) -> IntArray | None:
+    """For each corner the one whose UV it repeats; ``None`` if the file has no instances."""
+    if not any(ref.is_instance for ref in parsed.primitives):
+        return None
+    source = np.arange(3 * len(parsed.faces), dtype=np.int64).reshape(-1, 3)
+    first: dict[tuple[int | None, int], PrimitiveRef] = {}
+    for ref in parsed.primitives:
+        origin = first.setdefault((ref.mesh, ref.primitive), ref)
+        rows = source[origin.first_face : origin.first_face + ref.num_faces]
+        if ref is not origin:
+            same_order = ref.is_flipped == origin.is_flipped
+            source[ref.first_face : ref.first_face + ref.num_faces] = (
+                rows if same_order else rows[:, [0, 2, 1]]
+            )
+    return source
 
 
 def _mesh_notes(parsed: ParsedFile, mesh: Mesh, has_uvs: np.ndarray) -> list[str]:

@@ -49,9 +49,10 @@ class Mesh:
         face_texture_set: which output texture a face is painted by, ``[T]``; -1 if it stays as it
             is. Faces of one texture set share one UV square.
         vertex_colors: linear RGBA in [0, 1], ``[V, 4]``, or ``None``.
-        face_is_instance: true where a face repeats a face before it in the file (the same glTF
-            primitive under a further node), ``[T]``; ``None`` if no face does. Such a face shows
-            the texture of its set, but the first instance alone gives texels their position.
+        corner_source: the corner (``3 * face + k``) whose UV each corner repeats, ``[T, 3]``: its
+            own number, or, in a further instance of a glTF primitive, the first instance's.
+            ``None`` if nothing is repeated. A repeated face shows the texture of its set, but the
+            first instance alone gives texels their position.
 
     Convention:
         Counter-clockwise faces are seen from outside. UV (0, 0) is the lower left of the image.
@@ -69,7 +70,14 @@ class Mesh:
     face_texture_set: IntArray
     vertex_colors: FloatArray | None = None
     notes: Mapping[str, object] = field(default_factory=dict)
-    face_is_instance: BoolArray | None = None
+    corner_source: IntArray | None = None
+
+    @property
+    def face_is_instance(self) -> BoolArray:
+        """Whether a face repeats a face of an earlier instance, ``[T]``."""
+        if self.corner_source is None:
+            return np.zeros(len(self.faces), dtype=np.bool_)
+        return np.asarray(self.corner_source[:, 0] // 3 != np.arange(len(self.faces)))
 
     @property
     def num_texture_sets(self) -> int:
@@ -78,7 +86,5 @@ class Mesh:
 
     def faces_of_set(self, texture_set: int) -> IntArray:
         """The faces that give the texels of ``texture_set`` their position, indices ``[N]``."""
-        owned = self.face_texture_set == texture_set
-        if self.face_is_instance is not None:
-            owned &= ~self.face_is_instance
+        owned = (self.face_texture_set == texture_set) & ~self.face_is_instance
         return np.flatnonzero(owned).astype(np.int64)

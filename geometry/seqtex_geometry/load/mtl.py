@@ -13,6 +13,7 @@ from .images import decode_image
 from .lookup import decode_text, find_beside
 
 _PLAIN_PIXELS = 16
+# Values that an option takes; after the first, only numbers count as values.
 _OPTION_WORDS = {"-mm": 2, "-o": 3, "-s": 3, "-t": 3}
 
 
@@ -58,20 +59,38 @@ def read_mtl(library: MtlLibrary, used: set[str]) -> dict[str, MtlMaterial]:
 
 
 def map_file_name(value: str) -> str:
-    """The file name of a ``map_`` statement, its options removed."""
-    words = value.split()
-    while len(words) > 1 and words[0].startswith("-"):
-        option = words.pop(0).lower()
-        if option in ("-o", "-s", "-t"):
-            taken = 0
-            while taken < 3 and len(words) > 1 and _is_number(words[0]):
-                words.pop(0)
-                taken += 1
-        else:
-            del words[: _OPTION_WORDS.get(option, 1)]
-    if not words:
-        return ""
-    return value[value.index(words[0], value.rfind(" -") + 1 if " -" in value else 0) :].strip()
+    """The file name of a ``map_`` statement, its options removed; it may contain spaces."""
+    rest = value.strip()
+    while rest.startswith("-"):
+        option, _, rest = rest.partition(" ")
+        for number in range(_OPTION_WORDS.get(option.lower(), 1)):
+            word, _, tail = rest.lstrip().partition(" ")
+            if number and not _is_number(word):
+                break
+            rest = tail.lstrip()
+    return rest
+
+
+def map_file_names(text: bytes) -> list[str]:
+    """All image files that a library names, each once."""
+    names = [
+        map_file_name(value)
+        for _, fields in _blocks(text)
+        for key, value in fields.items()
+        if is_map_key(key)
+    ]
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def is_map_key(key: str) -> bool:
+    """Whether a statement names an image file."""
+    return key.lower().startswith("map_") or key.lower() in (
+        "bump",
+        "disp",
+        "decal",
+        "norm",
+        "refl",
+    )
 
 
 def _blocks(text: bytes) -> list[tuple[str, dict[str, str]]]:

@@ -1,0 +1,1 @@
+"""Writing textures back into the file that a mesh came from."""

@@ -1,0 +1,109 @@
+"""A new glTF document for a mesh that came from OBJ, PLY or STL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..asset import MeshAsset
+from ..axes import Axes
+from ..load.gltf_file import JsonObject
+from ..mesh import FloatArray, ImageArray, IntArray, Mesh
+from .gltf_builder import GltfBuilder
+from .gltf_split import SET_ASIDE_COLORS, flip_v, split_by_uv
+from .textures import encode_png
+
+_REPEAT = 10497
+
+
+def new_gltf(
+    asset: MeshAsset,
+    textures: Sequence[ImageArray],
+    extras: Mapping[str, Any],
+    face_uvs: FloatArray | None,
+) -> GltfBuilder:
+    """A document with one primitive per material, positions exactly as in the file.
+
+    Axes that are not glTF's are turned by the node, so that no position is rounded. Vertex
+    colours would tint the texture; they are stored as ``_COLOR_0``.
+
+    Args:
+        asset: an OBJ, PLY or STL asset.
+        textures: one per texture set.
+        extras: for ``asset.extras.seqtex``.
+        face_uvs: ``[T, 3, 2]``, v up: the author's or new ones; sets are then one.
+    """
+    mesh = asset.mesh
+    uvs = face_uvs if face_uvs is not None else mesh.face_uvs
+    assert uvs is not None
+    sets = np.zeros_like(mesh.face_texture_set) if face_uvs is not None else mesh.face_texture_set
+    builder = GltfBuilder({"asset": {"version": "2.0", "generator": "SeqTex"}})
+    builder.set_extras(extras)
+    builder.append("samplers", {"wrapS": _REPEAT, "wrapT": _REPEAT})
+    for number, texture in enumerate(textures):
+        image = builder.add_image(encode_png(texture), f"seqtex_basecolor_{number}")
+        builder.append("textures", {"sampler": 0, "source": image})
+    primitives = [
+        _add_primitive(builder, mesh, rows, uvs, int(sets[rows[0]]))
+        for rows in primitive_faces(mesh.face_material, sets)
+    ]
+    builder.append("meshes", {"name": asset.path.stem, "primitives": primitives})
+    node: JsonObject = {"name": asset.path.stem, "mesh": 0}
+    to_gltf = np.eye(4)
+    to_gltf[:3, :3] = Axes().rotation().T @ asset.axes.rotation()
+    if not np.array_equal(to_gltf, np.eye(4)):
+        node["matrix"] = (to_gltf.T + 0.0).ravel().tolist()
+    builder.append("nodes", node)
+    builder.document |= {"scenes": [{"nodes": [0]}], "scene": 0}
+    return builder
+
+
+def primitive_faces(face_material: IntArray, face_texture_set: IntArray) -> list[IntArray]:
+    """The faces of each primitive of ``new_gltf``: by material, then by texture set."""
+    keys = np.stack([face_material, face_texture_set], axis=1)
+    _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    groups = [np.flatnonzero(inverse.reshape(-1) == key) for key in np.argsort(first)]
+    return [group.astype(np.int64) for group in groups]
+
+
+def _add_primitive(
+    builder: GltfBuilder, mesh: Mesh, rows: IntArray, uvs: FloatArray, texture_set: int
+) -> JsonObject:
+    corner_vertices = mesh.faces[rows].ravel()
+    corner_uvs = uvs[rows].reshape(-1, 2)
+    has_uvs = texture_set >= 0
+    keys = corner_uvs if has_uvs else np.zeros_like(corner_uvs)
+    shown, corner = split_by_uv(corner_vertices, keys)
+    vertex = corner_vertices[shown]
+    positions = {"type": "VEC3", "needs_bounds": True}
+    attributes = {
+        "POSITION": builder.add_accessor(mesh.vertices[vertex].astype("<f4"), positions),
+        "NORMAL": builder.add_accessor(mesh.vertex_normals[vertex].astype("<f4"), {"type": "VEC3"}),
+    }
+    if has_uvs:
+        flipped = flip_v(corner_uvs[shown])
+        attributes["TEXCOORD_0"] = builder.add_accessor(flipped, {"type": "VEC2"})
+    if mesh.vertex_colors is not None:
+        attributes[SET_ASIDE_COLORS if has_uvs else "COLOR_0"] = builder.add_accessor(
+            mesh.vertex_colors[vertex].astype("<f4"), {"type": "VEC4"}
+        )
+    indices = corner.astype("<u2" if len(shown) < 65535 else "<u4")[:, None]
+    return {
+        "attributes": attributes,
+        "indices": builder.add_accessor(indices, {"type": "SCALAR"}, use="index"),
+        "material": _add_material(builder, mesh, int(mesh.face_material[rows[0]]), texture_set),
+    }
+
+
+def _add_material(builder: GltfBuilder, mesh: Mesh, material: int, texture_set: int) -> int:
+    source = mesh.materials[material]
+    pbr: JsonObject = {"metallicFactor": 0.0, "roughnessFactor": 1.0}
+    if texture_set >= 0:
+        pbr["baseColorTexture"] = {"index": texture_set}
+    elif source.base_color_factor != (1.0, 1.0, 1.0, 1.0):
+        pbr["baseColorFactor"] = list(source.base_color_factor)
+    entry = {"name": source.name, "pbrMetallicRoughness": pbr}
+    materials = builder.document.get("materials", [])
+    return materials.index(entry) if entry in materials else builder.append("materials", entry)

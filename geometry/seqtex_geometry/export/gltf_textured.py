@@ -1,0 +1,219 @@
+"""Textures written into a glTF document: the author's UVs kept, or new ones added."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..asset import MeshAsset
+from ..load.gltf_file import GltfFile, JsonObject
+from ..load.gltf_materials import SPECULAR_GLOSSINESS, base_color_slot
+from ..mesh import FloatArray, ImageArray
+from .gltf_builder import GltfBuilder
+from .gltf_split import rewrite_primitive
+from .textures import encode_png, with_alpha_of
+
+_PrimitiveId = tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Painted:
+    """A primitive that gets a texture: which material it has, and which texture set."""
+
+    material: int | None
+    texture_set: int
+
+
+def textured_gltf(
+    asset: MeshAsset,
+    textures: Sequence[ImageArray],
+    extras: Mapping[str, Any],
+    new_uvs: FloatArray | None,
+) -> tuple[GltfBuilder, list[str]]:
+    """The document of a glTF asset with its base colour replaced, and notes.
+
+    With the author's UVs only materials change: their base colour texture points to a new image
+    (sampler, texCoord and transform stay) and their factor becomes neutral, alpha kept. The old
+    image stays in the file, since other slots may use it and bytes must not move. A material
+    that is also used by a primitive without UVs is copied, and only primitives that are painted
+    point to the copy.
+
+    With ``new_uvs``, painted primitives get new accessors behind the old ones: see
+    ``gltf_split``; materials are treated the same way.
+    """
+    file = asset.document
+    assert isinstance(file, GltfFile)
+    builder = GltfBuilder(file.document, file.buffers)
+    builder.set_extras(extras)
+    painted = _painted_primitives(asset, new_uvs is not None)
+    images = _add_images(builder, asset, textures, painted)
+    owners = _material_owners(builder.document, painted, new_uvs is not None)
+    for (material, texture_set), primitives in owners.items():
+        index = _target_material(builder, material, painted, new_uvs is not None)
+        entry = builder.document["materials"][index]
+        if new_uvs is not None:
+            _shift_tex_coords(entry)
+        _point_to_image(builder, entry, images[texture_set], keep_slot=new_uvs is None)
+        if index != material:
+            for mesh, primitive in primitives:
+                builder.document["meshes"][mesh]["primitives"][primitive]["material"] = index
+    notes: list[str] = []
+    if new_uvs is None:
+        notes += _tint_notes(file, painted)
+    else:
+        for ref in asset.primitives:
+            if ref.is_instance:
+                continue
+            rewrite_primitive(file, builder, ref, new_uvs, notes)
+    return builder, notes
+
+
+def _painted_primitives(asset: MeshAsset, all_of_them: bool) -> dict[_PrimitiveId, _Painted]:
+    file = asset.document
+    assert isinstance(file, GltfFile)
+    painted: dict[_PrimitiveId, _Painted] = {}
+    for ref in asset.primitives:
+        rows = slice(ref.first_face, ref.first_face + ref.num_faces)
+        texture_set = int(asset.mesh.face_texture_set[rows].max(initial=-1))
+        if all_of_them and ref.num_faces:
+            texture_set = 0
+        if texture_set >= 0:
+            assert ref.mesh is not None
+            primitive = file.document["meshes"][ref.mesh]["primitives"][ref.primitive]
+            painted[ref.mesh, ref.primitive] = _Painted(
+                material=primitive.get("material"), texture_set=texture_set
+            )
+    return painted
+
+
+def _add_images(
+    builder: GltfBuilder,
+    asset: MeshAsset,
+    textures: Sequence[ImageArray],
+    painted: Mapping[_PrimitiveId, _Painted],
+) -> list[int]:
+    """One image per texture set; alpha that cut out the old image is carried over."""
+    images = []
+    for number, texture in enumerate(textures):
+        for item in painted.values():
+            if item.texture_set != number or item.material is None:
+                continue
+            mode = builder.document["materials"][item.material].get("alphaMode", "OPAQUE")
+            if mode != "OPAQUE" and asset.has_uvs:
+                old = asset.mesh.materials[item.material].base_color_image
+                texture = with_alpha_of(texture, old)
+        images.append(builder.add_image(encode_png(texture), f"seqtex_basecolor_{number}"))
+    return images
+
+
+def _material_owners(
+    document: JsonObject, painted: Mapping[_PrimitiveId, _Painted], made_uvs: bool
+) -> dict[tuple[int | None, int], list[_PrimitiveId]]:
+    """Painted primitives by material and texture set.
+
+    With the author's UVs, primitives of other scenes that show the same image follow along.
+    """
+    owners: dict[tuple[int | None, int], list[_PrimitiveId]] = {}
+    for key, item in painted.items():
+        owners.setdefault((item.material, item.texture_set), []).append(key)
+    if made_uvs:
+        return owners
+    sets = dict(owners.keys())
+    for key, primitive in _all_primitives(document):
+        material = primitive.get("material")
+        if key not in painted and material in sets and _has_slot_uvs(document, primitive):
+            owners[material, sets[material]].append(key)
+    return owners
+
+
+def _target_material(
+    builder: GltfBuilder,
+    material: int | None,
+    painted: Mapping[_PrimitiveId, _Painted],
+    made_uvs: bool,
+) -> int:
+    """The material to change: itself, or a copy where others must keep it; new where none."""
+    document = builder.document
+    if material is None:
+        plain = {"name": "seqtex", "pbrMetallicRoughness": {"metallicFactor": 0.0}}
+        return builder.append("materials", plain)
+    for key, primitive in _all_primitives(document):
+        if primitive.get("material") != material or key in painted:
+            continue
+        if made_uvs or not _has_slot_uvs(document, primitive):
+            entry = copy.deepcopy(document["materials"][material])
+            return builder.append("materials", entry)
+    return material
+
+
+def _all_primitives(document: JsonObject) -> list[tuple[_PrimitiveId, JsonObject]]:
+    return [
+        ((mesh_index, index), primitive)
+        for mesh_index, mesh in enumerate(document.get("meshes", []))
+        for index, primitive in enumerate(mesh["primitives"])
+    ]
+
+
+def _has_slot_uvs(document: JsonObject, primitive: JsonObject) -> bool:
+    slot = base_color_slot(document["materials"][primitive["material"]])
+    return f"TEXCOORD_{slot.tex_coord}" in primitive["attributes"]
+
+
+def _point_to_image(
+    builder: GltfBuilder, entry: JsonObject, image: int, *, keep_slot: bool
+) -> None:
+    """Replace the base colour of a material entry: texture, and a neutral factor."""
+    pbr = entry.setdefault("pbrMetallicRoughness", {})
+    glossy = entry.get("extensions", {}).get(SPECULAR_GLOSSINESS)
+    old = pbr.get("baseColorTexture") or (glossy or {}).get("diffuseTexture") or {}
+    texture: JsonObject = {"source": image}
+    if "index" in old:
+        replaced = builder.document["textures"][old["index"]]
+        texture = {**{key: replaced[key] for key in ("sampler",) if key in replaced}, **texture}
+    index = _existing_texture(builder, texture)
+    info = {**(old if keep_slot else {}), "index": index}
+    targets = [(pbr, "baseColorTexture", "baseColorFactor")]
+    if glossy is not None:
+        targets.append((glossy, "diffuseTexture", "diffuseFactor"))
+    for target, texture_key, factor_key in targets:
+        target[texture_key] = copy.deepcopy(info)
+        factor = target.get(factor_key, [1.0, 1.0, 1.0, 1.0])
+        if list(factor[:3]) != [1.0, 1.0, 1.0]:
+            target[factor_key] = [1.0, 1.0, 1.0, factor[3]]
+
+
+def _existing_texture(builder: GltfBuilder, texture: JsonObject) -> int:
+    """Index of an equal texture entry, or of a new one."""
+    for index, entry in enumerate(builder.document.get("textures", [])):
+        if entry == texture:
+            return index
+    return builder.append("textures", texture)
+
+
+def _shift_tex_coords(entry: Any) -> None:
+    """Let every texture of a material use the UV set after its own: ours becomes set 0."""
+    if not isinstance(entry, dict):
+        return
+    for key, value in entry.items():
+        if key.endswith("Texture") and isinstance(value, dict) and "index" in value:
+            value["texCoord"] = int(value.get("texCoord", 0)) + 1
+            transform = value.get("extensions", {}).get("KHR_texture_transform", {})
+            if "texCoord" in transform:
+                transform["texCoord"] += 1
+        else:
+            _shift_tex_coords(value)
+
+
+def _tint_notes(file: GltfFile, painted: Mapping[_PrimitiveId, _Painted]) -> list[str]:
+    from ..load.gltf_accessors import read_floats
+
+    tinted = 0
+    for mesh, primitive in painted:
+        attributes = file.document["meshes"][mesh]["primitives"][primitive]["attributes"]
+        if "COLOR_0" in attributes:
+            tinted += bool((read_floats(file, attributes["COLOR_0"])[:, :3] < 0.999).any())
+    if not tinted:
+        return []
+    return [f"vertex colours of {tinted} parts tint the texture; they are geometry and stay"]

@@ -1,0 +1,300 @@
+"""The promise of every export: nothing but the base colour changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqtex_core.errors import ContractError
+
+from .asset import MeshAsset, load_asset
+from .axes import Axes
+from .export.gltf_new import primitive_faces
+from .export.gltf_split import file_corner_uvs, flip_v
+from .load.gltf import triangle_indices
+from .load.gltf_accessors import read_stored
+from .load.gltf_file import GltfFile, JsonObject
+from .load.gltf_materials import base_color_slot, image_bytes, texture_image
+from .load.obj import DEFAULT_MATERIAL, ObjFile
+from .mesh import FloatArray, ImageArray
+
+_FREE_KEYS = {"asset", "buffers", "bufferViews", "accessors", "images", "textures", "materials",
+              "meshes"}  # fmt: skip
+_BASE_COLOR_KEYS = {"baseColorTexture", "baseColorFactor", "diffuseTexture", "diffuseFactor"}
+
+
+def verify_unchanged(
+    asset: MeshAsset,
+    out_path: str | Path,
+    *,
+    textures: Sequence[ImageArray] | None = None,
+    new_uvs: FloatArray | None = None,
+) -> list[str]:
+    """Names of what was compared between an asset and the file written from it.
+
+    Args:
+        asset: the input.
+        out_path: the output, read again from disk.
+        textures: what its images must show, pixel by pixel. Optional.
+        new_uvs: UVs that were made by us, ``[T, 3, 2]``; ``None`` if the author's were kept.
+
+    Raises:
+        ContractError: a difference that is not the base colour.
+        InputError: the output cannot be read at all.
+    """
+    out_path = Path(out_path)
+    written = load_asset(out_path, up=asset.axes.up, front=asset.axes.front)
+    if isinstance(asset.document, ObjFile) and isinstance(written.document, ObjFile):
+        checked = _check_obj(asset, written, new_uvs)
+    else:
+        result = written.document
+        assert isinstance(result, GltfFile)
+        if isinstance(asset.document, GltfFile):
+            checked = _check_gltf(asset, asset.document, result, new_uvs)
+        else:
+            checked = _check_new_gltf(asset, result, new_uvs)
+    if textures is not None:
+        _check_textures(written, textures)
+        checked.append("texture pixels")
+    return checked
+
+
+def require(same: bool, what: str, got: str = "a difference") -> None:
+    """Raise unless ``same``.
+
+    Raises:
+        ContractError: ``same`` is false.
+    """
+    if not same:
+        raise ContractError(
+            f"export, {what}",
+            expected="what the input has",
+            got=got,
+            remedy="Nothing was written. Please report this mesh.",
+        )
+
+
+def _check_gltf(
+    asset: MeshAsset, old: GltfFile, new: GltfFile, new_uvs: FloatArray | None
+) -> list[str]:
+    before, after = old.document, new.document
+    for key in sorted({*before, *after} - _FREE_KEYS):
+        require(before.get(key) == after.get(key), key)
+    asset_entry = {key: value for key, value in after["asset"].items() if key != "extras"}
+    expected = {key: value for key, value in before["asset"].items() if key != "extras"}
+    require(asset_entry == expected, "asset")
+    extras = before["asset"].get("extras", {})
+    if isinstance(extras, dict):
+        kept = {key: after["asset"]["extras"].get(key) for key in extras if key != "seqtex"}
+        require(kept == {k: v for k, v in extras.items() if k != "seqtex"}, "asset.extras")
+    _check_entries(before, after, "accessors")
+    _check_views(old, new)
+    _check_materials(before, after, new_uvs is None)
+    _check_images(old, new)
+    if new_uvs is None:
+        _check_meshes(before, after)
+        return ["buffers", "accessors", "meshes", "nodes", "skins", "animations", "extras"]
+    _check_split(asset, old, new, new_uvs)
+    return ["corner positions", "attributes", "nodes", "skins", "animations", "extras"]
+
+
+def _check_entries(before: JsonObject, after: JsonObject, kind: str) -> None:
+    entries = before.get(kind, [])
+    require(after.get(kind, [])[: len(entries)] == entries, kind)
+
+
+def _check_views(old: GltfFile, new: GltfFile) -> None:
+    """Every old buffer view holds the same bytes; a single buffer is a prefix of the new one."""
+    views = old.document.get("bufferViews", [])
+    require(len(new.document.get("bufferViews", [])) >= len(views), "bufferViews")
+    for index, view in enumerate(views):
+        other = new.document["bufferViews"][index]
+        if len(old.buffers) == 1:
+            require(view == other, f"bufferViews[{index}]")
+        same_keys = {**view, "buffer": 0, "byteOffset": 0} == {
+            **other,
+            "buffer": 0,
+            "byteOffset": 0,
+        }
+        require(same_keys and old.view_bytes(index) == new.view_bytes(index), f"bytes of {index}")
+    if len(old.buffers) == 1:
+        require(new.buffers[0][: len(old.buffers[0])] == old.buffers[0], "buffer 0")
+
+
+def _check_materials(before: JsonObject, after: JsonObject, same_uvs: bool) -> None:
+    materials = before.get("materials", [])
+    require(len(after.get("materials", [])) >= len(materials), "materials")
+    for index, entry in enumerate(materials):
+        other = after["materials"][index]
+        skipped = _BASE_COLOR_KEYS | (set() if same_uvs else {"texCoord"})
+        same = _without(entry, skipped) == _without(other, skipped)
+        require(same, f"materials[{index}]")
+        slot, new_slot = base_color_slot(entry), base_color_slot(other)
+        require(slot.factor[3] == new_slot.factor[3], f"alpha of materials[{index}]")
+        if same_uvs and slot.texture is not None:
+            same = slot.tex_coord == new_slot.tex_coord and slot.transform == new_slot.transform
+            require(same, f"UVs of materials[{index}]")
+    _check_entries(before, after, "textures")
+
+
+def _without(entry: Any, skipped: set[str]) -> Any:
+    """A JSON value without the keys in ``skipped`` and without objects that are empty then."""
+    if not isinstance(entry, dict):
+        return entry
+    kept = {key: _without(value, skipped) for key, value in entry.items() if key not in skipped}
+    return {key: value for key, value in kept.items() if value != {} or key == "extras"}
+
+
+def _check_images(old: GltfFile, new: GltfFile) -> None:
+    for index, image in enumerate(old.document.get("images", [])):
+        other = new.document["images"][index]
+        if "bufferView" in image:
+            require(image == other, f"images[{index}]")
+        elif "uri" in other:
+            require(image["uri"] == other["uri"], f"images[{index}]")
+        else:
+            require(image_bytes(old, index) == image_bytes(new, index), f"images[{index}]")
+
+
+def _check_meshes(before: JsonObject, after: JsonObject) -> None:
+    """Meshes are equal, but for the material of primitives whose material had to be copied."""
+    copies = len(before.get("materials", []))
+
+    def without_material(mesh: JsonObject, other: JsonObject) -> JsonObject:
+        primitives = []
+        for primitive, new in zip(mesh["primitives"], other["primitives"], strict=True):
+            moved = new.get("material", -1) >= copies
+            primitives.append({k: v for k, v in primitive.items() if k != "material" or not moved})
+        return {**mesh, "primitives": primitives}
+
+    old_meshes, new_meshes = before.get("meshes", []), after.get("meshes", [])
+    require(len(old_meshes) == len(new_meshes), "meshes")
+    for index, (mesh, other) in enumerate(zip(old_meshes, new_meshes, strict=True)):
+        require(len(mesh["primitives"]) == len(other["primitives"]), f"meshes[{index}]")
+        same = without_material(mesh, other) == without_material(other, other)
+        require(same, f"meshes[{index}]")
+
+
+def _check_split(asset: MeshAsset, old: GltfFile, new: GltfFile, new_uvs: FloatArray) -> None:
+    """Each corner of each triangle shows the same attribute values as before."""
+    rewritten = {(ref.mesh, ref.primitive): ref for ref in asset.primitives if ref.num_faces}
+    for ref in (item for item in asset.primitives if not item.is_instance and item.num_faces):
+        before = old.document["meshes"][ref.mesh]["primitives"][ref.primitive]
+        after = new.document["meshes"][ref.mesh]["primitives"][ref.primitive]
+        was, now = triangle_indices(old, before), triangle_indices(new, after)
+        require(was.shape == now.shape, f"faces of {ref.name}")
+        for name, accessor in before["attributes"].items():
+            renamed = name
+            if name.startswith("TEXCOORD_"):
+                renamed = f"TEXCOORD_{int(name[9:]) + 1}"
+            elif name not in after["attributes"]:
+                renamed = f"_{name}"
+            require(renamed in after["attributes"], f"{name} of {ref.name}", "no such attribute")
+            _require_same_corners(
+                (old, accessor, was), (new, after["attributes"][renamed], now), name
+            )
+        for target, other in zip(before.get("targets", []), after.get("targets", []), strict=True):
+            for name, accessor in target.items():
+                _require_same_corners((old, accessor, was), (new, other[name], now), name)
+        uvs = read_stored(new, after["attributes"]["TEXCOORD_0"])[now]
+        require(np.array_equal(uvs, file_corner_uvs(ref, new_uvs)), f"new UVs of {ref.name}")
+    for mesh_index, mesh in enumerate(old.document.get("meshes", [])):
+        other = new.document["meshes"][mesh_index]
+        require(
+            {k: v for k, v in mesh.items() if k != "primitives"}
+            == {k: v for k, v in other.items() if k != "primitives"},
+            f"meshes[{mesh_index}]",
+        )
+        for index, primitive in enumerate(mesh["primitives"]):
+            if (mesh_index, index) not in rewritten:
+                require(primitive == other["primitives"][index], f"meshes[{mesh_index}]")
+
+
+def _require_same_corners(
+    before: tuple[GltfFile, int, np.ndarray], after: tuple[GltfFile, int, np.ndarray], what: str
+) -> None:
+    was = read_stored(before[0], before[1])[before[2]]
+    now = read_stored(after[0], after[1])[after[2]]
+    require(was.dtype == now.dtype and was.tobytes() == now.tobytes(), what)
+
+
+def _check_new_gltf(asset: MeshAsset, new: GltfFile, new_uvs: FloatArray | None) -> list[str]:
+    mesh = asset.mesh
+    sets = np.zeros_like(mesh.face_texture_set) if new_uvs is not None else mesh.face_texture_set
+    groups = primitive_faces(mesh.face_material, sets)
+    primitives = new.document["meshes"][0]["primitives"]
+    require(len(groups) == len(primitives), "number of parts")
+    uvs = new_uvs if new_uvs is not None else mesh.face_uvs
+    assert uvs is not None
+    for rows, primitive in zip(groups, primitives, strict=True):
+        triangles = triangle_indices(new, primitive)
+        positions = read_stored(new, primitive["attributes"]["POSITION"])[triangles]
+        require(positions.tobytes() == mesh.vertices[mesh.faces[rows]].tobytes(), "corners")
+        if "TEXCOORD_0" in primitive["attributes"]:
+            stored = read_stored(new, primitive["attributes"]["TEXCOORD_0"])[triangles]
+            require(np.array_equal(stored, flip_v(uvs[rows])), "UVs")
+    turned = np.array(new.document["nodes"][0].get("matrix", np.eye(4))).reshape(4, 4).T[:3, :3]
+    require(np.array_equal(Axes().rotation() @ turned, asset.axes.rotation()), "axes")
+    return ["corner positions", "UVs"]
+
+
+def _check_obj(asset: MeshAsset, written: MeshAsset, new_uvs: FloatArray | None) -> list[str]:
+    kept: tuple[bytes, ...] = (b"v", b"vt", b"vn", b"f", b"l", b"p", b"o", b"g", b"s", b"usemtl")
+    if new_uvs is not None:
+        kept = (b"v", b"vn", b"p", b"o", b"g", b"s", b"usemtl")
+    before, after = _obj_lines(asset, kept), _obj_lines(written, kept)
+    added = f"usemtl {DEFAULT_MATERIAL}".encode()
+    if added not in (line.strip() for line in before):
+        after = [line for line in after if line.strip() != added]
+    require(before == after, "OBJ lines")
+    old, new = asset.mesh, written.mesh
+    same = old.faces.shape == new.faces.shape
+    same = same and np.array_equal(old.vertices[old.faces], new.vertices[new.faces])
+    require(same, "corner positions")
+    if new_uvs is not None:
+        require(new.face_uvs is not None and np.array_equal(new.face_uvs, new_uvs), "new UVs")
+        return ["corner positions", "OBJ lines other than vt and f"]
+    return ["OBJ lines", "corner positions"]
+
+
+def _obj_lines(asset: MeshAsset, kept: tuple[bytes, ...]) -> list[bytes]:
+    assert isinstance(asset.document, ObjFile)
+    lines = []
+    for line in asset.document.text.lines:
+        words = line.removeprefix(b"\xef\xbb\xbf").split(None, 1)
+        if words and words[0] in kept:
+            lines.append(line.removeprefix(b"\xef\xbb\xbf"))
+    return lines
+
+
+def _check_textures(written: MeshAsset, textures: Sequence[ImageArray]) -> None:
+    """Some material shows each texture; alpha may have been carried over from the old image."""
+    shown = [
+        material.base_color_image
+        for material in written.mesh.materials
+        if material.base_color_image is not None
+    ]
+    if isinstance(written.document, GltfFile):
+        shown += _all_base_colors(written.document)
+    for number, texture in enumerate(textures):
+        channels = texture.shape[2]
+        found = any(
+            image.shape[:2] == texture.shape[:2] and np.array_equal(image[..., :channels], texture)
+            for image in shown
+        )
+        require(found, f"texture {number}", "no material that shows it")
+
+
+def _all_base_colors(file: GltfFile) -> list[ImageArray]:
+    from .load.images import decode_image
+
+    images = []
+    for material in file.document.get("materials", []):
+        slot = base_color_slot(material)
+        source = None if slot.texture is None else texture_image(file, slot.texture)
+        if source is not None and file.document["images"][source].get("mimeType") == "image/png":
+            images.append(decode_image(image_bytes(file, source), f"images[{source}]"))
+    return images
