@@ -1,0 +1,46 @@
+"""The command table; each command lives in its own module and imports its work when it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .info import info
+from .maps import maps
+from .render import render
+from .texture import texture
+
+app = typer.Typer(
+    name="seqtex",
+    help="Texture the mesh that you have: geometry, UVs and everything else in the file stay.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    epilog="Exit codes: 0 done, 2 usage, 3 input rejected, 4 environment or weights missing, "
+    "5 out of memory, 6 contract broken, 130 interrupted. --debug, anywhere, adds tracebacks.",
+)
+app.command()(texture)
+app.command()(maps)
+app.command()(render)
+app.command()(info)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from seqtex.manifest import installed_versions
+
+        typer.echo(f"seqtex {installed_versions().get('seqtex', 'unknown')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Texture the mesh that you have: geometry, UVs and everything else in the file stay."""

@@ -1,0 +1,110 @@
+"""From exceptions to exit codes and short readable messages."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from seqtex_core.errors import OutOfMemoryError, SeqTexError
+
+INTERRUPTED = 130
+TERMINATED = 143
+
+
+def run_guarded(command: Callable[[], None], *, debug: bool) -> int:
+    """Run ``command`` and return its exit code; errors are printed to stderr.
+
+    Args:
+        command: the work; it may raise anything, ``SystemExit`` included.
+        debug: print the traceback of an error too.
+
+    Returns:
+        0 done, 2 usage, 3 input rejected, 4 environment or weights missing, 5 out of memory,
+        6 contract broken, 130 interrupted, 143 terminated, 1 anything else.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        command()
+    except SystemExit as stop:
+        return _code(stop)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nInterrupted. Nothing was written.\n")
+        return INTERRUPTED
+    except SeqTexError as error:
+        _show(error, debug=debug)
+        return error.exit_code
+    except Exception as error:
+        if is_out_of_memory(error):
+            short = out_of_memory("Use smaller sizes, or a machine with more memory.")
+            _show(short, debug=debug)
+            return short.exit_code
+        if debug:
+            traceback.print_exc()
+        sys.stderr.write(f"Error: {type(error).__name__}: {_first_line(error)}\n")
+        sys.stderr.write(
+            "This is a defect of seqtex, not of your files. Nothing was written. "
+            "Repeat the command with --debug for the traceback.\n"
+        )
+        return 1
+    finally:
+        _end_children()
+    return 0
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, NumPy or torch reports that memory ran out."""
+    if isinstance(error, OutOfMemoryError):
+        return False
+    named = type(error).__name__ in ("OutOfMemoryError", "_ArrayMemoryError")
+    in_torch = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return named or in_torch or isinstance(error, MemoryError)
+
+
+def out_of_memory(remedy: str) -> OutOfMemoryError:
+    """The error of exit code 5, with the next setting to try as its remedy."""
+    return OutOfMemoryError("memory", expected="room for this run", got="none left", remedy=remedy)
+
+
+@contextmanager
+def naming_smaller_setting(remedy: str) -> Iterator[None]:
+    """Turn out-of-memory of any kind into the error of exit code 5 that says ``remedy``."""
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise out_of_memory(remedy) from error
+        raise
+
+
+def _show(error: SeqTexError, *, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    lines = [f"Error: {error.subject}", f"  expected  {error.expected}", f"  got       {error.got}"]
+    if error.remedy:
+        lines.append(f"  try       {error.remedy}")
+    sys.stderr.write("\n".join(lines) + "\n")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0] or "no message"
+
+
+def _code(stop: SystemExit) -> int:
+    if stop.code is None:
+        return 0
+    return stop.code if isinstance(stop.code, int) else 1
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(TERMINATED)
+
+
+def _end_children() -> None:
+    for child in multiprocessing.active_children():
+        child.terminate()
+        child.join(timeout=5)

@@ -1,0 +1,187 @@
+"""``seqtex texture``: a mesh and one or more reference images in, a textured mesh out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import (
+    DeviceOption,
+    FrontOption,
+    KeepUvOption,
+    MeshArgument,
+    OverwriteOption,
+    RasterizerOption,
+    UnwrapOption,
+    UpOption,
+    uv_mode,
+)
+from .texture_request import TextureRequest
+
+_INPUT = "Input"
+_METHOD = "Method"
+_OUTPUT = "Output"
+
+
+def texture(
+    mesh: MeshArgument,
+    image: Annotated[
+        Path | None,
+        typer.Option(
+            "--image",
+            metavar="FILE",
+            rich_help_panel=_INPUT,
+            help="Reference image, square, showing the front view (see --ref-view).",
+        ),
+    ] = None,
+    ref: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ref",
+            metavar="VIEW=FILE",
+            rich_help_panel=_INPUT,
+            help="Reference of a named view: front, left, back or right. Repeatable.",
+        ),
+    ] = None,
+    ref_view: Annotated[
+        str | None,
+        typer.Option(
+            "--ref-view", metavar="VIEW", help="View that --image shows.", show_default="front"
+        ),
+    ] = None,
+    up: UpOption = None,
+    front: FrontOption = None,
+    keep_uv: KeepUvOption = False,
+    unwrap: UnwrapOption = False,
+    min_iou: Annotated[
+        float | None,
+        typer.Option(
+            "--min-iou",
+            metavar="SHARE",
+            help="Refuse a reference whose silhouette overlaps the view's less than this.",
+            show_default="0.8",
+        ),
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            metavar="project|model",
+            rich_help_panel=_METHOD,
+            help="project: paint what the references show, fill the rest from the nearest "
+            "surface; no weights. model: a video diffusion transformer.",
+        ),
+    ] = "project",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="NAME|PATH",
+            rich_help_panel=_METHOD,
+            help="Model name, folder or hub id, with --method model.",
+        ),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option("--task", metavar="NAME", help="img2tex or mv2tex.", show_default="img2tex"),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", metavar="N", help="Sampling steps.", show_default="30")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="N", help="Seed of all noise.", show_default="0")
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option("--prompt", metavar="TEXT", help="Text, where the model has it.")
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            "--guidance", metavar="SCALE", help="Text guidance; 1 is off.", show_default="1.0"
+        ),
+    ] = None,
+    view_size: Annotated[
+        int | None,
+        typer.Option(
+            "--view-size", metavar="PIXELS", help="Edge of a view.", show_default="the model's"
+        ),
+    ] = None,
+    uv_size: Annotated[
+        int | None,
+        typer.Option(
+            "--uv-size",
+            metavar="PIXELS",
+            help="Edge of the texture.",
+            show_default="1024; with a model, its own",
+        ),
+    ] = None,
+    rasterizer: RasterizerOption = "auto",
+    device: DeviceOption = "auto",
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            "--dtype",
+            metavar="NAME",
+            help="float32, bfloat16 or float16.",
+            show_default="the model's",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE|DIR",
+            rich_help_panel=_OUTPUT,
+            help="Result: .glb, or .obj for an OBJ.",
+            show_default="MESH_textured beside the mesh",
+        ),
+    ] = None,
+    save_intermediates: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-intermediates",
+            metavar="DIR",
+            rich_help_panel=_OUTPUT,
+            help="Also write maps, references as used, textures and renders.",
+        ),
+    ] = None,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Texture MESH so that it looks like the reference images.
+
+    The result is the same file with new base colour images: geometry, UVs, rigs and extras stay
+    byte for byte, which is checked before anything is written. A record of the run is written
+    beside it (OUT.seqtex.json).
+    """
+    from .texture_run import run_texture
+
+    run_texture(
+        TextureRequest(
+            mesh=mesh,
+            image=image,
+            refs=tuple(ref or ()),
+            ref_view=ref_view,
+            up=up,
+            front=front,
+            uv=uv_mode(keep_uv, unwrap),
+            min_iou=min_iou,
+            method=method,
+            model=model,
+            task=task,
+            steps=steps,
+            seed=seed,
+            prompt=prompt,
+            guidance=guidance,
+            view_size=view_size,
+            uv_size=uv_size,
+            rasterizer=rasterizer,
+            device=device,
+            dtype=dtype,
+            out=out,
+            save_intermediates=save_intermediates,
+            overwrite=overwrite,
+        )
+    )

@@ -1,0 +1,121 @@
+"""What the user asked of ``seqtex texture``, and which combinations make no sense."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from seqtex.prepare_options import DEFAULT_MIN_IOU, UvMode
+from seqtex.references import parse_references
+from seqtex_core.errors import UsageError
+from seqtex_geometry.mesh import VIEW_NAMES
+
+from .options import check_choice, check_size
+
+METHODS = ("project", "model")
+TEXTURE_TASKS = ("img2tex", "mv2tex")
+DTYPES = ("float32", "bfloat16", "float16")
+_MODEL_ONLY = (
+    "model", "task", "steps", "seed", "prompt", "guidance", "view_size", "dtype",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextureRequest:
+    """The options as given; ``None`` means "not given"."""
+
+    mesh: Path
+    image: Path | None
+    refs: tuple[str, ...]
+    ref_view: str | None
+    up: str | None
+    front: str | None
+    uv: UvMode
+    min_iou: float | None
+    method: str
+    model: str | None
+    task: str | None
+    steps: int | None
+    seed: int | None
+    prompt: str | None
+    guidance: float | None
+    view_size: int | None
+    uv_size: int | None
+    rasterizer: str
+    device: str
+    dtype: str | None
+    out: Path | None
+    save_intermediates: Path | None
+    overwrite: bool
+
+    def check(self) -> dict[str, Path]:
+        """The references by view, after every check that needs no file.
+
+        Raises:
+            UsageError: an unknown word, a number out of range, or options that exclude each other.
+        """
+        check_choice("--method", self.method, METHODS)
+        if self.method == "project":
+            self._refuse_model_options()
+        references = parse_references(self.image, self.refs, ref_view=self.ref_view)
+        self._check_numbers()
+        if self.dtype is not None:
+            check_choice("--dtype", self.dtype, DTYPES)
+        self._check_task(references)
+        return references
+
+    @property
+    def silhouette_threshold(self) -> float:
+        """``--min-iou``, or its default."""
+        return DEFAULT_MIN_IOU if self.min_iou is None else self.min_iou
+
+    def _refuse_model_options(self) -> None:
+        given = [name for name in _MODEL_ONLY if getattr(self, name) is not None]
+        if given:
+            flags = ", ".join("--" + name.replace("_", "-") for name in given)
+            raise UsageError(
+                flags,
+                expected="--method model beside it",
+                got="--method project, which has no such setting",
+                remedy="Add --method model, or leave it out.",
+            )
+
+    def _check_task(self, references: dict[str, Path]) -> None:
+        task = self.task or TEXTURE_TASKS[0]
+        if task in ("geo2mv", "tex2mv"):
+            raise UsageError(
+                "--task",
+                expected="a task that makes a texture: " + " or ".join(TEXTURE_TASKS),
+                got=f"{task!r}, which makes views",
+                remedy="Call seqtex.SeqTexPipeline for views.",
+            )
+        check_choice("--task", task, TEXTURE_TASKS)
+        if not references:
+            raise UsageError(
+                "reference image",
+                expected="--image FILE or --ref VIEW=FILE",
+                got="neither",
+                remedy="Render the views with `seqtex render` to see what they look like.",
+            )
+        missing = [view for view in VIEW_NAMES if view not in references]
+        if task == "mv2tex" and missing:
+            raise UsageError(
+                "--task mv2tex",
+                expected="--ref for all views",
+                got="none for " + ", ".join(missing),
+            )
+
+    def _check_numbers(self) -> None:
+        if self.min_iou is not None and not 0.0 <= self.min_iou <= 1.0:
+            raise UsageError("--min-iou", expected="a share in [0, 1]", got=str(self.min_iou))
+        if self.steps is not None and not 1 <= self.steps <= 1000:
+            raise UsageError("--steps", expected="1 to 1000", got=str(self.steps))
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise UsageError("--seed", expected="a number from 0 to 2^63 - 1", got=str(self.seed))
+        if self.guidance is not None and not self.guidance >= 1.0:
+            raise UsageError("--guidance", expected="1 or more", got=str(self.guidance))
+        if self.guidance is not None and self.guidance > 1.0 and self.prompt is None:
+            raise UsageError("--guidance", expected="--prompt beside it", got="no --prompt")
+        for flag, size in (("--view-size", self.view_size), ("--uv-size", self.uv_size)):
+            if size is not None:
+                check_size(flag, size)

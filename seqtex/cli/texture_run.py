@@ -1,0 +1,116 @@
+"""The work behind ``seqtex texture``, cheap checks first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from seqtex.outputs import STEPS_RECORD, check_folder, check_replaceable, resolve_output
+from seqtex.prepare_options import PrepareOptions
+from seqtex.references import ReferenceImage, read_references
+from seqtex_geometry.asset import MeshAsset, load_asset
+from seqtex_geometry.export.publish import check_output
+
+from .exits import naming_smaller_setting
+from .progress import StageReporter
+from .texture_request import TextureRequest
+
+if TYPE_CHECKING:
+    from seqtex.pipeline import SeqTexPipeline
+    from seqtex.result import TextureResult
+
+_DEFAULT_UV_SIZE = 1024
+
+
+def run_texture(request: TextureRequest) -> None:
+    """Check, prepare, paint, save; prints choices to stderr and the results' paths to stdout.
+
+    Raises:
+        SeqTexError: of any kind; nothing is written then.
+    """
+    references = request.check()
+    images = read_references(references)
+    asset = load_asset(request.mesh, up=request.up, front=request.front)
+    out = check_output(asset, resolve_output(request.mesh, request.out))
+    check_replaceable(out, overwrite=request.overwrite)
+    if request.save_intermediates is not None:
+        check_folder(request.save_intermediates, record=STEPS_RECORD, overwrite=request.overwrite)
+    with StageReporter() as report, naming_smaller_setting(_smaller(request)):
+        result = _make(request, asset, images, report)
+        saved = result.save(
+            out,
+            intermediates=request.save_intermediates,
+            overwrite=request.overwrite,
+            on_progress=report,
+        )
+    for note in saved.notes:
+        report.say(f"  note: {note}")
+    report.say("  unchanged: " + ", ".join(saved.checked))
+    print(saved.path)
+    print(saved.manifest)
+    if saved.intermediates is not None:
+        print(saved.intermediates)
+
+
+def _make(
+    request: TextureRequest,
+    asset: MeshAsset,
+    images: Sequence[ReferenceImage],
+    report: StageReporter,
+) -> TextureResult:
+    pipeline = None if request.method == "project" else _load_pipeline(request, report)
+    from seqtex.prepare import prepare_job
+
+    job = prepare_job(
+        asset,
+        images,
+        options=PrepareOptions(
+            uv=request.uv,
+            rasterizer=request.rasterizer,
+            device=request.device,
+            min_iou=request.silhouette_threshold,
+        ),
+        on_progress=report,
+    )
+    report.say_choices(job)
+    report.say(f"  method: {request.method}")
+    if pipeline is None:
+        from seqtex.project import project_references
+
+        return project_references(
+            job, uv_size=request.uv_size or _DEFAULT_UV_SIZE, on_progress=report
+        )
+    return pipeline(
+        job,
+        task=request.task or "img2tex",
+        steps=request.steps,
+        seed=request.seed or 0,
+        view_size=request.view_size,
+        uv_size=request.uv_size,
+        prompt=request.prompt,
+        guidance=1.0 if request.guidance is None else request.guidance,
+        on_progress=report,
+    )
+
+
+def _load_pipeline(request: TextureRequest, report: StageReporter) -> SeqTexPipeline:
+    import torch
+
+    from seqtex.pipeline import DEFAULT_MODEL, SeqTexPipeline
+    from seqtex.stages import StageClock
+
+    name = request.model or DEFAULT_MODEL
+    dtype: torch.dtype = getattr(torch, request.dtype or "float32")
+    with StageClock(report).stage(f"Load model {name}"):
+        return SeqTexPipeline.from_pretrained(name, device=request.device, dtype=dtype)
+
+
+def _smaller(request: TextureRequest) -> str:
+    uv = request.uv_size or _DEFAULT_UV_SIZE
+    if request.method == "project":
+        return f"Use --uv-size {max(uv // 2, 64)}."
+    view = request.view_size or 512
+    return (
+        f"Use --view-size {max(view // 2, 64)} --uv-size {max(uv // 2, 64)}, "
+        "a smaller --model, or --dtype bfloat16."
+    )

@@ -1,0 +1,161 @@
+"""Where results go, and how they get there: whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from seqtex_core.errors import UsageError
+
+MANIFEST_SUFFIX = ".seqtex.json"
+STEPS_RECORD = "steps.json"
+
+
+def manifest_path(output: Path) -> Path:
+    """``OUT.seqtex.json`` beside ``output``."""
+    return output.with_name(output.name + MANIFEST_SUFFIX)
+
+
+def resolve_output(mesh: Path, out: Path | None) -> Path:
+    """The file to write: ``out``, or ``<stem>_textured`` beside the mesh or in the folder ``out``.
+
+    An OBJ gives an OBJ unless ``out`` says otherwise; every other format gives a GLB.
+    """
+    name = f"{mesh.stem}_textured{'.obj' if mesh.suffix.lower() == '.obj' else '.glb'}"
+    if out is None:
+        return mesh.with_name(name)
+    return out / name if out.is_dir() else out
+
+
+def check_writable(target: Path) -> None:
+    """Make sure that a file or folder can be made at ``target``; makes nothing that stays.
+
+    Raises:
+        UsageError: the nearest existing folder above ``target`` is not one, or cannot be written.
+    """
+    anchor = _nearest_existing(target.parent)
+    try:
+        tempfile.TemporaryDirectory(prefix=".seqtex-", dir=anchor).cleanup()
+    except OSError as error:
+        raise UsageError(
+            "--out",
+            expected="a folder that can be written",
+            got=f"{anchor}: {error.strerror}",
+            remedy="Name another place with -o.",
+        ) from error
+
+
+def check_replaceable(target: Path, *, overwrite: bool) -> None:
+    """Refuse to replace a file that an earlier run of ours did not make.
+
+    Args:
+        target: the file about to be written. A manifest beside it marks it as ours.
+        overwrite: replace other files too.
+
+    Raises:
+        UsageError: somebody else's file.
+    """
+    record = manifest_path(target)
+    if target.exists() and not overwrite and not record.is_file():
+        raise UsageError(
+            "--out",
+            expected="a name not in use, or a result of ours",
+            got=f"{target}, which exists and has no {record.name} beside it",
+            remedy="Add --overwrite to replace it, or choose another name with -o.",
+        )
+
+
+def check_folder(folder: Path, *, record: str, overwrite: bool) -> None:
+    """Make sure that results may be written into ``folder``: new, empty, or written by us before.
+
+    Args:
+        folder: need not exist.
+        record: name of the file that our results leave there.
+        overwrite: accept other folders too; files of the same names are replaced.
+
+    Raises:
+        UsageError: it is a file, cannot be written, or holds somebody else's files.
+    """
+    check_writable(folder / record)
+    ours = overwrite or not folder.exists() or (folder / record).is_file()
+    if not ours and any(folder.iterdir()):
+        raise UsageError(
+            "--out",
+            expected="a new or empty folder, or one with results of ours",
+            got=f"{folder}, which has other files and no {record}",
+            remedy="Add --overwrite to write there all the same, or choose another name.",
+        )
+
+
+@contextmanager
+def staged(folder: Path, *, inputs: Iterable[Path] = ()) -> Iterator[Path]:
+    """A scratch folder whose files are moved into ``folder`` when the block ends well.
+
+    On an error or an interrupt nothing is left, and ``folder`` is as it was. The scratch folder
+    is on the same file system, so that every move is one rename; an interrupt that comes during
+    the moves is raised after the last.
+
+    Args:
+        folder: made if it does not exist.
+        inputs: files that must stay as they are.
+
+    Raises:
+        UsageError: an input would be replaced by other content; nothing is moved then.
+    """
+    scratch = Path(tempfile.mkdtemp(prefix=".seqtex-", dir=_nearest_existing(folder)))
+    try:
+        yield scratch
+        moves = list(_moves(scratch, folder, {path.resolve() for path in inputs}))
+        with _interrupts_held():
+            for source, target in moves:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(source, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _moves(scratch: Path, folder: Path, inputs: set[Path]) -> Iterator[tuple[Path, Path]]:
+    for source in sorted(path for path in scratch.rglob("*") if path.is_file()):
+        target = folder / source.relative_to(scratch)
+        if target.resolve() not in inputs:
+            yield source, target
+        elif target.read_bytes() != source.read_bytes():
+            raise UsageError(
+                "--out",
+                expected="names that are not inputs",
+                got=str(target),
+                remedy="Inputs are never overwritten; choose another name with -o.",
+            )
+
+
+def _nearest_existing(folder: Path) -> Path:
+    folder = folder.absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pending: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        pending.append(number)
+
+    previous = signal.signal(signal.SIGINT, remember)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if pending:
+        raise KeyboardInterrupt

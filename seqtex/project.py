@@ -1,0 +1,128 @@
+"""The model-free method: paint what the references show, fill in the rest."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from seqtex_core.errors import UsageError
+from seqtex_geometry.fill import fill_nearest_surface
+from seqtex_geometry.maps import SurfaceMaps
+from seqtex_geometry.project import ProjectedTexture, ProjectSettings, project_texture
+from seqtex_geometry.seams import pad_seams
+
+from .prepare import PreparedJob
+from .result import TextureResult
+from .stages import OnProgress, StageClock
+
+_MAX_SOURCE_POINTS = 200_000
+
+
+def project_references(
+    job: PreparedJob,
+    *,
+    uv_size: int = 1024,
+    settings: ProjectSettings | None = None,
+    on_progress: OnProgress | None = None,
+) -> TextureResult:
+    """Textures painted from the job's references; needs no weights and has no randomness.
+
+    Every texture set is painted by itself. A set that no reference shows at all takes the colours
+    of the nearest surface of the other sets.
+
+    Args:
+        job: with at least one reference.
+        uv_size: edge of each texture in texels.
+        settings: how pictures become a texture.
+        on_progress: told about the stages.
+
+    Raises:
+        UsageError: no reference, or no texture set to paint.
+    """
+    settings = settings or ProjectSettings()
+    _check(job, uv_size)
+    clock = StageClock(on_progress)
+    pictures = {
+        reference.view: torch.cat([reference.rgb, reference.mask]) for reference in job.references
+    }
+    painted: list[ProjectedTexture] = []
+    maps: list[SurfaceMaps] = []
+    with clock.stage("Project", job.num_texture_sets) as step:
+        for index in range(job.num_texture_sets):
+            maps.append(job.uv_maps(uv_size, texture_set=index))
+            painted.append(
+                project_texture(
+                    job.surface,
+                    maps[-1],
+                    pictures,
+                    job.cameras,
+                    rasterizer=job.rasterizer,
+                    settings=settings,
+                )
+            )
+            step(index + 1)
+    with clock.stage("Fill unseen textures"):
+        textures = _fill_unseen_sets(painted, maps)
+    return TextureResult.of(
+        job,
+        textures,
+        method="project",
+        settings={"uv_size": uv_size, "fill": settings.fill, "mirror": settings.mirror},
+        choices=_choices(painted),
+        stage_seconds=clock.times,
+    )
+
+
+def _check(job: PreparedJob, uv_size: int) -> None:
+    if not job.references:
+        raise UsageError("references", expected="at least one", got="none")
+    if uv_size < 16:
+        raise UsageError("uv_size", expected="at least 16", got=str(uv_size))
+    if job.num_texture_sets == 0:
+        raise UsageError("mesh", expected="a texture set to paint", got="none")
+
+
+def _fill_unseen_sets(
+    painted: list[ProjectedTexture], maps: list[SurfaceMaps]
+) -> tuple[Tensor, ...]:
+    shown = [bool((one.seen | one.mirrored).any()) for one in painted]
+    if all(shown) or not any(shown):
+        return tuple(one.texture for one in painted)
+    position = torch.cat([m.position[0][m.hit[0]] for m, ok in zip(maps, shown, strict=True) if ok])
+    color = torch.cat(
+        [p.texture[:, m.hit[0]].T for p, m, ok in zip(painted, maps, shown, strict=True) if ok]
+    )
+    stride = max(1, len(position) // _MAX_SOURCE_POINTS)
+    position, color = position[::stride], color[::stride]
+    return tuple(
+        one.texture if ok else _painted_like(position, color, unseen)
+        for one, unseen, ok in zip(painted, maps, shown, strict=True)
+    )
+
+
+def _painted_like(position: Tensor, color: Tensor, maps: SurfaceMaps) -> Tensor:
+    """The texture of a set in the colours of the nearest known points."""
+    hit = maps.hit[0]
+    unseen = maps.position[0][hit]
+    known = torch.zeros(len(position) + len(unseen), dtype=torch.bool, device=color.device)
+    known[: len(position)] = True
+    filled = fill_nearest_surface(
+        torch.cat([position, unseen]),
+        torch.cat([color, torch.zeros_like(unseen)]),
+        known,
+    )
+    texture = torch.zeros(3, *hit.shape, device=color.device)
+    texture[:, hit] = filled[len(position) :].T
+    return pad_seams(texture, hit)
+
+
+def _choices(painted: list[ProjectedTexture]) -> dict[str, str]:
+    covered = sum(int(one.mask.sum()) for one in painted)
+    seen = sum(int((one.seen & one.mask).sum()) for one in painted)
+    copied = sum(int((one.mirrored & one.mask).sum()) for one in painted)
+    share = max(covered, 1)
+    text = f"{seen / share:.0%} of the texels seen in a reference"
+    planes = ", ".join(sorted({axis for one in painted for axis in one.mirrors}))
+    if copied:
+        text += f", {copied / share:.0%} copied across the mesh's mirror plane {planes} = 0"
+    return {"coverage": text + ", the rest filled from the surface around"}
