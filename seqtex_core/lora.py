@@ -90,8 +90,8 @@ class LoRALinear(nn.Linear):
         if self.is_merged:
             return
         merged = self.merged_weight()
-        self._unmerged = self.weight.detach().clone() if keep_base else None
-        self.weight.data.copy_(merged)
+        self._unmerged = self.weight.data if keep_base else None
+        self.weight.data = merged
         self.is_merged = True
 
     def unmerge(self) -> None:
@@ -109,7 +109,7 @@ class LoRALinear(nn.Linear):
                 got="keep_base=False",
                 remedy="Load the weights again.",
             )
-        self.weight.data.copy_(self._unmerged)
+        self.weight.data = self._unmerged.to(self.weight)
         self._unmerged = None
         self.is_merged = False
 
