@@ -290,6 +290,8 @@ def test_layer_is_projections_norms_and_the_definition(norm, order: str, num_tex
     x = torch.randn(2, MV + num_text, HEADS * DIM, dtype=torch.float64)
     embedding = torch.randn(2, MV, G, dtype=torch.float64)
     where = {"rope": TABLES["mv"], "num_text": num_text, "text_at": "end"}
+    for parameter in (p for name, p in layer.named_parameters() if name.startswith("norm_")):
+        torch.nn.init.uniform_(parameter, 0.5, 1.5)  # q and k differ
 
     def heads(y: Tensor, normalise: torch.nn.Module | None) -> Tensor:
         if normalise is not None and scope == "inner":

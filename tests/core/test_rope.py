@@ -71,7 +71,9 @@ def diffusers_cogvideox(grid: Grid, **kwargs: object) -> tuple[Tensor, Tensor]:
     return cos[:, 0::2], sin[:, 0::2]
 
 
-@pytest.mark.parametrize("size", [(30, 45), (32, 32), (64, 64), (45, 30), (17, 40)])
+@pytest.mark.parametrize(
+    "size", [(30, 45), (32, 32), (64, 64), (45, 30), (32, 33), (17, 41), (21, 45)]
+)
 def test_interpolation_equals_cogvideox_linspace(size: tuple[int, int]) -> None:
     from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
 
@@ -217,6 +219,15 @@ def test_gradient_is_the_rotation_back(pairing: str) -> None:
     back = Rope(cos=rope.cos, sin=-rope.sin, pairing=rope.pairing)
     # values below 6: three fp32 roundings
     torch.testing.assert_close(x.grad, apply_rope_reference(out_grad, back), atol=1.1e-6, rtol=0)
+
+
+def test_a_table_first_used_in_inference_mode_still_trains() -> None:
+    rope = random_rope(5, 8)
+    with torch.inference_mode():
+        apply_rope(torch.randn(1, 5, 2, 8), rope)
+    x = torch.randn(1, 5, 2, 8, requires_grad=True)
+    apply_rope(x, rope).sum().backward()
+    assert x.grad is not None
 
 
 def test_eager_and_traced_forms_agree() -> None:
