@@ -15,6 +15,7 @@ from seqtex_core.errors import UsageError
 from .mesh import VIEW_NAMES
 
 Projection = Literal["perspective", "orthographic"]
+Axis = Literal["x", "y", "z"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -156,6 +157,16 @@ class CameraRig:
         """
         index = [self.index(name) for name in names]
         return replace(self, names=tuple(names), world_to_camera=self.world_to_camera[index])
+
+    def mirrored(self, *axes: Axis) -> CameraRig:
+        """Cameras that see the world mirrored across the planes ``axis = 0``.
+
+        What such a camera sees of an object is what this one sees of the object's mirror image;
+        its pictures are swapped left and right against what a real camera there would take.
+        """
+        signs = [-1.0 if axis in axes else 1.0 for axis in ("x", "y", "z")]
+        scale = self.world_to_camera.new_tensor([*signs, 1.0])
+        return replace(self, world_to_camera=self.world_to_camera * scale)
 
     def index(self, name: str) -> int:
         """Position of the camera called ``name``.

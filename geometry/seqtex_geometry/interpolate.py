@@ -146,6 +146,11 @@ def uv_fragments(face_idx: Tensor, face_uvs: Tensor) -> Fragments:
     )
 
 
+def triangle_areas(corners: Tensor) -> Tensor:
+    """Areas of triangles in the plane, ``[T]`` from ``[T, 3, 2]``."""
+    return 0.5 * _cross2(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).abs()
+
+
 def _clamped(weight1: Tensor, weight2: Tensor) -> Tensor:
     weights = torch.stack([1.0 - weight1 - weight2, weight1, weight2], dim=-1).clamp(min=0.0)
     return weights / weights.sum(-1, keepdim=True)

@@ -11,9 +11,12 @@ from torch.nn.functional import avg_pool2d, normalize
 from seqtex_core.errors import UsageError
 
 from .cameras import CameraRig
-from .interpolate import Fragments, uv_fragments, view_fragments
+from .interpolate import Fragments, triangle_areas, uv_fragments, view_fragments
 from .rasterize import Rasterizer
 from .surface import SurfaceTensors
+from .uv_tiles import wrap_face_uvs
+
+_MIN_OVERLAP = 5e-4  # of the texels; less is not worth a layer
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -127,6 +130,50 @@ def uv_maps(
     return _maps(surface, fragments, fragments, 1, unit_normals)
 
 
+def uv_map_layers(
+    surface: SurfaceTensors,
+    *,
+    height: int,
+    width: int,
+    rasterizer: Rasterizer,
+    faces: Tensor | None = None,
+    sharing: Tensor | None = None,
+    max_layers: int = 4,
+) -> list[SurfaceMaps]:
+    """UV maps of faces that lie over each other in UV space, such as mirrored halves.
+
+    The first layer is :func:`uv_maps`. Each further layer holds the faces that lost most of their
+    texels in all layers before it; there is none where charts do not overlap.
+
+    Args:
+        surface: as for :func:`uv_maps`.
+        height: of the maps, in texels.
+        width: of the maps, in texels.
+        rasterizer: from :func:`~seqtex_geometry.rasterize.choose_rasterizer`.
+        faces: boolean mask ``[T]`` of the faces to draw. Defaults to all that have UVs.
+        sharing: boolean mask ``[T]`` of faces that are left out of the first layer because they
+            show texels whose position others give, such as further instances. Optional.
+        max_layers: most layers to make; what lies deeper is left out.
+    """
+    layers = [uv_maps(surface, height=height, width=width, rasterizer=rasterizer, faces=faces)]
+    assert surface.face_uvs is not None  # uv_maps would have raised
+    finite = torch.isfinite(surface.face_uvs).all(-1).all(-1)
+    wanted = finite if faces is None else finite & faces.to(finite.device)
+    if sharing is not None:
+        wanted = wanted | (finite & sharing.to(finite.device))
+    expected = triangle_areas(torch.nan_to_num(surface.face_uvs.detach())) * height * width
+    while len(layers) < max_layers:
+        hits = layers[-1].face_idx[layers[-1].hit]
+        won = torch.bincount(hits, minlength=surface.num_faces)
+        wanted = wanted & (won < 0.5 * expected) & (expected >= 1.0)
+        if float(expected[wanted].sum()) < _MIN_OVERLAP * height * width:
+            break
+        layers.append(
+            uv_maps(surface, height=height, width=width, rasterizer=rasterizer, faces=wanted)
+        )
+    return layers
+
+
 def wrapped_uvs(surface: SurfaceTensors, faces: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """UVs moved into the unit square, and the face each row came from.
 
@@ -158,18 +205,8 @@ def wrapped_uvs(surface: SurfaceTensors, faces: Tensor | None = None) -> tuple[T
     face_uvs = surface.face_uvs[source]
     if face_uvs.numel() == 0 or bool(((face_uvs >= 0) & (face_uvs <= 1)).all()):
         return face_uvs, source
-    return _repeat_into_unit_square(face_uvs, source)
-
-
-def _repeat_into_unit_square(face_uvs: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
-    """One copy of each face per unit square that its bounding rectangle touches, moved into it."""
-    first = face_uvs.detach().amin(1).floor()
-    count = (face_uvs.detach().amax(1).ceil() - first).clamp(min=1).long()
-    copies = count.prod(-1)
-    row = torch.arange(len(face_uvs), device=face_uvs.device).repeat_interleave(copies)
-    rank = torch.arange(len(row), device=row.device) - (copies.cumsum(0) - copies)[row]
-    step = torch.stack([rank % count[row, 0], rank // count[row, 0]], dim=-1)
-    return face_uvs[row] - (first[row] + step)[:, None], source[row]
+    copies, row = wrap_face_uvs(face_uvs.detach().cpu().numpy())
+    return torch.from_numpy(copies).to(face_uvs), source[torch.from_numpy(row).to(source.device)]
 
 
 def _view_fragments(

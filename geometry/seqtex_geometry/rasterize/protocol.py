@@ -29,9 +29,10 @@ class Rasterizer(Protocol):
     Convention:
         A pixel belongs to a face if the ray through its centre, ``((i + 0.5) / size)``, meets the
         face at a depth in [near, far]; the nearest face wins. Faces are seen from both sides.
-        Where faces share an edge under a pixel centre, or lie at the same depth, backends may
-        differ; ``reference`` takes the lowest index. Faces without area and faces with a
-        coordinate that is not finite are never seen. Row 0 of a UV map is v = 1.
+        Faces without area and faces with a coordinate that is not finite are never seen. Row 0 of
+        a UV map is v = 1, and overlapping texels belong to the lowest index. Backends may differ
+        where a pixel centre lies on an edge (within rounding), and in views where faces lie at the
+        same depth; there, ``reference`` takes the lowest index.
     """
 
     name: str

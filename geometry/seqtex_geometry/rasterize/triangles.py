@@ -23,8 +23,14 @@ def solid_faces(corners: Tensor) -> Tensor:
 
 
 def uv_corners(face_uvs: Tensor) -> Tensor:
-    """The mesh laid flat, ``[T, 3, 3]``: UV coordinates and height 0."""
-    return torch.nn.functional.pad(face_uvs.detach(), (0, 1))
+    """The mesh laid flat, ``[T, 3, 3]``; each face lies a little lower than the one before.
+
+    So where faces overlap, a ray from above meets the lowest index first. Rays are vertical: the
+    height changes nothing else.
+    """
+    uvs = face_uvs.detach()
+    height = torch.arange(len(uvs), device=uvs.device) / -max(len(uvs), 1)
+    return torch.cat([uvs, height.to(uvs)[:, None, None].expand(-1, 3, 1)], dim=-1)
 
 
 def uv_rays(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:

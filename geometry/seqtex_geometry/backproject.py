@@ -1,0 +1,306 @@
+"""Painting a surface from pictures of it: what each texel looks like in views that see it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+from torch.nn.functional import max_pool2d, normalize
+
+from seqtex_core.errors import UsageError
+
+from .cameras import CameraRig
+from .interpolate import triangle_areas, view_fragments
+from .maps import SurfaceMaps
+from .rasterize import Rasterizer
+from .sampling import bicubic, bilinear, mip_levels, sample_levels
+from .seams import extend_nearest
+from .surface import SurfaceTensors
+
+_MIN_DEPTH_SIZE = 512  # shorter side of the depth map that decides what is hidden, in pixels
+_JUMP = 3.0  # second difference of the depth, in pixel widths, beyond which it jumps
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackprojectSettings:
+    """When a texel counts as seen, and how views are weighed.
+
+    Args:
+        min_facing: least cosine between the surface and the line of sight; flatter is not seen.
+        full_facing: cosine from which a surface is fully trusted.
+        facing_power: views that see the same texel are weighed by the cosine to this power.
+        margin: pixels (of the picture) beside those that mix two surfaces, or surface and
+            background, that are not trusted either. More helps pictures that fit badly.
+        feather: further pixels over which trust grows to 1.
+        depth_bias: how far behind the nearest surface still counts as the surface, in pixel widths;
+            grows with the slope.
+    """
+
+    min_facing: float = 0.1
+    full_facing: float = 0.3
+    facing_power: float = 4.0
+    margin: float = 0.5
+    feather: float = 2.0
+    depth_bias: float = 1.5
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BackProjection:
+    """Colours seen by one or several views, laid out in UV space.
+
+    Args:
+        color: ``[3, h, w]``, 0 where nothing was seen.
+        weight: trust, ``[h, w]``, the greatest of any view, in [0, 1]; 0 where nothing was seen.
+        view_weights: how much each view counts in the colour, ``[F, h, w]``.
+    """
+
+    color: Tensor
+    weight: Tensor
+    view_weights: Tensor
+
+    @property
+    def seen(self) -> Tensor:
+        """True where some view saw the texel, ``[h, w]``."""
+        return self.weight > 0
+
+
+def backproject(
+    surface: SurfaceTensors,
+    maps: SurfaceMaps,
+    images: Sequence[Tensor],
+    cameras: CameraRig,
+    *,
+    rasterizer: Rasterizer,
+    settings: BackprojectSettings | None = None,
+) -> BackProjection:
+    """Colours of the texels that the views see.
+
+    Args:
+        surface: everything that can hide something.
+        maps: UV maps (F = 1) of the faces to paint.
+        images: one per camera, ``[3, H, W]`` or with alpha ``[4, H, W]``, in [0, 1]; sizes may
+            differ. Pixels that are not opaque are not used.
+        cameras: F cameras.
+        rasterizer: from :func:`~seqtex_geometry.rasterize.choose_rasterizer`.
+        settings: see :class:`BackprojectSettings`.
+
+    Raises:
+        UsageError: not one picture per camera, or a picture of another shape.
+    """
+    settings = settings or BackprojectSettings()
+    if len(images) != len(cameras):
+        raise UsageError("images", expected=f"{len(cameras)}, one per camera", got=str(len(images)))
+    height, width = maps.size
+    cameras = cameras.to(surface.device)
+    texels = _Texels.of(surface, maps)
+    colors, trusts, weights = [], [], []
+    for name, image in zip(cameras.names, images, strict=True):
+        if image.ndim != 3 or image.shape[0] not in (3, 4):
+            raise UsageError(
+                f"image of view {name!r}",
+                expected="shape [3, H, W] or [4, H, W]",
+                got=str(list(image.shape)),
+            )
+        picture = image.detach().to(surface.device).float()
+        color, trust, facing = _one_view(
+            surface, texels, picture, cameras.select(name), rasterizer, settings
+        )
+        colors.append(color)
+        trusts.append(trust)
+        weights.append(trust * facing**settings.facing_power)
+    weight = torch.stack(weights)
+    color = (torch.stack(colors) * weight[..., None]).sum(0)
+    color = color / weight.sum(0).clamp(min=1e-12)[:, None]
+    flat = torch.zeros(len(cameras) + 4, height * width, device=surface.device)
+    flat[:, texels.index] = torch.cat([color.T, torch.stack(trusts).amax(0)[None], weight])
+    flat = flat.reshape(-1, height, width)
+    return BackProjection(color=flat[:3], weight=flat[3], view_weights=flat[4:])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Texels:
+    """The covered texels: flat index, face, position, unit face normal, texels per UV area."""
+
+    index: Tensor
+    face: Tensor
+    position: Tensor
+    normal: Tensor
+    texel_area: Tensor
+
+    @classmethod
+    def of(cls, surface: SurfaceTensors, maps: SurfaceMaps) -> _Texels:
+        face_idx = maps.face_idx.reshape(-1)
+        index = torch.nonzero(face_idx >= 0)[:, 0]
+        face = face_idx[index]
+        if surface.face_uvs is None:
+            raise UsageError("surface.face_uvs", expected="UV coordinates", got="none")
+        height, width = maps.size
+        uv_area = triangle_areas(surface.face_uvs.detach())[face]
+        return cls(
+            index=index,
+            face=face,
+            position=maps.position.detach().reshape(-1, 3)[index],
+            normal=_face_normals(surface)[face],
+            texel_area=uv_area * height * width,
+        )
+
+
+def _one_view(
+    surface: SurfaceTensors,
+    texels: _Texels,
+    picture: Tensor,
+    camera: CameraRig,
+    rasterizer: Rasterizer,
+    settings: BackprojectSettings,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Colour ``[N, 3]``, trust ``[N]`` and facing ``[N]`` of the texels in one picture."""
+    height, width = picture.shape[1:]
+    finer = -(-_MIN_DEPTH_SIZE // min(height, width))
+    buffer = _DepthBuffer.of(surface, camera, (height * finer, width * finer), rasterizer)
+    facing, visible = buffer.test(texels, camera, settings)
+    trust = _trust(buffer, picture, camera, finer, settings)
+    points, _ = camera.project_to_pixels(texels.position, height, width)
+    near = bilinear(trust[None], points[0] * finer)[:, 0]
+    span = max(settings.full_facing - settings.min_facing, 1e-6)
+    steep = ((facing - settings.min_facing) / span).clamp(0, 1)
+    weight = torch.where(visible, near * steep, 0.0)
+    color = _sample(picture, trust, finer, texels, points[0], surface, camera)
+    return color, weight, facing
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _DepthBuffer:
+    """Nearest depth (infinite where there is none) and face of every pixel, ``[H, W]``."""
+
+    depth: Tensor
+    face_idx: Tensor
+    normals: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        surface: SurfaceTensors,
+        camera: CameraRig,
+        size: tuple[int, int],
+        rasterizer: Rasterizer,
+    ) -> _DepthBuffer:
+        face_idx = rasterizer.face_idx_views(surface, camera, height=size[0], width=size[1])
+        fragments = view_fragments(face_idx, surface, camera)
+        depth = fragments.image(fragments.depth.detach(), torch.inf)
+        return cls(depth=depth[0], face_idx=face_idx[0], normals=_face_normals(surface))
+
+    def test(
+        self, texels: _Texels, camera: CameraRig, settings: BackprojectSettings
+    ) -> tuple[Tensor, Tensor]:
+        """Cosine to the line of sight ``[N]``, and whether the texel is the nearest surface.
+
+        The pixel nearest to the texel sees the surface at a slightly other place. The texel's own
+        plane says which depth to expect there, so slanted surfaces need no large tolerance.
+        """
+        height, width = self.depth.shape
+        points, depths = camera.project_to_pixels(texels.position, height, width)
+        point, depth = points[0], depths[0]
+        column, row = point.floor().long().clamp(min=0).unbind(-1)
+        inside = (point > 0).all(-1) & (point[:, 0] < width) & (point[:, 1] < height)
+        column, row = column.clamp(max=width - 1), row.clamp(max=height - 1)
+        origins, directions = camera.rays(height, width)
+        origin, direction = origins[0][row, column], directions[0][row, column]
+        slant = (direction * texels.normal).sum(-1)
+        expected = ((texels.position - origin) * texels.normal).sum(-1) / _away_from_zero(slant)
+        facing = slant.abs() / torch.linalg.vector_norm(direction, dim=-1)
+        pixel = torch.full_like(depth, 2.0 * camera.half_extent / min(height, width))
+        if camera.projection == "perspective":
+            pixel = pixel * depth
+        slope = (1.0 - facing**2).clamp(min=0).sqrt() / facing.clamp(min=0.05)
+        bias = settings.depth_bias * pixel * (1.0 + slope)
+        # The plane is trusted only near the texel: it may predict nonsense when seen edge-on.
+        expected = torch.minimum(torch.maximum(expected, depth - bias), depth + bias)
+        hit = self.face_idx[row, column]
+        same_side = (self.normals[hit.clamp(min=0)] * direction).sum(-1) * slant > 0
+        nearest = (hit == texels.face) | (same_side & (expected <= self.depth[row, column] + bias))
+        seen = inside & (depth > camera.near) & (hit >= 0) & nearest
+        return facing, seen & (facing >= settings.min_facing)
+
+    def jumps(self, camera: CameraRig) -> Tensor:
+        """True on the background and where the depth jumps among the 8 neighbours, ``[H, W]``.
+
+        On a plane, depth (orthographic) or its inverse (perspective) is affine in the picture, so
+        its second difference is 0 however slanted the plane; a crease gives at most a few pixel
+        widths, a jump more.
+        """
+        perspective = camera.projection == "perspective"
+        background = torch.isinf(self.depth)
+        depth = torch.where(background, camera.far, self.depth)
+        affine = 1.0 / depth if perspective else depth
+        padded = torch.nn.functional.pad(affine[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
+        height, width = affine.shape
+        pixel = 2.0 * camera.half_extent / min(height, width)
+        limit = _JUMP * pixel / depth if perspective else torch.full_like(depth, _JUMP * pixel)
+        jump = background.clone()
+        for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1)):
+            ahead = padded[1 + dy : 1 + dy + height, 1 + dx : 1 + dx + width]
+            behind = padded[1 - dy : 1 - dy + height, 1 - dx : 1 - dx + width]
+            jump |= (ahead + behind - 2 * affine).abs() > limit
+        return jump
+
+
+def _trust(
+    buffer: _DepthBuffer,
+    picture: Tensor,
+    camera: CameraRig,
+    finer: int,
+    settings: BackprojectSettings,
+) -> Tensor:
+    """How far each pixel of the depth map is from outlines, 0 to 1, ``[H, W]``."""
+    height, width = buffer.depth.shape
+    bad = buffer.jumps(camera)
+    softness = picture[3:].remainder(1.0) > 0.01
+    if picture.shape[0] == 4:
+        clear = (picture[3:] < 0.999).float()[None]
+        bad = bad | (torch.nn.functional.interpolate(clear, (height, width))[0, 0] > 0)
+    if not bool(softness.any()):
+        # Nothing says which pixels mix with the background: those next to it may.
+        background = torch.isinf(buffer.depth).float()[None, None]
+        bad = bad | (max_pool2d(background, 2 * finer + 1, 1, finer)[0, 0] > 0)
+    distance = distance_transform_edt(np.pad(~bad.cpu().numpy(), 1))[1:-1, 1:-1]
+    pixels = torch.from_numpy(distance).to(picture) / finer
+    return ((pixels - settings.margin) / settings.feather).clamp(0, 1)
+
+
+def _sample(
+    picture: Tensor,
+    trust: Tensor,
+    finer: int,
+    texels: _Texels,
+    points: Tensor,
+    surface: SurfaceTensors,
+    camera: CameraRig,
+) -> Tensor:
+    """Colours ``[N, 3]``: bicubic where texels are finer than pixels, else from a mip level."""
+    size = picture.shape[1:]
+    trusted = -max_pool2d(-trust[None, None], finer)[0, 0] > 0
+    clean = extend_nearest(picture[:3], trusted)
+    pixels, _ = camera.project_to_pixels(surface.vertices.detach(), *size)
+    screen = triangle_areas(pixels[0][surface.faces])[texels.face]
+    level = 0.5 * torch.log2((screen / texels.texel_area.clamp(min=1e-12)).clamp(min=1.0))
+    sharp = bicubic(clean, points)
+    soft = level > 0
+    if bool(soft.any()):
+        share = level.clamp(0, 1)[:, None]
+        coarse = sample_levels(mip_levels(clean), points, level)
+        sharp = sharp * (1 - share) + coarse * share
+    return sharp.clamp(0, 1)
+
+
+def _face_normals(surface: SurfaceTensors) -> Tensor:
+    corners = surface.corners().detach()
+    cross = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    return normalize(cross, dim=-1, eps=1e-20)
+
+
+def _away_from_zero(values: Tensor) -> Tensor:
+    return torch.where(values.abs() < 1e-6, 1e-6, values)

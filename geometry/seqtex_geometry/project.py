@@ -1,0 +1,163 @@
+"""The model-free method: project reference pictures onto the mesh, and fill in what they miss."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from seqtex_core.errors import UsageError
+
+from .backproject import BackProjection, BackprojectSettings, backproject
+from .cameras import Axis, CameraRig
+from .fill import fill_nearest_surface, fill_smooth_surface
+from .maps import SurfaceMaps
+from .rasterize import Rasterizer
+from .seams import pad_seams
+from .surface import SurfaceTensors
+from .symmetry import find_mirrors
+
+_LOG = logging.getLogger(__name__)
+
+Fill = Literal["smooth", "nearest", "none"]
+Mirror = Literal["auto", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectSettings:
+    """How pictures become a texture.
+
+    Args:
+        backproject: when a texel counts as seen.
+        mirror: ``auto`` copies colours across the planes x = 0 and y = 0 in which the mesh is its
+            own mirror image; ``none`` does not.
+        fill: what unseen texels get: ``smooth``, ``nearest`` or ``none`` (black).
+    """
+
+    backproject: BackprojectSettings = field(default_factory=BackprojectSettings)
+    mirror: Mirror = "auto"
+    fill: Fill = "smooth"
+
+    def __post_init__(self) -> None:
+        if self.mirror not in ("auto", "none"):
+            raise UsageError("mirror", expected="auto or none", got=repr(self.mirror))
+        if self.fill not in ("smooth", "nearest", "none"):
+            raise UsageError("fill", expected="smooth, nearest or none", got=repr(self.fill))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ProjectedTexture:
+    """A texture painted from pictures.
+
+    Args:
+        texture: ``[3, h, w]`` in [0, 1], padded around the charts.
+        seen: True where a picture shows the texel, ``[h, w]``.
+        mirrored: True where the colour was copied across a mirror plane, ``[h, w]``.
+        mask: True on the charts, ``[h, w]``.
+        mirrors: the mirror planes that were used, such as ``("x",)``.
+    """
+
+    texture: Tensor
+    seen: Tensor
+    mirrored: Tensor
+    mask: Tensor
+    mirrors: tuple[Axis, ...]
+
+
+def project_texture(
+    surface: SurfaceTensors,
+    maps: SurfaceMaps | Sequence[SurfaceMaps],
+    references: Mapping[str, Tensor],
+    cameras: CameraRig,
+    *,
+    rasterizer: Rasterizer,
+    settings: ProjectSettings | None = None,
+) -> ProjectedTexture:
+    """A complete texture from one or several reference pictures, without any model.
+
+    Args:
+        surface: everything that can hide something.
+        maps: UV maps (F = 1) of the faces to paint; several layers where faces share texels
+            (:func:`~seqtex_geometry.maps.uv_map_layers`), and a texel is seen if any of its faces
+            is.
+        references: view name -> picture ``[3, H, W]`` or with alpha ``[4, H, W]``, in [0, 1].
+        cameras: a rig that has the named views.
+        rasterizer: from :func:`~seqtex_geometry.rasterize.choose_rasterizer`.
+        settings: see :class:`ProjectSettings`.
+
+    Raises:
+        UsageError: no reference, or a view that the rig does not have.
+    """
+    settings = settings or ProjectSettings()
+    if not references:
+        raise UsageError("references", expected="at least one picture", got="none")
+    uv_layers = [maps] if isinstance(maps, SurfaceMaps) else list(maps)
+    mirrors = find_mirrors(surface) if settings.mirror == "auto" else ()
+    if mirrors:
+        _LOG.info("the mesh mirrors itself across %s: unseen parts copy", ", ".join(mirrors))
+    layers = [
+        backproject(
+            surface,
+            uv_layer,
+            list(references.values()),
+            cameras.select(*references).mirrored(*axes),
+            rasterizer=rasterizer,
+            settings=settings.backproject,
+        )
+        for axes in _subsets(mirrors)
+        for uv_layer in uv_layers
+    ]
+    color, trust = _stacked(layers)
+    first = uv_layers[0]
+    mask = first.hit[0]
+    position, normal = first.position.detach()[0][mask], first.normal.detach()[0][mask]
+    normal = normalize(normal, dim=-1)
+    texture = torch.zeros_like(color)
+    texture[:, mask] = _completed(
+        position, normal, color.permute(1, 2, 0)[mask], trust[mask], settings.fill
+    ).T
+    seen = torch.stack([layer.seen for layer in layers[: len(uv_layers)]]).any(0) & mask
+    return ProjectedTexture(
+        texture=pad_seams(texture, mask),
+        seen=seen,
+        mirrored=(trust > 0) & ~seen & mask,
+        mask=mask,
+        mirrors=mirrors,
+    )
+
+
+def _subsets(axes: tuple[Axis, ...]) -> list[tuple[Axis, ...]]:
+    """All subsets, smaller ones first: no mirror, one mirror, both."""
+    return [part for size in range(len(axes) + 1) for part in combinations(axes, size)]
+
+
+def _stacked(layers: list[BackProjection]) -> tuple[Tensor, Tensor]:
+    """Colour ``[3, h, w]`` and trust ``[h, w]`` of layers, earlier ones on top."""
+    color = torch.zeros_like(layers[0].color)
+    trust = torch.zeros_like(layers[0].weight)
+    for layer in layers:
+        share = layer.weight * (1.0 - trust)
+        color = color + layer.color * share
+        trust = trust + share
+    return color / trust.clamp(min=1e-8), trust
+
+
+def _completed(
+    position: Tensor, normal: Tensor, color: Tensor, trust: Tensor, fill: Fill
+) -> Tensor:
+    """Colours of all texels: those seen, blended into the fill where trust is low."""
+    if fill == "none":
+        return color * (trust > 0)[:, None]
+    known = trust >= 0.5
+    if not bool(known.any()):
+        known = trust > 0
+    method = fill_smooth_surface if fill == "smooth" else fill_nearest_surface
+    filled = method(position, color, known, normal=normal)
+    share = trust[:, None]
+    return torch.where(known[:, None], color * share + filled * (1 - share), filled)
