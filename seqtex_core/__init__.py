@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from .attention import attention_reference as attention_reference
     from .attention import choose_attention as choose_attention
     from .attention import list_attention as list_attention
+    from .checkpoint import load_model as load_model
+    from .checkpoint import save_model as save_model
     from .decoupled_config import DecoupledConfig as DecoupledConfig
     from .errors import ContractError as ContractError
     from .errors import InputError as InputError
@@ -51,7 +53,8 @@ if TYPE_CHECKING:
     from .frames import StreamLayout as StreamLayout
     from .frames import TokenLayout as TokenLayout
     from .geo_attention import GeoAttention as GeoAttention
-    from .geo_attention import geo_attention as geo_attention
+    from .geo_attention import GeoAttentionConfig as GeoAttentionConfig
+    from .geo_attention import Placement as Placement
     from .geo_attention import geo_attention_reference as geo_attention_reference
     from .geometry_embedding import GeometryEmbedding as GeometryEmbedding
     from .geometry_embedding import GeometryLatents as GeometryLatents
@@ -66,7 +69,6 @@ if TYPE_CHECKING:
     from .modulation import modulate as modulate
     from .muv_block import MUVBlock as MUVBlock
     from .qk_prep import QKNorm as QKNorm
-    from .qk_prep import qk_prep as qk_prep
     from .qk_prep import rotate_geometry as rotate_geometry
     from .registry import Registry as Registry
     from .roles import CONDITION as CONDITION
@@ -79,7 +81,9 @@ if TYPE_CHECKING:
     from .rope import Rope as Rope
     from .rope import RopeSpec as RopeSpec
     from .rope import apply_rope as apply_rope
+    from .rope import cogvideox_axis_dims as cogvideox_axis_dims
     from .rope import rope_table as rope_table
+    from .rope import wan_axis_dims as wan_axis_dims
     from .samplers import EulerSampler as EulerSampler
     from .samplers import Sampler as Sampler
     from .sampling import StepReport as StepReport
@@ -111,6 +115,7 @@ _MODULES = {
     "FramePlan": "frame_plan",
     "FrameState": "roles",
     "GeoAttention": "geo_attention",
+    "GeoAttentionConfig": "geo_attention",
     "GeometryEmbedding": "geometry_embedding",
     "GeometryLatents": "geometry_embedding",
     "Grid": "frames",
@@ -124,6 +129,7 @@ _MODULES = {
     "NONSENSE": "roles",
     "NoisySample": "frame_plan",
     "OutOfMemoryError": "errors",
+    "Placement": "geo_attention",
     "QKNorm": "qk_prep",
     "Registry": "registry",
     "Role": "roles",
@@ -151,31 +157,33 @@ _MODULES = {
     "bell_weights": "flow_matching",
     "choose_attention": "attention",
     "clean_to_velocity": "flow_matching",
+    "cogvideox_axis_dims": "rope",
     "expand_sigma": "flow_matching",
     "flow_matching_loss": "flow_matching",
     "gated_residual": "modulation",
     "geo2mv": "tasks",
-    "geo_attention": "geo_attention",
     "geo_attention_reference": "geo_attention",
     "img2tex": "tasks",
     "inference_sigmas": "flow_matching",
     "inject_lora": "lora",
     "list_attention": "attention",
     "load_lora_state_dict": "lora",
+    "load_model": "checkpoint",
     "lora_state_dict": "lora",
     "merge_lora": "lora",
     "modulate": "modulation",
     "mv2tex": "tasks",
-    "qk_prep": "qk_prep",
     "rope_table": "rope",
     "rotate_geometry": "qk_prep",
     "sample": "sampling",
+    "save_model": "checkpoint",
     "shift_sigmas": "flow_matching",
     "tex2mv": "tasks",
     "training_sigmas": "flow_matching",
     "unmerge_lora": "lora",
     "velocity_to_clean": "flow_matching",
     "velocity_to_noise": "flow_matching",
+    "wan_axis_dims": "rope",
     "with_guidance": "guidance",
 }
 

@@ -1,1 +1,61 @@
-"""Video diffusion backbones and codecs behind one protocol."""
+"""Video diffusion backbones and codecs behind one protocol; nothing is imported unasked."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .codecs.pixel import PixelCodec as PixelCodec
+    from .codecs.protocol import CODECS as CODECS
+    from .codecs.protocol import Codec as Codec
+    from .codecs.protocol import ValueRanges as ValueRanges
+    from .codecs.protocol import codec_from_config as codec_from_config
+    from .codecs.wan_vae import WanVAECodec as WanVAECodec
+    from .entry_config import ARCHITECTURES as ARCHITECTURES
+    from .entry_config import entry_from_config as entry_from_config
+    from .registry import BACKBONES as BACKBONES
+    from .registry import BackboneEntry as BackboneEntry
+    from .registry import empty_backbone as empty_backbone
+    from .registry import load_backbone as load_backbone
+    from .text import T5TextEncoder as T5TextEncoder
+    from .text import TextEncoder as TextEncoder
+    from .text import load_text_encoder as load_text_encoder
+    from .unipc import SAMPLERS as SAMPLERS
+    from .unipc import UniPCSampler as UniPCSampler
+    from .wan import WanBackbone as WanBackbone
+    from .wan_configs import WanConfig as WanConfig
+    from .wan_configs import WanEntry as WanEntry
+
+_MODULES = {
+    "ARCHITECTURES": "entry_config",
+    "BACKBONES": "registry",
+    "BackboneEntry": "registry",
+    "CODECS": "codecs.protocol",
+    "Codec": "codecs.protocol",
+    "PixelCodec": "codecs.pixel",
+    "SAMPLERS": "unipc",
+    "T5TextEncoder": "text",
+    "TextEncoder": "text",
+    "UniPCSampler": "unipc",
+    "ValueRanges": "codecs.protocol",
+    "WanBackbone": "wan",
+    "WanConfig": "wan_configs",
+    "WanEntry": "wan_configs",
+    "WanVAECodec": "codecs.wan_vae",
+    "codec_from_config": "codecs.protocol",
+    "empty_backbone": "registry",
+    "entry_from_config": "entry_config",
+    "load_backbone": "registry",
+    "load_text_encoder": "text",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(_MODULES)

@@ -134,13 +134,15 @@ def load_model(
     else:
         digest = hashlib.sha256(json.dumps(config.to_json(), sort_keys=True).encode()).hexdigest()
         record = ModelRecord(name=config.name, sha256=digest, notes=("untrained",))
+    text_encoder = None
+    if config.text_encoder is not None:
+        text_encoder = load_text_encoder(folder / config.text_encoder, device=device)
     return SeqTexModel(
         config=config,
         transformer=transformer.to(device=device, dtype=dtype).eval(),
         codec=codec_from_config(config.codec),
         record=record,
-        text_encoder=config.text_encoder
-        and load_text_encoder(folder / config.text_encoder, device=device),
+        text_encoder=text_encoder,
     )
 
 
