@@ -32,7 +32,7 @@ def write_intermediates(result: TextureResult, folder: Path) -> None:
     """
     job = result.job
     names = numbered(job.cameras.names)
-    views = job.view_maps(_PICTURE_SIZE, supersample=2)
+    views = job.view_maps(_PICTURE_SIZE)
     far = float(views.depth.max().clamp(min=1e-6))
     save_maps(folder / "maps", views, names, depth_full_scale=far)
     for index, texture in enumerate(result.textures):

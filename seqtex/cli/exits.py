@@ -30,11 +30,11 @@ def run_guarded(command: Callable[[], None], *, debug: bool) -> int:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         command()
-    except SystemExit as stop:
-        return _code(stop)
-    except KeyboardInterrupt:
-        sys.stderr.write("\nInterrupted. Nothing was written.\n")
-        return INTERRUPTED
+    except (SystemExit, KeyboardInterrupt) as stop:
+        code = _code(stop)
+        if code == INTERRUPTED:
+            sys.stderr.write("\nInterrupted. No file was left half-written.\n")
+        return code
     except SeqTexError as error:
         _show(error, debug=debug)
         return error.exit_code
@@ -47,7 +47,7 @@ def run_guarded(command: Callable[[], None], *, debug: bool) -> int:
             traceback.print_exc()
         sys.stderr.write(f"Error: {type(error).__name__}: {_first_line(error)}\n")
         sys.stderr.write(
-            "This is a defect of seqtex, not of your files. Nothing was written. "
+            "This is a defect of seqtex, not of your files. "
             "Repeat the command with --debug for the traceback.\n"
         )
         return 1
@@ -94,7 +94,9 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", 1)[0] or "no message"
 
 
-def _code(stop: SystemExit) -> int:
+def _code(stop: SystemExit | KeyboardInterrupt) -> int:
+    if isinstance(stop, KeyboardInterrupt):
+        return INTERRUPTED
     if stop.code is None:
         return 0
     return stop.code if isinstance(stop.code, int) else 1

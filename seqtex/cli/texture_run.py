@@ -37,6 +37,7 @@ def run_texture(request: TextureRequest) -> None:
         check_folder(request.save_intermediates, record=STEPS_RECORD, overwrite=request.overwrite)
     with StageReporter() as report, naming_smaller_setting(_smaller(request)):
         result = _make(request, asset, images, report)
+        _say_result(result, report)
         saved = result.save(
             out,
             intermediates=request.save_intermediates,
@@ -103,6 +104,17 @@ def _load_pipeline(request: TextureRequest, report: StageReporter) -> SeqTexPipe
     dtype: torch.dtype = getattr(torch, request.dtype or "float32")
     with StageClock(report).stage(f"Load model {name}"):
         return SeqTexPipeline.from_pretrained(name, device=request.device, dtype=dtype)
+
+
+def _say_result(result: TextureResult, report: StageReporter) -> None:
+    """Print what the method itself decided, and what is to be known about the model."""
+    for label, text in result.manifest.choices.items():
+        if label not in result.job.choices:
+            report.say(f"  {label}: {text}")
+    model = result.manifest.model
+    if model is not None:
+        notes = f" ({', '.join(model.notes)})" if model.notes else ""
+        report.say(f"  model: {model.name}{notes}, sha256 {model.sha256[:12]}")
 
 
 def _smaller(request: TextureRequest) -> str:

@@ -1,0 +1,246 @@
+"""``seqtex texture`` from end to end on a small mesh."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pygltflib
+import trimesh
+from PIL import Image
+
+from seqtex.manifest import file_sha256, read_manifest
+
+Seqtex = Callable[..., Any]
+
+
+def texture_of(glb: Path) -> Image.Image:
+    mesh = trimesh.load(glb, force="mesh", process=False)
+    return mesh.visual.material.baseColorTexture
+
+
+def view_bytes(glb: Path) -> list[bytes]:
+    """Bytes of every accessor's buffer view, through a reader that is not ours."""
+    document = pygltflib.GLTF2().load_binary(str(glb))
+    blob = document.binary_blob()
+    views = [document.bufferViews[accessor.bufferView] for accessor in document.accessors]
+    return [blob[v.byteOffset or 0 : (v.byteOffset or 0) + v.byteLength] for v in views]
+
+
+def inner_difference(first: Path, second: Path) -> float:
+    """Mean difference (of 255) over the pixels that are opaque in both, two pixels inside."""
+    pictures = [np.asarray(Image.open(p).convert("RGBA")).astype(float) for p in (first, second)]
+    solid = (pictures[0][..., 3] == 255) & (pictures[1][..., 3] == 255)
+    for _ in range(2):
+        solid[1:-1, 1:-1] &= solid[:-2, 1:-1] & solid[2:, 1:-1] & solid[1:-1, :-2] & solid[1:-1, 2:]
+    assert solid.sum() > 500
+    return float(np.abs(pictures[0] - pictures[1])[solid][:, :3].mean())
+
+
+def textured_views(seqtex: Seqtex, mesh: Path, folder: Path) -> Path:
+    assert seqtex("render", mesh, "-o", folder, "--size", "128").code == 0
+    return folder
+
+
+def test_the_front_view_comes_back(seqtex: Seqtex, work: Path) -> None:
+    front = work / "views" / "0_front.png"
+    outcome = seqtex("texture", work / "figure.glb", "--image", front, "--uv-size", "256")
+    assert outcome.code == 0, outcome.err
+    out = work / "figure_textured.glb"
+    assert outcome.out.splitlines() == [str(out), f"{out}.seqtex.json"]
+    again = textured_views(seqtex, out, work / "again")
+    # Flat colours, one blurred pixel at each of their borders: 6 of 255 is a tenth of what
+    # wrong colours differ by (drawn from 40..230, two of them differ by 63 on average).
+    assert inner_difference(front, again / "0_front.png") < 6.0
+
+
+def test_choices_are_printed(seqtex: Seqtex, work: Path) -> None:
+    outcome = seqtex(
+        "texture", work / "figure.glb", "--image", work / "views" / "0_front.png", "--uv-size", "64"
+    )
+    for words in ("axes: y up", "UVs: the author's", "rasterizer: ", "method: project", "IoU 1.0"):
+        assert words in outcome.err
+    assert "seen in a reference" in outcome.err
+
+
+def test_only_the_base_colour_changes(seqtex: Seqtex, work: Path) -> None:
+    out = work / "result.glb"
+    command = ["texture", work / "figure.glb", "--image", work / "views" / "0_front.png"]
+    assert seqtex(*command, "--uv-size", "128", "-o", out).code == 0
+    before, after = view_bytes(work / "figure.glb"), view_bytes(out)
+    assert len(before) >= 3
+    assert after == before
+    documents = [
+        json.loads(pygltflib.GLTF2().load_binary(str(path)).to_json())
+        for path in (work / "figure.glb", out)
+    ]
+    for part in ("scenes", "nodes", "meshes", "accessors"):
+        assert documents[0][part] == documents[1][part]
+    assert texture_of(out).size == (128, 128)
+
+
+def test_two_runs_give_the_same_texture(seqtex: Seqtex, work: Path) -> None:
+    pixels = []
+    for name in ("a.glb", "b.glb"):
+        command = ["texture", work / "figure.glb", "--image", work / "views" / "0_front.png"]
+        assert seqtex(*command, "--uv-size", "128", "-o", work / name).code == 0
+        pixels.append(np.asarray(texture_of(work / name)))
+    assert np.array_equal(*pixels)
+
+
+def test_the_manifest_says_what_was_done(seqtex: Seqtex, work: Path) -> None:
+    front, out = work / "views" / "0_front.png", work / "figure_textured.glb"
+    command = ["texture", work / "figure.glb", "--image", front, "--uv-size", "128"]
+    assert seqtex(*command).code == 0
+    record = read_manifest(Path(f"{out}.seqtex.json"))
+    assert record["method"] == "project"
+    assert record["settings"]["uv_size"] == 128
+    assert record["settings"]["rasterizer"] != "auto"
+    assert record["inputs"] == [
+        {"role": "mesh", "name": "figure.glb", "sha256": file_sha256(work / "figure.glb")},
+        {"role": "reference front", "name": "0_front.png", "sha256": file_sha256(front)},
+    ]
+    assert {"python", "torch", "numpy"} <= set(record["versions"])
+    assert all(seconds >= 0 for seconds in record["stage_seconds"].values())
+    inside = pygltflib.GLTF2().load_binary(str(out)).asset.extras["seqtex"]
+    for entry in (inside, record):
+        entry.pop("stage_seconds")
+    assert inside == record
+    assert str(work) not in json.dumps(record)
+
+
+def test_our_own_result_is_replaced_without_a_flag(seqtex: Seqtex, work: Path) -> None:
+    command = ["texture", work / "figure.glb", "--image", work / "views" / "0_front.png"]
+    assert seqtex(*command, "--uv-size", "64").code == 0
+    assert seqtex(*command, "--uv-size", "128").code == 0
+    assert texture_of(work / "figure_textured.glb").size == (128, 128)
+
+
+def test_each_reference_paints_its_own_view(seqtex: Seqtex, work: Path) -> None:
+    views = work / "views"
+    refs = ["--ref", f"front={views / '0_front.png'}", "--ref", f"back={views / '2_back.png'}"]
+    out = work / "two.glb"
+    assert seqtex("texture", work / "figure.glb", *refs, "--uv-size", "256", "-o", out).code == 0
+    again = textured_views(seqtex, out, work / "again")
+    assert inner_difference(views / "0_front.png", again / "0_front.png") < 6.0
+    assert inner_difference(views / "2_back.png", again / "2_back.png") < 6.0
+
+
+def test_ref_view_names_the_view_of_the_image(seqtex: Seqtex, work: Path) -> None:
+    left = work / "views" / "1_left.png"
+    command = ["texture", work / "figure.glb", "--image", left, "--ref-view", "left"]
+    assert seqtex(*command, "--uv-size", "256").code == 0
+    again = textured_views(seqtex, work / "figure_textured.glb", work / "again")
+    assert inner_difference(left, again / "1_left.png") < 6.0
+
+
+def test_a_mesh_without_uvs_is_unwrapped(seqtex: Seqtex, work: Path) -> None:
+    front = work / "views" / "0_front.png"
+    outcome = seqtex("texture", work / "bare.ply", "--image", front, "--uv-size", "256")
+    assert outcome.code == 0, outcome.err
+    assert "UVs: new, made by xatlas" in outcome.err
+    bare = trimesh.load(work / "bare.ply", process=False)
+    done = trimesh.load(work / "bare_textured.glb", force="mesh", process=False)
+    assert np.array_equal(done.vertices[done.faces], bare.vertices[bare.faces].astype(np.float32))
+    again = textured_views(seqtex, work / "bare_textured.glb", work / "again")
+    assert inner_difference(front, again / "0_front.png") < 6.0
+
+
+def test_an_obj_gives_an_obj_with_its_files(seqtex: Seqtex, work: Path) -> None:
+    mesh = trimesh.load(work / "figure.glb", force="mesh", process=False)
+    mesh.export(work / "figure.obj")
+    front = work / "views" / "0_front.png"
+    out = work / "deep" / "er" / "figure.obj"
+    command = ["texture", work / "figure.obj", "--image", front, "--uv-size", "256", "-o", out]
+    outcome = seqtex(*command)
+    assert outcome.code == 0, outcome.err
+    suffixes = sorted(path.suffix for path in out.parent.iterdir())
+    assert suffixes == [".json", ".mtl", ".obj", ".png"]
+    again = textured_views(seqtex, out, work / "again")
+    assert inner_difference(front, again / "0_front.png") < 6.0
+
+
+def test_a_texture_that_no_reference_shows_takes_colours_from_nearby(
+    seqtex: Seqtex, work: Path
+) -> None:
+    """Two materials; the second is a sheet inside the body, which no view sees."""
+    shown = trimesh.load(work / "figure.glb", force="mesh", process=False)
+    hidden = trimesh.creation.box(extents=(0.2, 0.2, 0.2))
+    material = trimesh.visual.material.PBRMaterial(baseColorFactor=(0, 0, 255, 255))
+    uvs = np.array(hidden.vertices[:, :2]) + 0.5
+    hidden.visual = trimesh.visual.TextureVisuals(uv=uvs, material=material)
+    trimesh.Scene([shown, hidden]).export(work / "two.glb")
+    front = work / "views" / "0_front.png"
+    steps = work / "steps"
+    command = ["texture", work / "two.glb", "--image", front, "--uv-size", "64"]
+    outcome = seqtex(*command, "--save-intermediates", steps)
+    assert outcome.code == 0, outcome.err
+    assert "2 textures" in outcome.err
+    names = {path.name for path in (steps / "textures").iterdir()}
+    assert names == {"texture0.png", "texture1.png"}
+    for name in names:
+        pixels = np.asarray(Image.open(steps / "textures" / name))
+        assert pixels.min() > 25  # the figure's colours start at 40; black would be "not painted"
+
+
+def test_intermediates(seqtex: Seqtex, work: Path) -> None:
+    steps = work / "steps"
+    command = ["texture", work / "figure.glb", "--image", work / "views" / "0_front.png"]
+    outcome = seqtex(*command, "--uv-size", "64", "--save-intermediates", steps)
+    assert outcome.code == 0
+    assert outcome.out.splitlines()[-1] == str(steps)
+    written = {str(path.relative_to(steps)) for path in steps.rglob("*") if path.is_file()}
+    expected = {
+        "contact_sheet.png",
+        "steps.json",
+        "references/0_front.png",
+        "textures/texture0.png",
+    }
+    expected |= {f"renders/{n}.png" for n in ("0_front", "1_left", "2_back", "3_right")}
+    expected |= {"textures/texture0.png", "maps/uv0_position.png"}
+    expected |= {"maps/0_front_depth.png", "maps/3_right_normal.png"}
+    assert expected <= written
+
+
+def interrupted(process: Any) -> str:
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    return errors
+
+
+def test_an_interrupt_while_reading_leaves_nothing(start: Callable[..., Any], work: Path) -> None:
+    os.mkfifo(work / "slow.png")
+    before = sorted(work.rglob("*"))
+    process = start(["texture", work / "figure.glb", "--image", work / "slow.png"])
+    with (work / "slow.png").open("wb"):  # returns once the other side reads
+        assert "No file was left half-written" in interrupted(process)
+    assert sorted(work.rglob("*")) == before
+
+
+def test_an_interrupt_while_painting_leaves_nothing(start: Callable[..., Any], work: Path) -> None:
+    before = sorted(work.rglob("*"))
+    arguments = ["texture", work / "bare.ply", "--image", work / "views" / "0_front.png"]
+    arguments += ["--uv-size", "4096", "-o", work / "new" / "out.glb"]
+    process = start([*arguments, "--save-intermediates", work / "steps"])
+    assert any("method: " in line for line in process.stderr)
+    interrupted(process)
+    assert sorted(work.rglob("*")) == before
+
+
+def test_png_bytes_are_a_png(seqtex: Seqtex, work: Path) -> None:
+    command = ["texture", work / "figure.glb", "--image", work / "views" / "0_front.png"]
+    assert seqtex(*command, "--uv-size", "64").code == 0
+    document = pygltflib.GLTF2().load_binary(str(work / "figure_textured.glb"))
+    image = document.images[document.textures[document.materials[0].pbrMetallicRoughness
+                            .baseColorTexture.index].source]  # fmt: skip
+    view = document.bufferViews[image.bufferView]
+    data = document.binary_blob()[view.byteOffset : view.byteOffset + view.byteLength]
+    assert Image.open(io.BytesIO(data)).size == (64, 64)
