@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 class SeqTexError(Exception):
     """Base of every error that a user can cause or repair.
@@ -26,6 +28,10 @@ class SeqTexError(Exception):
         self.remedy = remedy
         text = f"{subject}: expected {expected}, got {got}."
         super().__init__(f"{text} {remedy}" if remedy else text)
+
+    def __reduce__(self) -> tuple[Callable[..., SeqTexError], tuple[object, ...]]:
+        """Lets copies and worker processes rebuild the error."""
+        return _rebuild, (type(self), self.subject, self.expected, self.got, self.remedy)
 
 
 class UsageError(SeqTexError, ValueError):
@@ -68,3 +74,9 @@ class ContractError(SeqTexError):
     """A promise of the library was about to be broken; nothing was written."""
 
     exit_code = 6
+
+
+def _rebuild(
+    kind: type[SeqTexError], subject: str, expected: str, got: str, remedy: str
+) -> SeqTexError:
+    return kind(subject, expected=expected, got=got, remedy=remedy)

@@ -1,0 +1,67 @@
+"""Per-frame modulation: uniform and ragged rows, dtypes."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from seqtex_core.frames import FrameGroup, Grid, StreamLayout
+from seqtex_core.modulation import gated_residual, modulate, per_frame
+
+
+def rows_of(lengths: list[int]) -> StreamLayout:
+    grid = Grid(frames=len(lengths), height=8, width=8)
+    group = FrameGroup(name="views", stream="mv", grid=grid)
+    return StreamLayout(
+        groups=(group,), frame_lengths=tuple(lengths), group_lengths=(sum(lengths),)
+    )
+
+
+def spread(values: Tensor, lengths: list[int]) -> Tensor:
+    """Per-frame rows repeated for every token: what must never be built at full size."""
+    return values.repeat_interleave(torch.tensor(lengths), dim=1)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=5).filter(any))
+def test_ragged_and_uniform_frames_equal_spreading(lengths: list[int]) -> None:
+    rows = rows_of(lengths)
+    x = torch.randn(2, sum(lengths), 6)
+    shift, scale = torch.randn(2, len(lengths), 6), torch.randn(2, len(lengths), 6)
+    expected = x * (1 + spread(scale, lengths)) + spread(shift, lengths)
+    assert torch.equal(modulate(x, shift, scale, rows), expected)
+    gated = gated_residual(x, x.sin(), scale, rows)
+    assert torch.equal(gated, x + x.sin() * spread(scale, lengths))
+
+
+def test_equal_frames_never_build_one_row_per_token() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def watch(x: Tensor, value: Tensor) -> Tensor:
+        seen.append(tuple(value.shape))
+        return x * value
+
+    per_frame(watch, rows_of([5, 5, 5]), torch.randn(1, 15, 4), torch.randn(1, 3, 4))
+    assert seen == [(1, 3, 1, 4)]
+
+
+def test_residual_is_summed_in_fp32_and_rounded_once() -> None:
+    """1 + 2^-9 is lost in bf16, but two of them summed with the gate in fp32 are not."""
+    x = torch.ones(1, 2, 1, dtype=torch.bfloat16)
+    update = torch.full((1, 2, 1), 2.0**-9, dtype=torch.bfloat16)
+    gate = torch.full((1, 1, 1), 3.0)
+    out = gated_residual(x, update, gate, rows_of([2]))
+    assert out.dtype == torch.bfloat16
+    assert torch.equal(out, torch.full_like(x, 1 + 2.0**-7))
+
+
+def test_gradients_reach_the_modulation() -> None:
+    shift, scale = torch.zeros(1, 2, 3, requires_grad=True), torch.ones(1, 2, 3, requires_grad=True)
+    x = torch.randn(1, 5, 3)
+    modulate(x, shift, scale, rows_of([2, 3])).sum().backward()
+    assert shift.grad is not None
+    assert scale.grad is not None
+    assert torch.equal(shift.grad[0, :, 0], torch.tensor([2.0, 3.0]))
+    expected = torch.stack([x[0, :2].sum(0), x[0, 2:].sum(0)])
+    assert torch.allclose(scale.grad[0], expected, atol=1e-6)  # sums of 3 in another order
