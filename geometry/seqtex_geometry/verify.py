@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from seqtex_core.errors import ContractError
+from seqtex_core.errors import ContractError, InputError
 
 from .asset import MeshAsset, load_asset
 from .axes import Axes
@@ -42,11 +42,15 @@ def verify_unchanged(
         new_uvs: UVs that were made by us, ``[T, 3, 2]``; ``None`` if the author's were kept.
 
     Raises:
-        ContractError: a difference that is not the base colour.
-        InputError: the output cannot be read at all.
+        ContractError: a difference that is not the base colour, or a file that cannot be read.
     """
     out_path = Path(out_path)
-    written = load_asset(out_path, up=asset.axes.up, front=asset.axes.front)
+    try:
+        written = load_asset(out_path, up=asset.axes.up, front=asset.axes.front)
+    except InputError as error:
+        raise ContractError(
+            "export", expected="a file that can be read again", got=str(error)
+        ) from error
     if isinstance(asset.document, ObjFile) and isinstance(written.document, ObjFile):
         checked = _check_obj(asset, written, new_uvs)
     else:

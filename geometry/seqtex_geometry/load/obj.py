@@ -47,9 +47,9 @@ def read_obj(path: Path) -> ParsedFile:
     text = parse_obj_text(path, source)
     libraries, notes = _find_libraries(path, text)
     materials, keys, names = _materials(text, libraries, notes)
-    face_polygon, face_corners = triangulate(
-        text.corner_counts, text.corners[:, 0], text.positions.astype(np.float32)
-    )
+    with np.errstate(over="ignore"):  # infinities are refused by the caller
+        positions = text.positions.astype(np.float32)
+    face_polygon, face_corners = triangulate(text.corner_counts, text.corners[:, 0], positions)
     group_starts = [group.first_polygon for group in text.groups]
     polygon_group = (
         np.searchsorted(group_starts, np.arange(len(text.corner_counts)), side="right") - 1
@@ -59,7 +59,7 @@ def read_obj(path: Path) -> ParsedFile:
     )
     polygon_material = group_material[polygon_group]
     corners = text.corners[face_corners]
-    vertices, normals, faces, colors = _vertices(text, corners)
+    vertices, normals, faces, colors = _vertices(text, positions, corners)
     face_uvs = np.full((len(faces), 3, 2), np.nan, np.float32)
     has_uv = corners[..., 1] >= 0
     face_uvs[has_uv] = text.uvs[corners[..., 1][has_uv]]
@@ -121,7 +121,7 @@ def _materials(
 
 
 def _vertices(
-    text: ObjText, corners: IntArray
+    text: ObjText, positions: FloatArray, corners: IntArray
 ) -> tuple[FloatArray, FloatArray, IntArray, FloatArray | None]:
     """Vertices split where one position has several normals; otherwise the file's own."""
     if (corners[..., 2] >= 0).any():
@@ -140,8 +140,7 @@ def _vertices(
         linear = srgb_to_linear(np.clip(text.colors, 0.0, 1.0))
         colors = np.concatenate([linear, np.ones((len(linear), 1))], axis=1)[rows]
         colors = colors.astype(np.float32)
-    with np.errstate(over="ignore"):
-        return text.positions[rows].astype(np.float32), normals, faces, colors
+    return positions[rows], normals, faces, colors
 
 
 def _refs(text: ObjText, face_group: IntArray, has_uv: np.ndarray) -> tuple[PrimitiveRef, ...]:

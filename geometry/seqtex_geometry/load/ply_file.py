@@ -160,6 +160,8 @@ def _read_binary(
     record = _record(element, counts, order)
     size = record.itemsize * element.count
     if offset + size > len(body):
+        if counts:  # later lists may be shorter than the first
+            return _read_ragged(path, body, offset, element, order)
         got = f"{max(len(body) - offset, 0)} of {size} bytes"
         raise _error(path, f"{element.count} rows of {element.name}", got)
     rows = np.frombuffer(body, record, count=element.count, offset=offset)

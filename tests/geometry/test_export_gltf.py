@@ -1,0 +1,368 @@
+"""glTF export: only the base colour changes, by our own check, by hand and by other readers."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import numpy as np
+import pygltflib
+import pytest
+import trimesh
+
+from seqtex_core.errors import ContractError, UsageError
+from seqtex_geometry import export_textured, load_asset, unwrap, verify_unchanged
+from seqtex_geometry.load.gltf_file import read_gltf_file
+
+EXTRAS = {"seed": 7, "nested": {"list": [1, 2.5, None]}}
+
+
+def picture(seed=0, channels=3, size=(20, 24)):
+    return np.random.default_rng(seed).integers(0, 256, (*size, channels), dtype=np.uint8)
+
+
+@pytest.fixture
+def rich_glb(gltf_maker, tmp_path, box):
+    """Most of what a real file holds: skins, animation, samplers, transforms, several slots."""
+    maker = gltf_maker()
+    maker.entry("samplers", {"wrapS": 33648, "magFilter": 9728})
+    first, rough = maker.image(name="coat"), maker.image(name="rough")
+    coat = maker.entry("textures", {"source": first, "sampler": 0, "name": "coat"})
+    other = maker.entry("textures", {"source": rough})
+    material = maker.entry(
+        "materials",
+        {
+            "name": "coat",
+            "pbrMetallicRoughness": {
+                "baseColorTexture": {
+                    "index": coat,
+                    "extensions": {"KHR_texture_transform": {"offset": [0.0, 0.25]}},
+                },
+                "baseColorFactor": [0.5, 1, 1, 0.75],
+                "metallicRoughnessTexture": {"index": other},
+            },
+            "normalTexture": {"index": other, "texCoord": 1},
+            "alphaMode": "BLEND",
+            "extras": {"author": "me"},
+        },
+    )
+    skinned = maker.box_primitive(material=material)
+    skinned["attributes"]["TEXCOORD_1"] = maker.accessor(box.uvs[::-1])
+    skinned["attributes"]["JOINTS_0"] = maker.accessor(np.zeros((24, 4)), "u1")
+    skinned["attributes"]["WEIGHTS_0"] = maker.accessor(np.tile([1, 0, 0, 0], (24, 1)))
+    skinned["attributes"]["TANGENT"] = maker.accessor(np.tile([1, 0, 0, 1], (24, 1)))
+    skinned["attributes"]["_CUSTOM"] = maker.accessor(np.arange(24), "u2")
+    skinned["targets"] = [{"POSITION": maker.accessor(np.ones((24, 3)) * 0.1)}]
+    bare = maker.box_primitive(uvs=False, material=material)
+    node = maker.show(skinned, bare, name="body")
+    maker.document["meshes"][0] |= {"weights": [0.0], "extras": {"targetNames": ["puff"]}}
+    joint = maker.entry("nodes", {"name": "bone", "extras": {"x": 1}})
+    maker.document["scenes"][0]["nodes"].append(joint)
+    maker.document["nodes"][node]["skin"] = maker.entry("skins", {"joints": [joint]})
+    times = maker.accessor(np.array([0.0, 1.0]), min=[0.0], max=[1.0])
+    moves = maker.accessor(np.array([[0, 0, 0], [0, 1, 0]]))
+    maker.entry(
+        "animations",
+        {
+            "channels": [{"sampler": 0, "target": {"node": joint, "path": "translation"}}],
+            "samplers": [{"input": times, "output": moves}],
+        },
+    )
+    maker.document["extensionsUsed"] = ["KHR_texture_transform"]
+    maker.document["asset"] |= {"generator": "hand", "extras": {"keep": True}}
+    return maker.write_glb(tmp_path / "rich.glb")
+
+
+def test_authors_uvs_only_the_image_changes(rich_glb, tmp_path):
+    asset = load_asset(rich_glb)
+    report = export_textured(asset, [picture()], tmp_path / "out.glb", extras=EXTRAS)
+    old, new = read_gltf_file(rich_glb), read_gltf_file(report.path)
+    before, after = copy.deepcopy(old.document), copy.deepcopy(new.document)
+    assert new.buffers[0].startswith(old.buffers[0])
+    for kind in ("accessors", "nodes", "skins", "animations", "scenes", "samplers"):
+        assert before[kind] == after[kind], kind
+    for kind in ("bufferViews", "images", "textures", "materials"):
+        assert after[kind][: len(before[kind])] == before[kind], kind
+    # the UV-less primitive shares the material, so the painted one gets a copy
+    primitive = after["meshes"][0]["primitives"][0]
+    assert primitive.pop("material") == 1
+    before["meshes"][0]["primitives"][0].pop("material")
+    assert before["meshes"] == after["meshes"]
+    changed = after["materials"][1]
+    base = changed["pbrMetallicRoughness"]
+    assert base.pop("baseColorFactor") == [1.0, 1.0, 1.0, 0.75]
+    base["baseColorTexture"]["index"] = 0
+    original = before["materials"][0]
+    original["pbrMetallicRoughness"].pop("baseColorFactor")
+    assert changed == original
+    assert after["textures"][2] == {"sampler": 0, "source": 2}
+    assert after["asset"]["extras"] == {"keep": True, "seqtex": EXTRAS}
+    shown = load_asset(report.path).mesh.materials[1].base_color_image
+    assert np.array_equal(shown[..., :3], picture())
+
+
+def test_a_material_of_its_own_is_changed_in_place(box_glb, tmp_path):
+    asset = load_asset(box_glb)
+    report = export_textured(asset, [picture()], tmp_path / "out.glb", extras={})
+    after = read_gltf_file(report.path).document
+    assert after["meshes"] == asset.document.document["meshes"]
+    assert len(after["materials"]) == 1
+    info = after["materials"][0]["pbrMetallicRoughness"]["baseColorTexture"]
+    assert after["textures"][info["index"]]["source"] == 1
+
+
+def test_uvs_without_material_or_image(gltf_maker, tmp_path):
+    maker = gltf_maker()
+    plain = maker.entry("materials", {"pbrMetallicRoughness": {"baseColorFactor": [1, 0, 0, 1]}})
+    maker.show(maker.box_primitive(), maker.box_primitive(material=plain))
+    asset = load_asset(maker.write_glb(tmp_path / "a.glb"))
+    report = export_textured(asset, [picture(0), picture(1)], tmp_path / "b.glb", extras={})
+    mesh = load_asset(report.path).mesh
+    for part, seed in ((0, 0), (12, 1)):
+        material = mesh.materials[mesh.face_material[part]]
+        assert np.array_equal(material.base_color_image[..., :3], picture(seed))
+        assert material.base_color_factor == (1.0, 1.0, 1.0, 1.0)
+
+
+def test_specular_glossiness_is_repainted(gltf_maker, tmp_path):
+    maker = gltf_maker()
+    name = "KHR_materials_pbrSpecularGlossiness"
+    texture = maker.entry("textures", {"source": maker.image()})
+    glossy = {"diffuseTexture": {"index": texture}, "diffuseFactor": [0.5, 0.5, 0.5, 1]}
+    material = maker.entry("materials", {"extensions": {name: {**glossy, "glossinessFactor": 0}}})
+    maker.show(maker.box_primitive(material=material))
+    asset = load_asset(maker.write_glb(tmp_path / "a.glb"))
+    report = export_textured(asset, [picture()], tmp_path / "b.glb", extras={})
+    entry = read_gltf_file(report.path).document["materials"][0]
+    assert entry["extensions"][name] == {
+        "diffuseTexture": {"index": 1},
+        "diffuseFactor": [1.0, 1.0, 1.0, 1],
+        "glossinessFactor": 0,
+    }
+    assert entry["pbrMetallicRoughness"] == {"baseColorTexture": {"index": 1}}
+
+
+def test_cut_out_alpha_survives(gltf_maker, tmp_path, png):
+    maker = gltf_maker()
+    material = maker.textured_material(maker.image(png((10, 20, 30, 0))))
+    maker.document["materials"][0]["alphaMode"] = "MASK"
+    maker.show(maker.box_primitive(material=material))
+    asset = load_asset(maker.write_glb(tmp_path / "a.glb"))
+    report = export_textured(asset, [picture()], tmp_path / "b.glb", extras={})
+    image = load_asset(report.path).mesh.materials[0].base_color_image
+    assert np.array_equal(image[..., :3], picture())
+    assert (image[..., 3] == 0).all()
+    own_alpha = picture(channels=4)
+    report = export_textured(asset, [own_alpha], tmp_path / "c.glb", extras={})
+    assert np.array_equal(load_asset(report.path).mesh.materials[0].base_color_image, own_alpha)
+
+
+def test_new_uvs_carry_every_attribute(rich_glb, tmp_path):
+    asset = load_asset(rich_glb)
+    uvs = unwrap(asset.mesh).face_uvs
+    report = export_textured(asset, [picture()], tmp_path / "o.glb", extras=EXTRAS, new_uvs=uvs)
+    written = load_asset(report.path)
+    assert np.array_equal(
+        written.mesh.vertices[written.mesh.faces], asset.mesh.vertices[asset.mesh.faces]
+    )
+    assert np.allclose(written.mesh.face_uvs, uvs, atol=1e-7)  # 1 - (1 - v) in float32
+    document = written.document.document
+    attributes = document["meshes"][0]["primitives"][0]["attributes"]
+    assert set(attributes) == {
+        "POSITION", "NORMAL", "TANGENT", "_CUSTOM", "JOINTS_0", "WEIGHTS_0",
+        "TEXCOORD_0", "TEXCOORD_1", "TEXCOORD_2",
+    }  # fmt: skip
+    entry = document["materials"][document["meshes"][0]["primitives"][0]["material"]]
+    assert entry["normalTexture"]["texCoord"] == 2
+    assert entry["pbrMetallicRoughness"]["metallicRoughnessTexture"]["texCoord"] == 1
+    assert set(entry["pbrMetallicRoughness"]["baseColorTexture"]) == {"index"}
+    for name in ("POSITION",):
+        accessor = document["accessors"][attributes[name]]
+        assert accessor["count"] >= 24
+
+
+def test_colours_that_would_tint_are_set_aside(gltf_maker, tmp_path):
+    maker = gltf_maker()
+    tinted, white = maker.box_primitive(), maker.box_primitive()
+    tinted["attributes"]["COLOR_0"] = maker.accessor(np.tile([255, 0, 0], (24, 1)), "u1")
+    maker.document["accessors"][-1]["normalized"] = True
+    white["attributes"]["COLOR_0"] = maker.accessor(np.ones((24, 3)))
+    maker.show(tinted, white)
+    asset = load_asset(maker.write_glb(tmp_path / "a.glb"))
+    kept = export_textured(asset, [picture()], tmp_path / "b.glb", extras={})
+    assert any("tint" in note for note in kept.notes)
+    uvs = unwrap(asset.mesh).face_uvs
+    made = export_textured(asset, [picture()], tmp_path / "c.glb", extras={}, new_uvs=uvs)
+    primitives = read_gltf_file(made.path).document["meshes"][0]["primitives"]
+    assert "_COLOR_0" in primitives[0]["attributes"]
+    assert "COLOR_0" not in primitives[0]["attributes"]
+    assert "COLOR_0" in primitives[1]["attributes"]
+
+
+@pytest.mark.parametrize("new", [False, True])
+@pytest.mark.parametrize("ending", ["glb", "gltf"])
+def test_second_readers(rich_glb, tmp_path, new, ending):
+    asset = load_asset(rich_glb)
+    uvs = unwrap(asset.mesh).face_uvs if new else None
+    out = tmp_path / f"sub folder/o.{ending}"
+    report = export_textured(asset, [picture()], out, extras=EXTRAS, new_uvs=uvs)
+    assert sum(len(part.faces) for part in trimesh.load(out).geometry.values()) == 24
+    second = pygltflib.GLTF2().load(str(out))
+    assert second.asset.extras["seqtex"] == EXTRAS
+    primitive = second.meshes[0].primitives[0]
+    info = second.materials[primitive.material].pbrMetallicRoughness.baseColorTexture
+    image = second.images[second.textures[info.index].source]
+    if ending == "gltf":
+        assert (out.parent / image.uri) in report.files
+    else:
+        view = second.bufferViews[image.bufferView]
+        blob = second.binary_blob()
+        assert blob[view.byteOffset : view.byteOffset + 4] == b"\x89PNG"
+        assert second.buffers[0].byteLength == len(blob)
+    assert not list(out.parent.glob(".seqtex*"))
+
+
+def test_external_files_travel(gltf_maker, tmp_path, png):
+    maker = gltf_maker()
+    image = maker.entry("images", {"uri": "tex/coat%20one.png"})
+    material = maker.textured_material(image)
+    maker.show(maker.box_primitive(material=material))
+    (tmp_path / "in" / "tex").mkdir(parents=True)
+    (tmp_path / "in/tex/coat one.png").write_bytes(png())
+    path = maker.write_gltf(tmp_path / "in" / "a.gltf", buffer_uri="a%20b.bin")
+    asset = load_asset(path)
+    packed = export_textured(asset, [picture()], tmp_path / "out/a.glb", extras={})
+    assert [file.name for file in packed.files] == ["a.glb"]
+    document = read_gltf_file(packed.path).document
+    assert all("uri" not in entry for entry in document["images"] + document["buffers"])
+    loose = export_textured(asset, [picture()], tmp_path / "out/b.gltf", extras={})
+    names = sorted(str(file.relative_to(tmp_path / "out")) for file in loose.files)
+    assert names == ["a b.bin", "b.gltf", "b_basecolor_0.png", "tex/coat one.png"]
+    beside = export_textured(asset, [picture()], tmp_path / "in/c.gltf", extras={})
+    assert beside.path.exists()
+    assert path.read_bytes() == asset.source
+
+
+def test_several_buffers_become_one(gltf_maker, tmp_path):
+    maker = gltf_maker()
+    maker.show(maker.box_primitive())
+    document = maker.finished()
+    parts = []
+    for view in document["bufferViews"]:
+        start, length = view["byteOffset"], view["byteLength"]
+        parts.append({"uri": f"{len(parts)}.bin", "byteLength": length})
+        (tmp_path / parts[-1]["uri"]).write_bytes(bytes(maker.blob[start : start + length]))
+        view |= {"buffer": len(parts) - 1, "byteOffset": 0}
+    document["buffers"] = parts
+    (tmp_path / "a.gltf").write_text(json.dumps(document))
+    asset = load_asset(tmp_path / "a.gltf")
+    report = export_textured(asset, [picture()], tmp_path / "b.glb", extras={})
+    assert len(read_gltf_file(report.path).document["buffers"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("nodes", 0, "name"), "else"),
+        (("nodes", 0, "translation"), [0, 0, 1e-7]),
+        (("accessors", 0, "max"), [9, 9, 9]),
+        (("animations", 0, "samplers", 0, "interpolation"), "STEP"),
+        (("materials", 0, "doubleSided"), True),
+        (("materials", 0, "pbrMetallicRoughness", "baseColorFactor"), [1, 1, 1, 0.5]),
+        (("materials", 0, "normalTexture", "texCoord"), 0),
+        (("meshes", 0, "extras"), None),
+        (("meshes", 0, "primitives", 0, "attributes", "NORMAL"), 0),
+        (("skins", 0, "joints"), [0]),
+        (("asset", "generator"), "other"),
+        (("asset", "extras", "keep"), False),
+        (("textures", 0, "sampler"), None),
+        (("extensionsUsed",), []),
+    ],
+)
+def test_any_other_change_is_noticed(rich_glb, tmp_path, path, value):
+    asset = load_asset(rich_glb)
+    out = export_textured(asset, [picture()], tmp_path / "o.gltf", extras=EXTRAS).path
+    assert verify_unchanged(asset, out, textures=[picture()])
+    document = json.loads(out.read_text())
+    target = document
+    for key in path[:-1]:
+        target = target[key]
+    target[path[-1]] = value
+    out.write_text(json.dumps(document))
+    with pytest.raises(ContractError):
+        verify_unchanged(asset, out)
+
+
+def test_changed_bytes_and_pixels_are_noticed(rich_glb, tmp_path):
+    asset = load_asset(rich_glb)
+    out = export_textured(asset, [picture()], tmp_path / "o.glb", extras={}).path
+    with pytest.raises(ContractError, match="texture 0"):
+        verify_unchanged(asset, out, textures=[picture(1)])
+    data = bytearray(out.read_bytes())
+    position = data.index(asset.document.buffers[0][:64]) + 5
+    data[position] ^= 1
+    out.write_bytes(bytes(data))
+    with pytest.raises(ContractError):
+        verify_unchanged(asset, out)
+
+
+def test_a_broken_promise_leaves_nothing_behind(box_glb, tmp_path, monkeypatch):
+    from seqtex_geometry.export import gltf_builder
+
+    pack = gltf_builder.GltfBuilder.pack_glb
+
+    def spoiled(self, path):
+        self.document["nodes"][0]["name"] = "spoiled"
+        return pack(self, path)
+
+    monkeypatch.setattr(gltf_builder.GltfBuilder, "pack_glb", spoiled)
+    with pytest.raises(ContractError, match="nodes"):
+        export_textured(load_asset(box_glb), [picture()], tmp_path / "o.glb", extras={})
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["box.glb"]
+
+
+def test_what_cannot_be_written(box_glb, tmp_path):
+    asset = load_asset(box_glb)
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "dir.glb").mkdir()
+    (tmp_path / "link.glb").symlink_to(box_glb)
+    for out in ("box.glb", "link.glb", "o.obj", "o", "dir.glb", "file/o.glb"):
+        with pytest.raises(UsageError):
+            export_textured(asset, [picture()], tmp_path / out, extras={})
+    with pytest.raises(UsageError):
+        export_textured(asset, [picture()], "/proc/none/o.glb", extras={})
+    out = tmp_path / "o.glb"
+    for textures in (
+        [],
+        [picture(), picture()],
+        [picture().astype(np.float32)],
+        [picture()[..., 0]],
+    ):
+        with pytest.raises(UsageError):
+            export_textured(asset, textures, out, extras={})
+    with pytest.raises(UsageError):
+        export_textured(asset, [picture()], out, extras={"x": {1, 2}})
+    assert not out.exists()
+    export_textured(asset, [picture()], out, extras={})
+    with pytest.raises(UsageError, match="exists"):
+        export_textured(asset, [picture()], out, extras={}, overwrite=False)
+    assert asset.path.read_bytes() == asset.source
+
+
+def test_same_input_same_bytes(rich_glb, tmp_path):
+    asset = load_asset(rich_glb)
+    files = [
+        export_textured(asset, [picture()], tmp_path / name, extras=EXTRAS).path.read_bytes()
+        for name in ("a.glb", "b.glb")
+    ]
+    assert files[0] == files[1]
+
+
+def test_painting_twice(box_glb, tmp_path):
+    first = export_textured(load_asset(box_glb), [picture()], tmp_path / "a.glb", extras={"n": 1})
+    again = load_asset(first.path)
+    second = export_textured(again, [picture(1)], tmp_path / "b.glb", extras={"n": 2})
+    document = read_gltf_file(second.path).document
+    assert document["asset"]["extras"]["seqtex"] == {"n": 2}
+    shown = load_asset(second.path).mesh.materials[0].base_color_image
+    assert np.array_equal(shown[..., :3], picture(1))

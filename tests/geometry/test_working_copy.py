@@ -1,0 +1,130 @@
+"""Axes, the working copy, smooth normals, lazy imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import trimesh
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seqtex_core.errors import InputError, UsageError
+from seqtex_geometry import load_asset, normalize, smooth_normals
+from seqtex_geometry.axes import AXIS_NAMES, Axes, axis_vector, choose_axes
+
+AXIS_PAIRS = [(up, front) for up in AXIS_NAMES for front in AXIS_NAMES if up[-1] != front[-1]]
+
+
+def test_gltf_axes_map_as_documented():
+    assert np.array_equal(Axes().rotation() @ [1.0, 2.0, 3.0], [1.0, -3.0, 2.0])
+
+
+@pytest.mark.parametrize(("up", "front"), AXIS_PAIRS)
+def test_every_pair_of_axes_is_a_rotation(up, front):
+    axes = choose_axes("obj", up, front)
+    turned = axes.rotation()
+    assert np.linalg.det(turned) == 1.0
+    assert np.array_equal(turned @ axis_vector(up), [0, 0, 1])
+    assert np.array_equal(turned @ axis_vector(front), [0, -1, 0])
+
+
+@pytest.mark.parametrize(("up", "front"), [("q", None), ("", None), ("y", "-y"), (None, "y")])
+def test_axes_that_make_no_sense(up, front):
+    with pytest.raises(UsageError):
+        choose_axes("glb", up, front)
+
+
+@given(
+    offset=st.tuples(*[st.floats(-1e3, 1e3)] * 3),
+    scale=st.floats(1e-3, 1e3),
+    axes=st.sampled_from(AXIS_PAIRS),
+)
+@settings(max_examples=40, deadline=None)
+def test_normalize_and_back(offset, scale, axes):
+    points = np.random.default_rng(0).normal(size=(30, 3)) * scale + offset
+    mesh = _mesh(points.astype(np.float32), np.arange(30).reshape(-1, 3))
+    working, normalization = normalize(mesh, Axes(up=axes[0], front=axes[1]))
+    low, high = working.vertices.min(axis=0), working.vertices.max(axis=0)
+    # float32 results of size 1: a few units in the last place
+    assert np.abs(low + high).max() < 1e-6
+    assert (high - low).max() == pytest.approx(2.0, abs=1e-6)
+    back = normalization.invert(normalization.apply(mesh.vertices))
+    size = np.abs(mesh.vertices).max() + 1
+    assert np.abs(back - mesh.vertices).max() < 1e-12 * size
+
+
+def test_unused_vertices_do_not_count(box_glb):
+    mesh = load_asset(box_glb).mesh
+    far = np.concatenate([mesh.vertices, [[1e6, 0, 0]]]).astype(np.float32)
+    normals = np.concatenate([mesh.vertex_normals, [[0, 0, 1]]]).astype(np.float32)
+    working, _ = normalize(replace(mesh, vertices=far, vertex_normals=normals))
+    assert np.array_equal(np.abs(working.vertices[:24]), np.ones((24, 3)))
+
+
+def test_a_point_cannot_be_normalised():
+    with pytest.raises(InputError):
+        normalize(_mesh(np.zeros((3, 3), np.float32), np.array([[0, 1, 2]])))
+
+
+def test_seams_and_soups_do_not_crease():
+    sphere = trimesh.creation.uv_sphere(count=[16, 24])
+    vertices = np.asarray(sphere.vertices, np.float32)
+    faces = np.asarray(sphere.faces)
+    merged = smooth_normals(vertices, faces)[faces]
+    soup = smooth_normals(vertices[faces].reshape(-1, 3), np.arange(3 * len(faces)).reshape(-1, 3))
+    assert np.allclose(merged.reshape(-1, 3), soup, atol=1e-6)
+
+
+def test_normals_do_not_depend_on_how_a_quad_is_cut():
+    points = np.array([[x, y, x * y] for y in range(3) for x in range(3)], np.float32)
+    quads = np.array([[0, 1, 4, 3], [1, 2, 5, 4], [3, 4, 7, 6], [4, 5, 8, 7]])
+    flat = points * (1, 1, 0)
+    for corners in (points, flat):
+        one = smooth_normals(corners, np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]]))
+        assert np.allclose(np.linalg.norm(one, axis=1), 1)
+    other = smooth_normals(flat, np.concatenate([quads[:, [0, 1, 3]], quads[:, [1, 2, 3]]]))
+    assert np.allclose(one, other)
+
+
+def test_degenerate_faces_get_unit_normals():
+    points = np.array([[0, 0, 0], [1, 0, 0], [2, 0, 0], [0, 1, 0]], np.float32)
+    normals = smooth_normals(points, np.array([[0, 1, 2], [3, 3, 3]]))
+    assert np.array_equal(normals, np.tile([0, 0, 1], (4, 1)))
+
+
+def test_public_names_are_there_and_not_hidden_by_modules():
+    import seqtex_geometry.charts
+    import seqtex_geometry.working_copy
+
+    for name in seqtex_geometry.__all__:
+        assert not isinstance(getattr(seqtex_geometry, name), type(sys)), name
+    with pytest.raises(AttributeError):
+        seqtex_geometry.no_such_name  # noqa: B018
+
+
+def test_mesh_files_are_read_without_torch():
+    code = (
+        "import sys; from seqtex_geometry import load_asset, export_textured, unwrap, normalize;"
+        "assert not {'torch', 'trimesh', 'scipy', 'xatlas'} & set(sys.modules)"
+    )
+    path = ":".join(sys.path)
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": path})
+
+
+def _mesh(vertices, faces):
+    from seqtex_geometry import Material, Mesh
+
+    return Mesh(
+        vertices=vertices,
+        faces=faces,
+        vertex_normals=np.zeros_like(vertices),
+        face_uvs=None,
+        face_material=np.zeros(len(faces), np.int64),
+        materials=(Material(name="m"),),
+        face_primitive=np.zeros(len(faces), np.int64),
+        face_texture_set=np.full(len(faces), -1),
+    )
