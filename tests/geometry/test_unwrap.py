@@ -92,12 +92,26 @@ def test_instances_get_the_uvs_of_the_first(gltf_maker, tmp_path):
     )
 
 
-def test_timeout_stops_the_child(tmp_path):
-    mesh = save(trimesh.creation.icosphere(subdivisions=6), tmp_path / "a.ply")
+def test_timeout_stops_the_child(knot, tmp_path, monkeypatch):
+    from seqtex_geometry import charts
+
+    slow = tmp_path / "slow.py"
+    slow.write_text("import time; time.sleep(60)")
+    monkeypatch.setattr(charts, "_WORKER", slow)
     start = time.perf_counter()
     with pytest.raises(InputError, match="time-out"):
-        unwrap(mesh, timeout_s=0.3)
-    assert time.perf_counter() - start < 3.0
+        unwrap(knot, timeout_s=0.3)
+    assert time.perf_counter() - start < 30  # far from the minute that the child would take
+
+
+def test_failure_of_the_child_is_told(knot, tmp_path, monkeypatch):
+    from seqtex_geometry import charts
+
+    broken = tmp_path / "broken.py"
+    broken.write_text("raise SystemExit('out of luck')")
+    monkeypatch.setattr(charts, "_WORKER", broken)
+    with pytest.raises(InputError, match="out of luck"):
+        unwrap(knot)
 
 
 def test_interruption_stops_the_child(knot, monkeypatch):
