@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -92,13 +92,13 @@ def make_plan(task: str, job: PreparedJob, *, shared_condition_noise: bool = Fal
                 remedy="Give them with --ref VIEW=PATH, or use the task img2tex.",
             )
         plan = factory(num_views=num_views)
-    return FramePlan(
-        name=plan.name,
-        groups=plan.groups,
-        condition_sigma=plan.condition_sigma,
-        nonsense_sigma=plan.nonsense_sigma,
-        fresh_condition_noise=not shared_condition_noise,
-    )
+    if plan.unread_conditions():
+        raise UsageError(
+            "task",
+            expected="one whose conditions the denoised frames can read",
+            got=f"{task}: views never read the texture in a model with two branches",
+        )
+    return replace(plan, fresh_condition_noise=not shared_condition_noise)
 
 
 def generate(
@@ -189,7 +189,7 @@ def _velocity_model(
 ) -> PredictVelocity:
     transformer = model.transformer
     sizes = {name: _size(maps.position) for name, maps in geometry.items()}
-    layout = transformer.layout(sizes, DEFAULT_STREAMS)
+    layout = transformer.layout(sizes, {name: DEFAULT_STREAMS[name] for name in sizes})
 
     def conditioned_on(prompt: str | None) -> PredictVelocity:
         text = model.encode_text(prompt)

@@ -1,0 +1,194 @@
+"""The model path: what the sampler sees, what comes out, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from seqtex.generate import make_plan
+from seqtex.latents import encode_geometry, reference_frames
+from seqtex.models.config import CONFIG_NAME, WEIGHTS_NAME, ModelConfig
+from seqtex.models.load import build_transformer, load_model
+from seqtex.pipeline import SeqTexPipeline
+from seqtex.prepare import prepare_job
+from seqtex_backbones.codecs.pixel import PixelCodec
+from seqtex_core.checkpoint import save_model
+from seqtex_core.errors import UsageError, WeightsError
+from seqtex_core.roles import Role
+
+SIZES = {"num_attention_heads": 2, "attention_head_dim": 24, "num_layers": 1, "ffn_dim": 96}
+CONFIG = ModelConfig(
+    name="minute",
+    summary="for tests",
+    backbone={
+        "name": "minute",
+        "architecture": "wan",
+        "config": SIZES
+        | {"in_channels": 12, "out_channels": 12, "text_dim": 8, "freq_dim": 32, "text_length": 1},
+    },
+    codec=PixelCodec(patch_size=2).to_config(),
+    view_size=16,
+    uv_size=32,
+    supersample=2,
+)
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    (folder / CONFIG_NAME).write_text(json.dumps(CONFIG.to_json()))
+    save_model(build_transformer(CONFIG), folder / WEIGHTS_NAME)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pipeline(model_folder):
+    return SeqTexPipeline.from_pretrained(model_folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def job(assets):
+    return prepare_job(assets / "figure.glb", {"front": assets / "views" / "0_front.png"})
+
+
+def test_a_mesh_and_a_picture_become_a_texture(pipeline, assets):
+    seen: list[tuple[str, int, int]] = []
+    result = pipeline(
+        assets / "figure.glb",
+        {"front": assets / "views" / "0_front.png"},
+        steps=3,
+        on_progress=lambda *state: seen.append(state),
+    )
+    assert [tuple(texture.shape) for texture in result.textures] == [(3, 32, 32)]
+    assert result.views is not None
+    assert result.views.shape == (4, 3, 16, 16)
+    for image in (*result.textures, result.views):
+        assert image.isfinite().all()
+        assert 0 <= image.min() <= image.max() <= 1
+    assert ("Denoise", 3, 3) in seen
+
+
+def test_the_reference_view_comes_back_as_it_was_given(pipeline, job):
+    result = pipeline(job, steps=2)
+    given = reference_frames(job.references, num_views=4, size=16)[0]
+    # Restored from clean latents, so only the rounding of the pixel transform remains (5e-7).
+    torch.testing.assert_close(result.views[0], given, atol=2e-6, rtol=0)
+
+
+def test_the_seed_decides(pipeline, job):
+    first, same, other = (pipeline(job, steps=2, seed=seed) for seed in (3, 3, 4))
+    assert torch.equal(first.textures[0], same.textures[0])
+    assert not torch.equal(first.textures[0], other.textures[0])
+
+
+def test_the_reference_matters(pipeline, job):
+    changed = replace(job.references[0], rgb=1 - job.references[0].rgb)
+    other = replace(job, references=(changed,))
+    first, second = pipeline(job, steps=2), pipeline(other, steps=2)
+    assert not torch.allclose(first.textures[0], second.textures[0], atol=1e-4)
+
+
+def test_sizes_and_steps_are_those_asked_for(pipeline, job):
+    result = pipeline(job, steps=2, view_size=24, uv_size=48)
+    assert result.textures[0].shape == (3, 48, 48)
+    assert result.views.shape == (4, 3, 24, 24)
+    settings = result.manifest.to_json()["settings"]
+    assert (settings["steps"], settings["view_size"], settings["uv_size"]) == (2, 24, 48)
+
+
+def test_manifest_names_the_weights(pipeline, job, model_folder):
+    import hashlib
+
+    record = pipeline(job, steps=1, seed=9).manifest.to_json()
+    digest = hashlib.sha256((model_folder / WEIGHTS_NAME).read_bytes()).hexdigest()
+    assert record["model"] == {"name": "minute", "sha256": digest, "notes": []}
+    assert (record["seed"], record["task"], record["method"]) == (9, "img2tex", "model")
+
+
+def test_saved_weights_are_the_ones_that_run(model_folder):
+    loaded = load_model(model_folder)
+    assert loaded.is_trained
+    built = build_transformer(CONFIG).state_dict()
+    for name, tensor in loaded.transformer.state_dict().items():
+        assert torch.equal(tensor, built[name]), name
+
+
+def test_geo2mv_makes_views_and_no_texture(pipeline, job):
+    result = pipeline(replace(job, references=()), task="geo2mv", steps=2)
+    assert result.textures == ()
+    assert result.views.shape == (4, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"task": "mv2tex"}, "none for left, back, right"),
+        ({"task": "tex2mv"}, "views never read the texture"),
+        ({"task": "nothing"}, "img2tex"),
+        ({"view_size": 18}, "multiple"),
+        ({"prompt": "a red chair"}, "made without text"),
+        ({"steps": 0}, "steps"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(pipeline, job, arguments, message):
+    with pytest.raises(UsageError, match=message):
+        pipeline(job, **{"steps": 1, **arguments})
+
+
+def test_roles_follow_the_references(job, assets):
+    views = {n: assets / "views" / f"{i}_{n}.png" for i, n in ((0, "front"), (2, "back"))}
+    plan = make_plan("img2tex", prepare_job(assets / "figure.glb", views))
+    assert plan.frames_with("views", Role.CONDITION) == (0, 2)
+    assert plan.frames_with("views", Role.DENOISE) == (1, 3)
+
+
+def test_geometry_maps_survive_the_pixel_codec(job):
+    maps = job.view_maps(16, supersample=2)
+    codec = PixelCodec(patch_size=2)
+    latents = encode_geometry(maps, codec)
+    decoded = codec.decode(latents.position, content="geometry", clamp=False)[0]
+    torch.testing.assert_close(decoded.permute(1, 2, 3, 0), maps.position, atol=2e-6, rtol=0)
+
+
+class TestModelFolders:
+    def test_builtin_without_weights_says_so(self):
+        model = load_model("seqtex-tiny")
+        assert model.is_trained == (model.record.notes == ())
+        assert model.config.summary
+
+    def test_neither_name_nor_folder(self, tmp_path):
+        with pytest.raises(WeightsError, match="seqtex-tiny"):
+            load_model(tmp_path / "nothing")
+
+    def test_folder_without_weights(self, tmp_path):
+        (tmp_path / CONFIG_NAME).write_text(json.dumps(CONFIG.to_json()))
+        with pytest.raises(WeightsError, match=WEIGHTS_NAME):
+            load_model(tmp_path)
+
+    def test_weights_of_another_model(self, tmp_path):
+        wider = replace(
+            CONFIG,
+            backbone={**CONFIG.backbone, "config": {**CONFIG.backbone["config"], "ffn_dim": 48}},
+        )
+        (tmp_path / CONFIG_NAME).write_text(json.dumps(wider.to_json()))
+        save_model(build_transformer(CONFIG), tmp_path / WEIGHTS_NAME)
+        with pytest.raises(WeightsError, match="ffn"):
+            load_model(tmp_path)
+
+    @pytest.mark.parametrize(
+        "change", [{"format": 2}, {"surprise": 1}, {"decoupled": {"lora": 1}}, {"view_size": None}]
+    )
+    def test_configs_that_are_none(self, tmp_path, change):
+        record = {**CONFIG.to_json(), **change}
+        if change.get("view_size", 1) is None:
+            del record["backbone"]
+        (tmp_path / CONFIG_NAME).write_text(json.dumps(record))
+        with pytest.raises(WeightsError):
+            ModelConfig.read(tmp_path)
+
+    def test_config_round_trip(self):
+        record = json.loads(json.dumps(CONFIG.to_json()))
+        assert ModelConfig.from_json(record, source="here") == CONFIG

@@ -1,0 +1,37 @@
+"""The README's examples run, and the files that it names exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_block_example_runs_and_has_the_shape_it_promises():
+    code = next(block for block in BLOCKS if "GeoAttention" in block)
+    assert len(code.strip().splitlines()) <= 15
+    scope: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), scope)
+    assert scope["out"].shape == scope["uv"].shape
+    assert scope["out"].isfinite().all()
+
+
+def test_named_files_exist():
+    named = re.findall(r"`((?:seqtex|seqtex_core|backbones|geometry)/[\w/{},.*]*)`", README)
+    assert len(named) > 10
+    for entry in named:
+        group = re.search(r"\{(.*)\}", entry)
+        parts = group.group(1).split(",") if group else [""]
+        for part in parts:
+            path = re.sub(r"\{.*\}", part, entry)
+            assert list(ROOT.glob(path.rstrip("/"))), f"README names {path}, which is not there"
+
+
+@pytest.mark.parametrize("picture", re.findall(r"\]\((docs/[^)]*)\)", README))
+def test_pictures_exist(picture):
+    assert (ROOT / picture).is_file()
