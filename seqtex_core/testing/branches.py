@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..adapter import SHAREABLE, BackboneShell
 from ..decoupled_config import DecoupledConfig
-from ..muv_block import UV_KEY_SOURCES
+from ..muv_block import UV_KEY_SOURCES, BranchInputs, BranchTimes
 from ..qk_prep import GEOMETRY_ORDERS
 from ..transformer import SeqTexTransformer
-from .harness import Harness, Inputs, assert_differs, assert_same
+from .harness import Harness, Inputs, assert_differs, assert_same, randomize
 from .plain_block import PlainMUVBlock
+
+SHARES: tuple[frozenset[str], ...] = (frozenset(SHAREABLE), frozenset())
 
 
 class BranchChecks(Harness):
@@ -76,8 +80,11 @@ class BranchChecks(Harness):
     def test_every_option_matches_the_plain_block(self) -> None:
         """Both geometry orders and all key sources, against the equations written out."""
         seen: list[Tensor] = []
-        for order, source in itertools.product(GEOMETRY_ORDERS, UV_KEY_SOURCES):
-            config = DecoupledConfig(geometry_order=order, uv_key_source=source, lora_rank=4)
+        options = itertools.product(GEOMETRY_ORDERS, UV_KEY_SOURCES, SHARES)
+        for order, source, share in options:
+            config = DecoupledConfig(
+                geometry_order=order, uv_key_source=source, uv_share=share, lora_rank=4
+            )
             transformer = self.make_transformer(config)
             inputs = self.make_inputs(transformer, batch=2)
             got = self.velocity(transformer, inputs)
@@ -90,6 +97,34 @@ class BranchChecks(Harness):
             for other in seen:
                 assert_differs("two options", got["texture"], other, least=100 * self.tolerance)
             seen.append(got["texture"])
+
+    @torch.no_grad()
+    def test_each_branch_encodes_with_its_own_weights(self) -> None:
+        """Nothing shared: levels, text, patches and prediction of uv come from the uv shell."""
+        transformer = self.make_transformer(DecoupledConfig(uv_share=frozenset(), lora_rank=4))
+        inputs = self.make_inputs(transformer)
+        mv, uv = transformer.shells["mv"], transformer.shells["uv"]
+        assert isinstance(mv, BackboneShell)
+        assert isinstance(uv, BackboneShell)
+        x_uv, branches, times = self._arguments_of_block_0(transformer, inputs)
+        levels, texture = inputs.sigmas, inputs.latents["texture"]
+        for what, got, want in (
+            ("mv levels", times.mv, mv.encode_time(levels["views"])),
+            ("uv levels", times.uv, uv.encode_time(levels["texture"])),
+            ("mv levels for uv", times.mv_as_keys, uv.encode_time(levels["views"])),
+        ):
+            assert got is not None
+            assert torch.equal(got.projected, want.projected), what
+            assert torch.equal(got.embedding, want.embedding), what
+        for stream, shell in (("mv", mv), ("uv", uv)):
+            text = shell.encode_text(inputs.text, inputs.image).text
+            assert torch.equal(branches[stream].context.text, text), stream
+        assert torch.equal(x_uv, uv.embed(texture, levels["texture"]))
+        before = self.velocity(transformer, inputs)
+        randomize(uv, seed=77)
+        after = self.velocity(transformer, inputs)
+        assert_same("views", {"v": after["views"]}, {"v": before["views"]})
+        assert_differs("texture", after["texture"], before["texture"], least=1e-3)
 
     def test_geometry_matters_in_both_branches(self) -> None:
         """Other geometry, other velocities; without geometry, others again."""
@@ -114,6 +149,18 @@ class BranchChecks(Harness):
         config = DecoupledConfig(uv_share=share, lora_rank=4)
         transformer = self.make_transformer(config, random=False)
         return self.velocity(transformer, self.make_inputs(transformer))
+
+    @torch.no_grad()
+    def _arguments_of_block_0(
+        self, transformer: SeqTexTransformer, inputs: Inputs
+    ) -> tuple[Tensor, dict[str, BranchInputs], BranchTimes]:
+        seen: list[tuple[Any, ...]] = []
+        block = next(transformer.muv_blocks())
+        hook = block.register_forward_pre_hook(lambda module, args: seen.append(args))
+        self.velocity(transformer, inputs)
+        hook.remove()
+        _, x_uv, branches, times, *_ = seen[0]
+        return x_uv, branches, times
 
     @torch.no_grad()
     def _after_block_0(
