@@ -123,7 +123,7 @@ def read_reference(source: str | Path | Image.Image, *, view: str) -> ReferenceI
     else:
         name, picture = "<image>", source
         data = picture.tobytes()
-    rgb, alpha = _split_alpha(picture)
+    rgb, alpha = _split_alpha(name, picture)
     height, width = rgb.shape[:2]
     if min(height, width) < MIN_REFERENCE_SIZE:
         raise InputError(
@@ -192,10 +192,16 @@ def _decode(name: str, data: bytes) -> Image.Image:
         ) from error
 
 
-def _split_alpha(picture: Image.Image) -> tuple[ImageArray, ImageArray | None]:
+def _split_alpha(name: str, picture: Image.Image) -> tuple[ImageArray, ImageArray | None]:
     has_alpha = picture.has_transparency_data
-    if picture.mode.startswith("I") or picture.mode == "F":
-        picture = picture.convert("I").point(lambda value: value / 256).convert("L")
+    if picture.mode == "F":
+        raise InputError(
+            f"reference {name}", expected="8 or 16 bits per channel", got="floating-point values"
+        )
+    if picture.mode.startswith("I"):
+        grey = np.asarray(picture, dtype=np.int64) // 256
+        pixels = np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
+        return pixels, None
     pixels = np.asarray(picture.convert("RGBA" if has_alpha else "RGB"), dtype=np.uint8)
     if not has_alpha or bool((pixels[..., 3] == 255).all()):
         return np.ascontiguousarray(pixels[..., :3]), None

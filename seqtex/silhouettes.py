@@ -85,13 +85,13 @@ def fit_reference(
             }
             raise _misfit(image, overlaps, min_iou)
     if image.alpha is not None:
-        mask = torch.from_numpy(image.alpha).to(surface.device).float()[None] / 255.0
+        mask = torch.tensor(image.alpha).to(surface.device).float()[None] / 255.0
     else:
         camera = cameras.select(image.view)
         mask = view_maps(
             surface, camera, height=image.size, width=image.size, rasterizer=rasterizer
         ).mask
-    rgb = torch.from_numpy(image.rgb).to(surface.device).permute(2, 0, 1).float() / 255.0
+    rgb = torch.tensor(image.rgb).to(surface.device).permute(2, 0, 1).float() / 255.0
     return Reference(
         view=image.view,
         view_index=cameras.index(image.view),
@@ -112,7 +112,7 @@ def silhouette_iou(first: Tensor, second: Tensor) -> float:
 def _own_silhouette(image: ReferenceImage) -> Tensor | None:
     """Coverage by the image itself at no more than the compared size, ``[S, S]``."""
     if image.alpha is not None:
-        coverage = torch.from_numpy(image.alpha).float() / 255.0
+        coverage = torch.tensor(image.alpha).float() / 255.0
     else:
         background = plain_background(image.rgb)
         if background is None or bool(background.all()):

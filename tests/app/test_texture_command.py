@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pygltflib
+import pytest
 import trimesh
 from PIL import Image
 
@@ -167,9 +168,10 @@ def test_an_obj_gives_an_obj_with_its_files(seqtex: Seqtex, work: Path) -> None:
 
 
 def test_a_texture_that_no_reference_shows_takes_colours_from_nearby(
-    seqtex: Seqtex, work: Path
+    seqtex: Seqtex, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two materials; the second is a sheet inside the body, which no view sees."""
+    """Two materials; the second is a box inside the body, which no view sees."""
+    monkeypatch.setattr("seqtex.intermediates._PICTURE_SIZE", 64)
     shown = trimesh.load(work / "figure.glb", force="mesh", process=False)
     hidden = trimesh.creation.box(extents=(0.2, 0.2, 0.2))
     material = trimesh.visual.material.PBRMaterial(baseColorFactor=(0, 0, 255, 255))
@@ -189,7 +191,8 @@ def test_a_texture_that_no_reference_shows_takes_colours_from_nearby(
         assert pixels.min() > 25  # the figure's colours start at 40; black would be "not painted"
 
 
-def test_intermediates(seqtex: Seqtex, work: Path) -> None:
+def test_intermediates(seqtex: Seqtex, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seqtex.intermediates._PICTURE_SIZE", 64)
     steps = work / "steps"
     command = ["texture", work / "figure.glb", "--image", work / "views" / "0_front.png"]
     outcome = seqtex(*command, "--uv-size", "64", "--save-intermediates", steps)

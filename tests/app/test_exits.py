@@ -1,0 +1,115 @@
+"""Exit codes and messages for whatever a command may raise."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+
+import numpy as np
+import pytest
+
+from seqtex.cli.exits import naming_smaller_setting, run_guarded
+from seqtex_core.errors import (
+    ContractError,
+    InputError,
+    MissingDependencyError,
+    OutOfMemoryError,
+    SeqTexError,
+    UsageError,
+    WeightsError,
+)
+
+
+def outcome(error: BaseException, *, debug: bool = False) -> int:
+    def command() -> None:
+        raise error
+
+    return run_guarded(command, debug=debug)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (UsageError, 2),
+        (InputError, 3),
+        (WeightsError, 4),
+        (MissingDependencyError, 4),
+        (OutOfMemoryError, 5),
+        (ContractError, 6),
+    ],
+)
+def test_our_errors_print_four_lines(
+    kind: type[SeqTexError], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = kind("--size", expected="a number", got="'x'", remedy="Give a number.")
+    assert outcome(error) == code
+    assert capsys.readouterr().err.splitlines() == [
+        "Error: --size",
+        "  expected  a number",
+        "  got       'x'",
+        "  try       Give a number.",
+    ]
+
+
+def test_unknown_errors_give_one_line_and_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome(ZeroDivisionError("by zero\nmore")) == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith("Error: ZeroDivisionError: by zero\n")
+    assert "--debug" in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("x"), InputError("a", expected="b", got="c")])
+def test_debug_adds_the_traceback(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome(error, debug=True)
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (SystemExit(130), 130)])
+def test_interrupts(error: BaseException, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome(error) == code
+    assert "Interrupted" in capsys.readouterr().err
+
+
+def test_exit_codes_pass_through() -> None:
+    assert outcome(SystemExit(7)) == 7
+    assert outcome(SystemExit()) == 0
+    assert run_guarded(lambda: None, debug=False) == 0
+
+
+class FakeOutOfMemoryError(RuntimeError):
+    """Named as torch's is: ``torch.OutOfMemoryError``."""
+
+
+FakeOutOfMemoryError.__name__ = "OutOfMemoryError"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        FakeOutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_memory_that_runs_out_names_the_next_setting(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command() -> None:
+        with naming_smaller_setting("Use --uv-size 512."):
+            raise error
+
+    assert run_guarded(command, debug=False) == 5
+    assert "Use --uv-size 512." in capsys.readouterr().err
+    assert outcome(error) == 5
+
+
+def test_an_array_that_is_too_large_is_out_of_memory() -> None:
+    assert run_guarded(lambda: np.ones((1 << 45, 8)) and None, debug=False) == 5
+
+
+def test_child_processes_are_ended() -> None:
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    assert outcome(KeyboardInterrupt()) == 130
+    assert not child.is_alive()

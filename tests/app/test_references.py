@@ -1,0 +1,113 @@
+"""Reference images: decoding, alpha, orientation, plain backgrounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from seqtex.references import (
+    parse_references,
+    plain_background,
+    read_reference,
+    read_references,
+)
+from seqtex_core.errors import InputError, UsageError
+
+
+def square(size: int = 64) -> np.ndarray:
+    """A white page with a coloured square whose middle is as white as the page."""
+    pixels = np.full((size, size, 3), 250, np.uint8)
+    pixels[16:48, 20:52] = (200, 30, 60)
+    pixels[24:40, 28:44] = 250
+    return pixels
+
+
+def test_references_come_in_the_order_of_the_views() -> None:
+    pictures = {"back": Image.new("RGB", (64, 64)), "front": Image.new("RGB", (32, 32))}
+    read = read_references(pictures)
+    assert [(image.view, image.size) for image in read] == [("front", 32), ("back", 64)]
+    with pytest.raises(UsageError, match="reference view"):
+        read_references({"top": Image.new("RGB", (64, 64))})
+
+
+def test_the_image_option_is_the_front_view_unless_named() -> None:
+    assert parse_references(Path("a"), [], ref_view=None) == {"front": Path("a")}
+    assert parse_references(Path("a"), [], ref_view="left") == {"left": Path("a")}
+    assert parse_references(None, ["back=b=c.png"], ref_view=None) == {"back": Path("b=c.png")}
+    with pytest.raises(UsageError, match="--ref-view"):
+        parse_references(None, ["back=b.png"], ref_view="left")
+
+
+def test_alpha_is_kept_unless_it_is_opaque_everywhere() -> None:
+    opaque = Image.fromarray(square()).convert("RGBA")
+    assert read_reference(opaque, view="front").alpha is None
+    alpha = Image.fromarray(square()[..., 1])
+    opaque.putalpha(alpha)
+    read = read_reference(opaque, view="front")
+    assert read.alpha is not None
+    assert np.array_equal(read.alpha, np.asarray(alpha))
+    assert np.array_equal(read.rgb, square())
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "LA", "1"])
+def test_modes_become_rgb(mode: str) -> None:
+    grey = Image.fromarray(np.repeat(square()[..., 1:2], 3, axis=2))
+    read = read_reference(grey.convert(mode), view="front")
+    reference = np.asarray(grey.convert(mode).convert("RGB"))
+    assert read.rgb.shape == (64, 64, 3)
+    # CMYK and palettes are converted by the decoder; its own rounding is allowed.
+    assert np.abs(read.rgb.astype(int) - reference).max() <= 1
+
+
+def test_sixteen_bit_grey_keeps_its_brightness() -> None:
+    values = (np.arange(64 * 64, dtype=np.uint32).reshape(64, 64) * 16).astype(np.uint16)
+    read = read_reference(Image.fromarray(values), view="front")
+    assert np.abs(read.rgb[..., 0].astype(int) - values // 256).max() <= 1
+
+
+def test_orientation_tags_are_applied(tmp_path: Path) -> None:
+    picture = Image.fromarray(square())
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to view
+    picture.save(tmp_path / "turned.png", exif=exif)
+    read = read_reference(tmp_path / "turned.png", view="front")
+    assert np.array_equal(read.rgb, np.rot90(square(), -1))
+
+
+def test_a_floating_point_image_is_refused() -> None:
+    with pytest.raises(InputError, match="8 or 16 bits"):
+        read_reference(Image.fromarray(np.zeros((64, 64), np.float32)), view="front")
+
+
+def test_the_hash_is_of_the_file(tmp_path: Path) -> None:
+    import hashlib
+
+    Image.fromarray(square()).save(tmp_path / "a.png")
+    read = read_reference(tmp_path / "a.png", view="front")
+    assert read.sha256 == hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
+    assert read.name == "a.png"
+
+
+def test_background_is_what_the_border_reaches() -> None:
+    background = plain_background(square())
+    assert background is not None
+    expected = np.ones((64, 64), bool)
+    expected[16:48, 20:52] = False  # the white middle is not background
+    assert np.array_equal(background, expected)
+
+
+def test_background_tolerates_compression_noise() -> None:
+    noise = np.random.default_rng(0).integers(-5, 6, (64, 64, 3))
+    noisy = np.clip(square().astype(int) + noise, 0, 255).astype(np.uint8)
+    background = plain_background(noisy)
+    assert background is not None
+    assert background[:16].all()
+    assert not background[16:48, 20:28].any()
+
+
+def test_a_photograph_has_no_plain_background() -> None:
+    photograph = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    assert plain_background(photograph) is None
