@@ -10,6 +10,7 @@ from .info import info
 from .maps import maps
 from .render import render
 from .texture import texture
+from .train import train
 
 app = typer.Typer(
     name="seqtex",
@@ -23,6 +24,7 @@ app = typer.Typer(
 app.command()(texture)
 app.command()(maps)
 app.command()(render)
+app.command()(train)
 app.command()(info)
 
 

@@ -1,0 +1,128 @@
+"""Pictures of a batch to latents, geometry latents and loss masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from seqtex_backbones.codecs.protocol import Codec, Content
+from seqtex_backbones.text import TextEncoder
+from seqtex_core.geometry_embedding import GeometryLatents
+
+from .batch import GroupImages, TrainingBatch
+from .latent_cache import LatentCache
+from .randomness import generator_for
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedBatch:
+    """A batch as the transformer sees it, before noise.
+
+    Args:
+        clean: clean latents by group, ``[B, C, F, h, w]``.
+        geometry: by group.
+        masks: loss weight by group, ``[B, 1, F, h, w]``.
+        text: text rows ``[B, S, E]``, or ``None`` for all-zero rows.
+    """
+
+    clean: Mapping[str, Tensor]
+    geometry: Mapping[str, GeometryLatents]
+    masks: Mapping[str, Tensor]
+    text: Tensor | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Number of samples."""
+        return next(iter(self.clean.values())).shape[0]
+
+
+class BatchEncoder:
+    """Encodes batches, from a cache of latents where possible.
+
+    Args:
+        codec: images to latents.
+        outside_weight: loss weight of what has no surface, against 1 on it.
+        cache: keeps latents; ``None`` encodes anew each time.
+        text_encoder: for captions; without one captions are not used.
+        caption_dropout: share of the captions replaced by nothing.
+        seed: of the run, for the dropout.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        *,
+        outside_weight: float,
+        cache: LatentCache | None = None,
+        text_encoder: TextEncoder | None = None,
+        caption_dropout: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        self.codec = codec
+        self.outside_weight = outside_weight
+        self.cache = cache
+        self.text_encoder = text_encoder
+        self.caption_dropout = caption_dropout
+        self.seed = seed
+
+    @torch.no_grad()
+    def __call__(
+        self, batch: TrainingBatch, indices: Sequence[int], groups: Sequence[str]
+    ) -> EncodedBatch:
+        """Latents of the named groups.
+
+        Args:
+            batch: what a source gave.
+            indices: global numbers of its samples.
+            groups: those that the task needs.
+        """
+        clean, geometry, masks = {}, {}, {}
+        for name in groups:
+            images = batch.groups[name]
+            clean[name] = self._encode(images.images, "rgb", name, batch.keys)
+            geometry[name] = GeometryLatents(
+                position=self._geometry(images.position, f"{name}-position", batch),
+                normal=self._geometry(images.normal, f"{name}-normal", batch),
+            )
+            masks[name] = self._mask(images)
+        return EncodedBatch(
+            clean=clean, geometry=geometry, masks=masks, text=self._text(batch, indices)
+        )
+
+    def _geometry(self, maps: Tensor, name: str, batch: TrainingBatch) -> Tensor:
+        return self._encode(maps, "geometry", name, batch.geometry_keys)
+
+    def _encode(
+        self, images: Tensor, content: Content, name: str, keys: Sequence[str] | None
+    ) -> Tensor:
+        def encode(chosen: Tensor) -> Tensor:
+            return self.codec.encode(chosen.transpose(1, 2), content=content)
+
+        if self.cache is None or keys is None:
+            return encode(images)
+        return self.cache.get(images, [f"{key}-{name}" for key in keys], encode)
+
+    def _mask(self, images: GroupImages) -> Tensor:
+        """Covered share of each latent texel, mapped to ``[outside_weight, 1]``."""
+        batch, frames = images.mask.shape[:2]
+        pooled = avg_pool2d(images.mask.flatten(0, 1), self.codec.spatial_factor)
+        share = pooled.unflatten(0, (batch, frames)).transpose(1, 2)
+        weight: Tensor = self.outside_weight + (1 - self.outside_weight) * share
+        return weight
+
+    def _text(self, batch: TrainingBatch, indices: Sequence[int]) -> Tensor | None:
+        if self.text_encoder is None or batch.captions is None:
+            return None
+        kept = [
+            caption if self._keeps(index) else ""
+            for caption, index in zip(batch.captions, indices, strict=True)
+        ]
+        return self.text_encoder.encode(kept)
+
+    def _keeps(self, index: int) -> bool:
+        draw = torch.rand((), generator=generator_for(self.seed, "caption", index))
+        return float(draw) >= self.caption_dropout

@@ -1,0 +1,70 @@
+"""A trained model as a folder that ``seqtex texture --model`` takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from seqtex_core.checkpoint import unique_tensors
+from seqtex_core.transformer import SeqTexTransformer
+from seqtex_core.weight_files import write_tensors
+
+from ..models.config import CONFIG_NAME, WEIGHTS_NAME, ModelConfig
+from ..outputs import staged
+from .config import ModelSection
+from .sharding import gather
+
+TRAINING_RECORD = "training.json"
+Storage = Literal["fp32", "fp16", "bf16"]
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def collect_weights(
+    transformer: SeqTexTransformer, trained: Mapping[str, Tensor], storage: Storage
+) -> dict[str, Tensor]:
+    """All weights of the model on the CPU, the trained ones replaced; every process must call it.
+
+    Args:
+        transformer: the model in training.
+        trained: averages, by parameter name.
+        storage: number format.
+    """
+    weights = {}
+    for name, tensor in unique_tensors(transformer).items():
+        weights[name] = gather(trained.get(name, tensor)).to(_DTYPES[storage])
+    return weights
+
+
+def write_model(
+    folder: Path,
+    config: ModelConfig,
+    weights: Mapping[str, Tensor],
+    record: Mapping[str, Any],
+) -> None:
+    """Write ``seqtex.json``, ``model.safetensors`` and ``training.json``; all or nothing.
+
+    Args:
+        folder: replaced files are ours.
+        config: of the model.
+        weights: from :func:`collect_weights`.
+        record: how it was trained.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    metadata = {"step": str(record.get("step", ""))}
+    with staged(folder) as scratch:
+        text = json.dumps(config.to_json(), indent=2)
+        (scratch / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
+        write_tensors(scratch / WEIGHTS_NAME, weights, metadata=metadata)
+        text = json.dumps(dict(record), indent=2, sort_keys=True)
+        (scratch / TRAINING_RECORD).write_text(text + "\n", encoding="utf-8")
+
+
+def trained_config(base: ModelConfig, section: ModelSection) -> ModelConfig:
+    """The base's config under the name and summary of the trained model."""
+    return replace(base, name=section.name or base.name, summary=section.summary or base.summary)

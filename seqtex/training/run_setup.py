@@ -1,0 +1,109 @@
+"""A run, set up from its config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from seqtex_backbones.codecs.protocol import codec_from_config
+from seqtex_backbones.text import load_text_encoder
+from seqtex_core.tasks import VIEWS
+
+from ..models.config import ModelConfig
+from ..models.load import BUILT_IN, model_folder
+from .batch import SOURCES, SourceContext
+from .batches import BatchShape
+from .build import first_transformer, model_config
+from .config import TrainingConfig
+from .ema import PowerAverage
+from .encode import BatchEncoder
+from .export import trained_config
+from .latent_cache import LatentCache
+from .logs import Say
+from .objective import FlowMatchingObjective
+from .optimizer import make_optimizer
+from .parallel import Parallel
+from .run import Run
+from .state import TrainingState
+from .task_mix import TaskMix
+from .trainable import count_parts, frozen_fingerprint, report_parts, trained_parameters
+
+
+def set_up_run(config: TrainingConfig, folder: Path, parallel: Parallel, *, say: Say) -> Run:
+    """Build everything that a run needs and report what will train.
+
+    Args:
+        config: of the run.
+        folder: of the run; made if it does not exist.
+        parallel: how processes share the work.
+        say: prints a line.
+
+    Raises:
+        UsageError, WeightsError: settings or weights that cannot be used.
+    """
+    shape = BatchShape.of(config, rank=parallel.rank, world_size=parallel.world_size)
+    model = trained_config(model_config(config), config.model)
+    transformer = first_transformer(config, model).to(parallel.device)
+    source = SOURCES.get(config.data.source)(
+        config.data.options,
+        SourceContext(
+            seed=config.seed,
+            view_size=model.view_size,
+            uv_size=model.uv_size,
+            supersample=model.supersample,
+            device=parallel.device,
+        ),
+    )
+    views = source.preview(1).groups[VIEWS].images.shape[1]
+    mixes = tuple(
+        TaskMix(weights=s.tasks, num_views=views, views_given=s.views_given) for s in config.stages
+    )
+    for line in report_parts(count_parts(transformer)):
+        say(line)
+    fingerprint = frozen_fingerprint(transformer)
+    objective = FlowMatchingObjective(transformer, uv_weight=config.loss.uv_weight)
+    all_used = all(mix.always_trains_uv() for mix in mixes)
+    module = parallel.wrap(objective, all_used=all_used)
+    parameters = trained_parameters(transformer)
+    if parallel.rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+    return Run(
+        folder=folder,
+        config=config,
+        model=model,
+        parallel=parallel,
+        source=source,
+        encoder=_encoder(config, model, parallel.device),
+        transformer=transformer,
+        module=module,
+        state=TrainingState(
+            parameters=parameters,
+            optimizer=make_optimizer(parameters, config.optimizer),
+            average=PowerAverage(parameters, config.ema.sigma_rels),
+        ),
+        shape=shape,
+        mixes=mixes,
+        fingerprint=fingerprint,
+    )
+
+
+def _encoder(config: TrainingConfig, model: ModelConfig, device: torch.device) -> BatchEncoder:
+    codec = codec_from_config(model.codec)
+    section = config.data
+    cache = None
+    if section.cache_latents is not None:
+        cache = LatentCache(config.path(section.cache_latents), codec.to_config())
+    text_encoder = None
+    if model.text_encoder is not None:
+        base = config.model.base
+        folder = model_folder(base if base in BUILT_IN else config.path(base))
+        text_encoder = load_text_encoder(folder / model.text_encoder, device=device)
+    return BatchEncoder(
+        codec,
+        outside_weight=config.loss.outside_weight,
+        cache=cache,
+        text_encoder=text_encoder,
+        caption_dropout=section.caption_dropout,
+        seed=config.seed,
+    )

@@ -1,0 +1,78 @@
+"""What trains and what does not, by part of the model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+PARTS = ("LoRA", "geometry", "UV branch", "MV branch and shared")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartCount:
+    """Parameters of one part of a model.
+
+    Args:
+        part: one of ``PARTS``.
+        trained: numbers that train.
+        frozen: numbers that do not.
+    """
+
+    part: str
+    trained: int
+    frozen: int
+
+
+def part_of(name: str) -> str:
+    """The part that a parameter belongs to, by its name in a ``SeqTexTransformer``.
+
+    Parts that the branches share are listed under the MV branch, whose name comes first.
+    """
+    if ".lora_A." in name or ".lora_B." in name:
+        return "LoRA"
+    if name.startswith("geometry.") or ".geometry_caster." in name:
+        return "geometry"
+    if name.startswith("shells.uv.") or ".uv." in name:
+        return "UV branch"
+    return "MV branch and shared"
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that train, each once, by its first name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def count_parts(model: nn.Module) -> list[PartCount]:
+    """Parameters by part, for the report at the start."""
+    trained = dict.fromkeys(PARTS, 0)
+    frozen = dict.fromkeys(PARTS, 0)
+    for name, parameter in model.named_parameters():
+        counts = trained if parameter.requires_grad else frozen
+        counts[part_of(name)] += parameter.numel()
+    return [PartCount(part=p, trained=trained[p], frozen=frozen[p]) for p in PARTS]
+
+
+def report_parts(counts: list[PartCount]) -> Iterator[str]:
+    """One line per part, and a last one for the sum."""
+    for count in counts:
+        if count.trained or count.frozen:
+            yield f"{count.part}: {count.trained:,} trained, {count.frozen:,} frozen"
+    total, frozen = sum(c.trained for c in counts), sum(c.frozen for c in counts)
+    yield f"all: {total:,} trained, {frozen:,} frozen"
+
+
+def frozen_fingerprint(model: nn.Module) -> str:
+    """A hash of everything that does not train, to notice another base when a run is resumed."""
+    digest = hashlib.sha256()
+    frozen: Mapping[str, Tensor] = {
+        name: p for name, p in model.named_parameters() if not p.requires_grad
+    }
+    for name, parameter in frozen.items():
+        digest.update(name.encode())
+        raw = parameter.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(raw.numpy().tobytes())
+    return digest.hexdigest()

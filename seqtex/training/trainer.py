@@ -1,0 +1,155 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from seqtex_core.errors import ContractError, UsageError
+from seqtex_core.tasks import TEXTURE, VIEWS
+
+from .batches import BatchStream, MicroBatch
+from .checkpoints import TENSORS, read_record
+from .logs import Say
+from .objective import make_noisy
+from .optimizer import clip_gradients, set_learning_rate
+from .progress_meter import ProgressMeter
+from .run import Run
+from .schedule import learning_rate
+from .stop_signal import StopSignal
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """How a run ended.
+
+    Args:
+        step: optimizer steps done.
+        finished: all of them; otherwise it was asked to stop and can be resumed.
+        model: the exported model folder, or ``None`` if it stopped before.
+    """
+
+    step: int
+    finished: bool
+    model: Path | None
+
+
+def train(run: Run, *, resume: bool, say: Say) -> TrainingResult:
+    """Train to the end, or until asked to stop.
+
+    Args:
+        run: everything set up, see ``set_up_run``.
+        resume: continue from the newest checkpoint, if there is one.
+        say: prints a line; called in the first process only.
+
+    Raises:
+        UsageError: the folder has a run and ``resume`` is off, or the run had other settings.
+        ContractError: the loss is no longer finite.
+    """
+    start = _resume(run, say) if resume else _refuse_old(run)
+    step = start
+    meter = ProgressMeter(run, from_step=start, say=say)
+    with StopSignal() as stop:
+        try:
+            for step, task, losses in _steps(run, start):
+                meter.step_done(step, task, losses)
+                due = meter.due(step)
+                asked = run.parallel.any(stop.requested)
+                # clocks differ between processes: the first one's decides
+                if run.parallel.any(due.checkpoint and run.is_first) or asked:
+                    run.save_checkpoint(step)
+                    meter.saved()
+                if due.snapshot:
+                    run.save_snapshot(step)
+                if asked and step < run.config.total_steps:
+                    say(f"stopped at step {step}; --resume continues")
+                    return TrainingResult(step=step, finished=False, model=None)
+                if due.preview:
+                    run.export(step, say)
+        finally:
+            meter.close()
+    model = run.export(step, say)
+    return TrainingResult(step=step, finished=True, model=model)
+
+
+def _steps(run: Run, step: int) -> Iterator[tuple[int, str, dict[str, float]]]:
+    """Number of steps done, task and mean losses after every optimizer step."""
+    stream = BatchStream(run.source, run.config, run.shape, run.mixes, from_step=step)
+    summed: dict[str, float] = {}
+    for micro in stream:
+        last = micro.micro == run.shape.accumulation - 1
+        for name, value in _forward_backward(run, stream, micro, last=last).items():
+            summed[name] = summed.get(name, 0.0) + value / run.shape.accumulation
+        if not last:
+            continue
+        _check_finite(run, micro.step, summed)
+        stage, within = run.config.stage_at(micro.step)
+        rate = learning_rate(
+            within,
+            peak=stage.learning_rate,
+            total=stage.steps,
+            warmup=stage.warmup_steps,
+            final_ratio=stage.final_ratio,
+        )
+        set_learning_rate(run.state.optimizer, rate)
+        limit = run.config.optimizer.clip_norm
+        norm = clip_gradients(run.state.parameters.values(), limit)
+        run.state.optimizer.step()
+        run.state.optimizer.zero_grad(set_to_none=True)
+        run.state.average.update(micro.step + 1)
+        yield micro.step + 1, micro.task, {**summed, "gradient_norm": norm, "learning_rate": rate}
+        summed = {}
+
+
+def _forward_backward(
+    run: Run, stream: BatchStream, micro: MicroBatch, *, last: bool
+) -> dict[str, float]:
+    seed = run.config.seed
+    mix = stream.mix_at(micro.step)
+    plans = [mix.plan(micro.task, index, seed=seed) for index in micro.indices]
+    groups = [g for g in (VIEWS, TEXTURE) if g in plans[0].required_groups()]
+    encoded = run.encoder(micro.batch, micro.indices, groups)
+    noisy = make_noisy(encoded, plans, micro.indices, run.config.noise, seed=seed)
+    bf16 = run.config.run.precision == "bf16"
+    with run.parallel.accumulate(run.module, last=last):
+        with torch.autocast(run.parallel.device.type, torch.bfloat16, enabled=bf16):
+            losses = run.module(noisy)
+        (losses["total"] / run.shape.accumulation).backward()
+    return {name: float(value.detach()) for name, value in losses.items() if name != "per_sample"}
+
+
+def _check_finite(run: Run, step: int, losses: dict[str, float]) -> None:
+    bad = losses["total"] != losses["total"] or abs(losses["total"]) == float("inf")
+    if run.parallel.any(bad):
+        raise ContractError(
+            f"loss at step {step}",
+            expected="a finite number",
+            got=str(losses),
+            remedy="Lower the learning rate and resume from the last checkpoint.",
+        )
+
+
+def _refuse_old(run: Run) -> int:
+    if run.checkpoints.latest() is not None:
+        raise UsageError(
+            "--out",
+            expected="a folder without a run",
+            got=f"{run.folder}, with checkpoints",
+            remedy="Add --resume to continue that run, or name another folder.",
+        )
+    return 0
+
+
+def _resume(run: Run, say: Say) -> int:
+    latest = run.checkpoints.latest()
+    if latest is None:
+        say(f"resume: no checkpoint in {run.folder}, starting at step 0")
+        return 0
+    record = read_record(latest)
+    run.check_same(record)
+    run.state.restore(latest.path / TENSORS)
+    say(f"resume: {latest.path.name}, {run.config.total_steps - latest.step} steps to go")
+    return latest.step
