@@ -75,7 +75,15 @@ def load_asset(path: str | Path, *, up: str | None = None, front: str | None = N
         )
     file_format = path.suffix.lower().lstrip(".")
     axes = choose_axes(file_format, up, front)
-    parsed = _reader(path, file_format)(path)
+    try:
+        parsed = _reader(path, file_format)(path)
+    except OSError as error:
+        raise InputError(
+            str(error.filename or path),
+            expected="a file that can be read",
+            got=error.strerror or str(error),
+            remedy="Check its permissions.",
+        ) from error
     check_mesh_arrays(str(path), parsed.vertices, parsed.faces)
     mesh, notes = _build_mesh(parsed)
     return MeshAsset(
@@ -175,6 +183,10 @@ def _mesh_notes(parsed: ParsedFile, mesh: Mesh, has_uvs: np.ndarray) -> list[str
     instances = sum(ref.is_instance for ref in parsed.primitives)
     if instances:
         notes.append(f"{instances} parts repeat another part and share its texels")
+    used = parsed.vertices[parsed.faces].reshape(-1, 3)
+    # 24 bits: what is left of them for the object itself
+    if float(np.abs(used).max()) * 2.0**-24 > 1e-4 * float(np.ptp(used, axis=0).max()):
+        notes.append("positions lie far from the origin; single precision blurs them")
     degenerate = count_degenerate(parsed.vertices, parsed.faces)
     if degenerate:
         notes.append(f"{degenerate} faces have no area; they are kept")

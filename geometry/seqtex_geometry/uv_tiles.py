@@ -9,10 +9,9 @@ import numpy.typing as npt
 
 from seqtex_core.errors import InputError
 
+from .load.parsed import BORDER_TOLERANCE
 from .mesh import FloatArray, IntArray, Mesh
 
-BORDER_TOLERANCE = 1e-3
-"""How far, in UV units, a face may reach into a tile without being repeated there."""
 MAX_TILES = 64
 
 

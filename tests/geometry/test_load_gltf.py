@@ -399,3 +399,25 @@ def test_gltf_json_survives_unknown_keys(gltf_maker, tmp_path):
     path = maker.write_gltf(tmp_path / "a.gltf")
     document = load_asset(path).document.document
     assert document == json.loads(path.read_text())
+
+
+def test_clamped_textures_with_wide_uvs_are_told(gltf_maker, tmp_path, box):
+    maker = gltf_maker()
+    material = maker.textured_material(maker.image())
+    maker.document["textures"][0]["sampler"] = maker.entry("samplers", {"wrapS": 33071})
+    primitive = maker.box_primitive(material=material)
+    maker.show(primitive, name="inside")
+    quiet = load_asset(maker.write_glb(tmp_path / "a.glb"))
+    assert not quiet.notes
+    primitive = dict(primitive, attributes={**primitive["attributes"]})
+    primitive["attributes"]["TEXCOORD_0"] = maker.accessor(box.uvs * 3)
+    maker.show(primitive, name="wide")
+    told = load_asset(maker.write_glb(tmp_path / "b.glb"))
+    assert len(told.notes) == 1
+    assert "wide" in told.notes[0]
+
+
+def test_far_from_the_origin_is_told(gltf_maker, tmp_path):
+    maker = gltf_maker()
+    maker.show(maker.box_primitive(), translation=[3e4, 0, 0])
+    assert any("far" in note for note in load_asset(maker.write_glb(tmp_path / "a.glb")).notes)

@@ -16,10 +16,11 @@ from .gltf_accessors import AnyArray, read_floats, read_stored
 from .gltf_file import GltfFile, JsonObject, read_gltf_file
 from .gltf_materials import MaterialTable, apply_transform, read_materials
 from .gltf_scene import MeshInstance, mesh_instances
-from .parsed import ParsedFile, PrimitiveRef
+from .parsed import BORDER_TOLERANCE, ParsedFile, PrimitiveRef
 
 _MODES = {0: "points", 1: "lines", 2: "lines", 3: "lines"}
 _TRIANGLE_MODES = (4, 5, 6)
+_REPEAT = 10497
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,12 +42,11 @@ def read_gltf(path: Path) -> ParsedFile:
     Raises:
         InputError: see ``read_gltf_file``; or an index, an accessor or an image is bad.
     """
-    file = read_gltf_file(path)
     try:
-        return _parse(file)
+        return _parse(read_gltf_file(path))
     except InputError:
         raise
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise InputError(
             str(path),
             expected="a valid glTF document",
@@ -102,6 +102,7 @@ def _parse(file: GltfFile) -> ParsedFile:
             ref = replace(part.ref, name=name, primitive=number, is_instance=is_instance)
             parts.append(replace(part, ref=ref))
     notes.extend(_scene_notes(file, instances, parts))
+    notes.extend(_wrap_notes(file, parts, table))
     return _assemble(file, parts, table, notes)
 
 
@@ -277,6 +278,24 @@ def _assemble(
         document=file,
         notes=notes,
     )
+
+
+def _wrap_notes(file: GltfFile, parts: list[_Part], table: MaterialTable) -> list[str]:
+    """Parts whose UVs leave the unit square although their texture does not repeat there."""
+    clamped = []
+    for part in parts:
+        texture = table.slots[part.material].texture
+        if texture is None or "sampler" not in file.entry("textures", texture):
+            continue
+        sampler = file.entry("samplers", file.entry("textures", texture)["sampler"])
+        modes = {sampler.get("wrapS", _REPEAT), sampler.get("wrapT", _REPEAT)}
+        outside = (part.face_uvs < -BORDER_TOLERANCE) | (part.face_uvs > 1 + BORDER_TOLERANCE)
+        if modes != {_REPEAT} and bool(outside.any()):
+            clamped.append(part.ref.name)
+    if not clamped:
+        return []
+    names = ", ".join(clamped[:8])
+    return [f"UVs outside of the unit square are taken as repeating, which {names} does not do"]
 
 
 def _scene_notes(file: GltfFile, instances: list[MeshInstance], parts: list[_Part]) -> list[str]:

@@ -20,7 +20,7 @@ COMPONENT_DTYPES: dict[int, np.dtype[Any]] = {
     5126: np.dtype("<f4"),
 }
 TYPE_SIZES = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
-_MAX_ELEMENTS = 1 << 28
+_MAX_ELEMENTS = 1 << 26
 
 AnyArray = npt.NDArray[Any]
 

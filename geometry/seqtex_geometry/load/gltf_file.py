@@ -114,6 +114,8 @@ def read_gltf_file(path: Path) -> GltfFile:
     resources: dict[str, bytes] = {}
     buffers = []
     for index, buffer in enumerate(document.get("buffers", [])):
+        if any(extension in buffer.get("extensions", {}) for extension in _PACKED):
+            raise _packed_error(path, "meshopt")
         if "uri" in buffer:
             data = read_uri(path, buffer["uri"], f"buffers[{index}]")
             if not buffer["uri"].startswith("data:"):
@@ -209,7 +211,7 @@ def _split_glb(path: Path, source: bytes) -> tuple[bytes, bytes | None]:
 def _parse_json(path: Path, text: bytes) -> JsonObject:
     try:
         document = json.loads(text.decode("utf-8-sig").rstrip("\x00 \t\r\n"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise InputError(
             str(path),
             expected="glTF JSON",

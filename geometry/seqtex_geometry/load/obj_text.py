@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +72,8 @@ class _Collected:
     )
     polygon_lines: list[tuple[int, int]] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
-    corners: list[int] = field(default_factory=list)
+    words: list[bytes] = field(default_factory=list)
+    totals: list[tuple[int, int, int]] = field(default_factory=list)
     groups: list[ObjGroup] = field(default_factory=list)
     libraries: list[tuple[int, str]] = field(default_factory=list)
     skipped: dict[str, int] = field(default_factory=dict)
@@ -94,7 +98,7 @@ def parse_obj_text(path: Path, source: bytes) -> ObjText:
                 start = len(collected.counts)
                 collected.groups.append(ObjGroup(name=name, material=material, first_polygon=start))
                 is_new_group = False
-            _add_polygon(path, collected, (first, last), tokens[1:])
+            _add_polygon(collected, (first, last), tokens[1:])
         elif key in (b"usemtl", b"o", b"g"):
             value = _rest(lines[first], key)
             is_new_group = True
@@ -110,9 +114,8 @@ def parse_obj_text(path: Path, source: bytes) -> ObjText:
     return _finish(path, lines, collected)
 
 
-def _statements(lines: tuple[bytes, ...]) -> list[tuple[int, int, list[bytes]]]:
+def _statements(lines: tuple[bytes, ...]) -> Iterator[tuple[int, int, list[bytes]]]:
     """Logical lines: first and one-past-last physical line, and the words."""
-    statements = []
     pending: list[bytes] = []
     start = 0
     for number, line in enumerate(lines):
@@ -120,17 +123,15 @@ def _statements(lines: tuple[bytes, ...]) -> list[tuple[int, int, list[bytes]]]:
             line = line.removeprefix(b"\xef\xbb\xbf")
         if not pending:
             start = number
-        stripped = line.rstrip()
-        if stripped.endswith(b"\\"):
-            pending.append(stripped[:-1])
+        if b"\\" in line and line.rstrip().endswith(b"\\"):
+            pending.append(line.rstrip()[:-1])
             continue
         words = (b" ".join([*pending, line]) if pending else line).split()
         pending = []
         if words and not words[0].startswith(b"#"):
             if b"#" in line:
                 words = _without_comment(words)
-            statements.append((start, number + 1, words))
-    return statements
+            yield start, number + 1, words
 
 
 def _without_comment(words: list[bytes]) -> list[bytes]:
@@ -143,33 +144,88 @@ def _rest(line: bytes, key: bytes) -> str:
     return decode_text(line.split(key, 1)[1].strip())
 
 
-def _add_polygon(
-    path: Path, collected: _Collected, where: tuple[int, int], words: list[bytes]
-) -> None:
+def _add_polygon(collected: _Collected, where: tuple[int, int], words: list[bytes]) -> None:
     if len(words) < 3:
-        collected.skipped["faces with fewer than 3 corners"] = (
-            collected.skipped.get("faces with fewer than 3 corners", 0) + 1
-        )
+        kind = "faces with fewer than 3 corners"
+        collected.skipped[kind] = collected.skipped.get(kind, 0) + 1
         return
-    totals = [len(rows) for rows in collected.rows.values()]
-    try:
-        for word in words:
-            fields = word.split(b"/")
-            for column in range(3):
-                text = fields[column] if column < len(fields) else b""
-                index = int(text) if text else 0
-                collected.corners.append(index - 1 if index >= 0 else totals[column] + index)
-                if index < 0 and totals[column] + index < 0:
-                    raise ValueError(f"index {index} points before the first element")
-    except ValueError as error:
-        raise InputError(
-            f"{path}, line {where[0] + 1}",
-            expected="a face like `f 1/1/1 2/2/2 3/3/3`",
-            got=str(error),
-            remedy="The file is damaged: export it again.",
-        ) from error
+    rows = collected.rows
     collected.polygon_lines.append(where)
     collected.counts.append(len(words))
+    collected.words += words
+    collected.totals.append((len(rows[b"v"]), len(rows[b"vt"]), len(rows[b"vn"])))
+
+
+def _corners(path: Path, collected: _Collected) -> IntArray:
+    """Zero-based position, UV and normal index of every corner, -1 where absent, ``[C, 3]``."""
+    indices = _bulk_indices(collected.words)
+    if indices is None:
+        indices = _mixed_indices(path, collected)
+    polygon = np.repeat(np.arange(len(collected.counts)), collected.counts)
+    totals = np.array(collected.totals, dtype=np.int64).reshape(-1, 3)[polygon]
+    corners = np.where(indices < 0, totals + indices, indices - 1)
+    bad = (indices < 0) & (corners < 0)
+    if bad.any():
+        row = int(bad.any(axis=1).argmax())
+        raise _face_error(path, collected, int(polygon[row]), collected.words[row])
+    return corners.astype(np.int64)
+
+
+def _bulk_indices(words: list[bytes]) -> IntArray | None:
+    """All corners at once, if they are all written the same way; else ``None``."""
+    if not words:
+        return np.zeros((0, 3), np.int64)
+    slashes = words[0].count(b"/")
+    doubled = b"//" in words[0]
+    ending = words[0].endswith(b"/")
+    if ending or slashes > 2:
+        return None
+    text = b" ".join(words)
+    if text.count(b"/") != slashes * len(words) or text.count(b"//") != doubled * len(words):
+        return None
+    if not set(text) <= set(b"0123456789-/ "):
+        return None
+    if any(word.count(b"/") != slashes or word.endswith(b"/") for word in words):
+        return None
+    values = _parse_numbers(text.replace(b"//", b"/0/").replace(b"/", b" "), np.int64)
+    if values is None or len(values) != len(words) * (slashes + 1):
+        return None
+    indices = np.zeros((len(words), 3), np.int64)
+    indices[:, : slashes + 1] = values.reshape(len(words), -1)
+    return indices
+
+
+def _mixed_indices(path: Path, collected: _Collected) -> IntArray:
+    """The same corner by corner; names the line that cannot be read."""
+    indices = np.zeros((len(collected.words), 3), np.int64)
+    ends = np.cumsum(collected.counts)
+    for row, word in enumerate(collected.words):
+        try:
+            for column, text in enumerate(word.split(b"/")[:3]):
+                indices[row, column] = int(text) if text else 0
+        except ValueError as error:
+            polygon = int(np.searchsorted(ends, row, side="right"))
+            raise _face_error(path, collected, polygon, word) from error
+    return indices
+
+
+def _face_error(path: Path, collected: _Collected, polygon: int, word: bytes) -> InputError:
+    return InputError(
+        f"{path}, line {collected.polygon_lines[polygon][0] + 1}",
+        expected="a face like `f 1/1/1 2/2/2 3/3/3`, of elements before it",
+        got=repr(decode_text(word)),
+        remedy="The file is damaged: export it again.",
+    )
+
+
+def _parse_numbers(text: bytes, dtype: type) -> npt.NDArray[Any] | None:
+    """Numbers between spaces; ``None`` if something else is there."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)
+        try:
+            return np.fromstring(text.decode("latin-1"), dtype=dtype, sep=" ")
+        except (DeprecationWarning, ValueError):
+            return None
 
 
 def _finish(path: Path, lines: tuple[bytes, ...], collected: _Collected) -> ObjText:
@@ -178,7 +234,7 @@ def _finish(path: Path, lines: tuple[bytes, ...], collected: _Collected) -> ObjT
     colors = None
     if widths and min(widths) >= 6:
         colors = _numbers(path, "v", [row[3:6] for row in collected.rows[b"v"]], 3)
-    corners = np.array(collected.corners, dtype=np.int64).reshape(-1, 3)
+    corners = _corners(path, collected)
     uvs = _numbers(path, "vt", collected.rows[b"vt"], 2)
     normals = _numbers(path, "vn", collected.rows[b"vn"], 3)
     for column, (key, limit) in enumerate(
@@ -213,13 +269,13 @@ def _numbers(path: Path, key: str, rows: list[list[bytes]], width: int) -> npt.N
         return np.zeros((0, width))
     if key == "vt" and min(map(len, rows)) == 1:  # a one-dimensional texture
         rows = [row if len(row) > 1 else [*row, b"0"] for row in rows]
-    try:
-        flat = [row[column] for row in rows for column in range(width)]
-        return np.array(flat).astype(np.float64).reshape(-1, width)
-    except (IndexError, ValueError) as error:
+    flat = [word for row in rows for word in row[:width]]
+    values = _parse_numbers(b" ".join(flat), np.float64)
+    if min(map(len, rows)) < width or values is None or len(values) != len(rows) * width:
         raise InputError(
             str(path),
             expected=f"{width} numbers after each `{key}`",
-            got=f"a line that has not ({error})",
+            got="a line that has not",
             remedy="The file is damaged: export it again.",
-        ) from error
+        )
+    return np.asarray(values.reshape(-1, width), dtype=np.float64)

@@ -12,6 +12,10 @@ from seqtex_core.errors import InputError
 from ..mesh import FloatArray, IntArray, Material
 
 
+BORDER_TOLERANCE = 1e-3
+"""How far, in UV units, a face may reach over the border of the unit square by mere rounding."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PrimitiveRef:
     """Where a run of faces comes from in the file.
