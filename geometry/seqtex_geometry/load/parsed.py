@@ -11,7 +11,6 @@ from seqtex_core.errors import InputError
 
 from ..mesh import FloatArray, IntArray, Material
 
-
 BORDER_TOLERANCE = 1e-3
 """How far, in UV units, a face may reach over the border of the unit square by mere rounding."""
 
