@@ -19,17 +19,24 @@ TORCH_STAMP := $(VENV)/.installed-$(shell printf '%s' '$(TORCH)' | tr -c 'A-Za-z
 RUN_STAMP := $(VENV)/.installed-run
 DEV_STAMP := $(VENV)/.installed-dev
 OUT := demo_output
+MESH := assets/demo/mesh.glb
+REFERENCE := assets/demo/reference.png
 
 .PHONY: demo test lint bench install dev clean
 .DELETE_ON_ERROR:
 
 demo: $(RUN_STAMP)
-	$(BIN)/seqtex texture assets/demo/mesh.glb --image assets/demo/reference.png \
-	  --method project --seed 0 -o $(OUT)/mesh_textured.glb --save-intermediates $(OUT)/steps
+	$(BIN)/seqtex texture $(MESH) --image $(REFERENCE) --method project \
+	  -o $(OUT)/mesh_textured.glb --save-intermediates $(OUT)/steps
+	@echo
+	@echo "The same through the model that ships. It is not trained yet: expect noise."
+	$(BIN)/seqtex texture $(MESH) --image $(REFERENCE) --method model --seed 0 --steps 4 \
+	  -o $(OUT)/mesh_model_untrained.glb --save-intermediates $(OUT)/steps_model_untrained
 	@echo
 	@echo "The textured mesh:   $(OUT)/mesh_textured.glb"
 	@echo "All views at once:   $(OUT)/steps/contact_sheet.png"
 	@echo "What was done:       $(OUT)/mesh_textured.glb.seqtex.json"
+	@echo "Untrained model:     $(OUT)/mesh_model_untrained.glb"
 	@echo "Your own mesh:       $(BIN)/seqtex texture MESH --image REFERENCE"
 
 test: $(DEV_STAMP)

@@ -95,26 +95,21 @@ def _make(
 
 
 def _load_pipeline(request: TextureRequest, report: StageReporter) -> SeqTexPipeline:
-    import torch
-
     from seqtex.pipeline import DEFAULT_MODEL, SeqTexPipeline
     from seqtex.stages import StageClock
 
     name = request.model or DEFAULT_MODEL
-    dtype: torch.dtype = getattr(torch, request.dtype or "float32")
     with StageClock(report).stage(f"Load model {name}"):
-        return SeqTexPipeline.from_pretrained(name, device=request.device, dtype=dtype)
+        return SeqTexPipeline.from_pretrained(
+            name, device=request.device, dtype=request.dtype or "float32"
+        )
 
 
 def _say_result(result: TextureResult, report: StageReporter) -> None:
-    """Print what the method itself decided, and what is to be known about the model."""
+    """Print what the method itself decided."""
     for label, text in result.manifest.choices.items():
         if label not in result.job.choices:
             report.say(f"  {label}: {text}")
-    model = result.manifest.model
-    if model is not None:
-        notes = f" ({', '.join(model.notes)})" if model.notes else ""
-        report.say(f"  model: {model.name}{notes}, sha256 {model.sha256[:12]}")
 
 
 def _smaller(request: TextureRequest) -> str:

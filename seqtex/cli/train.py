@@ -27,6 +27,14 @@ def train(
             "--set", metavar="KEY=VALUE", help="Replace an entry, e.g. --set run.batch_size=16."
         ),
     ] = None,
+    ema_length: Annotated[
+        float | None,
+        typer.Option(
+            "--ema-length",
+            metavar="SIGMA_REL",
+            help="Train nothing: write DIR/model-ema-SIGMA_REL from the snapshots of the run.",
+        ),
+    ] = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Train a model on CONFIG; DIR/model is what `seqtex texture --model` takes.
@@ -37,11 +45,23 @@ def train(
     if not config.is_file():
         raise InputError("CONFIG", expected="a TOML file", got=f"{config}: no such file")
     changes = parse_settings(settings or [])
+    if ema_length is not None:
+        print(_export_average(out, ema_length))
+        return
     with naming_smaller_setting("Lower micro_batch, or set gradient_checkpointing, in [run]."):
         finished = _train(config, out, changes, resume=resume, device=device)
     if not finished:
         raise SystemExit(TERMINATED)
     print(out / "model")
+
+
+def _export_average(out: Path, sigma_rel: float) -> Path:
+    from seqtex.training.posthoc import export_average
+
+    folder = out / f"model-ema-{sigma_rel:g}"
+    mixture = export_average(out, folder, sigma_rel=sigma_rel)
+    sys.stderr.write(f"averaging profile met to {100 * mixture.error:.2f}%\n")
+    return folder
 
 
 def parse_settings(settings: list[str]) -> dict[str, Any]:
