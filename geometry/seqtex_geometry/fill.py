@@ -20,7 +20,7 @@ Index = npt.NDArray[np.int64]
 
 _NORMAL_SCALE = 0.1  # a right angle between normals counts like this share of the diagonal
 _MAX_NODES_PER_AXIS = 160  # of the bounding box's longest edge; the smooth fill's resolution
-_KEEP = 1e-4  # how strongly the smooth fill is held to the colour nearest along the surface
+_KEEP = 1e-3  # how strongly the smooth fill is held to the colour nearest along the surface
 
 
 def fill_nearest_surface(
@@ -132,7 +132,7 @@ def _carry(graph: csr_matrix, cells: _Cells) -> Array:
     steps.data = 1.0 / np.sqrt(steps.data)
     known = np.flatnonzero(cells.known)
     _, _, source = dijkstra(steps, indices=known, min_only=True, return_predecessors=True)
-    start = cells.color[np.maximum(source, 0)]
+    start: Array = cells.color[np.maximum(source, 0)]
     island = source < 0  # no path from any known cell
     if island.any():
         start[island] = _nearest_mean(

@@ -15,8 +15,9 @@ from ..cameras import CameraRig
 from ..surface import SurfaceTensors
 from .triangles import solid_faces, uv_corners
 
-_PAIRS_PER_CHUNK = 1 << 21  # face-pixel pairs held at once; about 300 MB of temporaries
+_PAIRS_PER_CHUNK = 1 << 18  # face-pixel pairs held at once; about 60 MB of temporaries
 _SAME_DEPTH = 1e-9  # relative; faces this close are at the same depth and the lowest index wins
+_EDGE_ON = 1e-13  # relative; a determinant this small is rounding
 
 
 class ReferenceRasterizer:
@@ -95,7 +96,7 @@ def _hits(
         [_cross(corners[:, i - 2], corners[:, i - 1]) for i in range(3)], dim=1
     )  # edge i lies opposite to corner i
     first, count = _rectangles(corners, depth, height, width, near)
-    pairs = count.prod(-1)
+    pairs = torch.where(_edge_on(corners, edges), 0, count.prod(-1))
     ends = pairs.cumsum(0)
     start = 0
     while start < len(pairs):
@@ -122,21 +123,32 @@ def _evaluate(edges: Tensor, depth: Tensor, column: Tensor, row: Tensor) -> tupl
     return inside, (weights * depth).sum(-1) / total
 
 
+def _edge_on(corners: Tensor, edges: Tensor) -> Tensor:
+    """True for faces whose plane holds the eye, to within rounding: they cover no pixel."""
+    terms = corners[:, 0] * edges[:, 0]
+    return terms.sum(-1).abs() <= _EDGE_ON * terms.abs().sum(-1)
+
+
 def _rectangles(
     corners: Tensor, depth: Tensor, height: int, width: int, near: float
 ) -> tuple[Tensor, Tensor]:
     """First (column, row) and number of columns and rows whose centres a face can cover."""
     limit = torch.tensor([width, height], device=corners.device)
-    # A face that reaches behind the near plane can be anywhere in the picture.
-    crossing = (depth < near).any(-1) | (corners[..., 2] <= 0).any(-1)
-    behind = (depth < near).all(-1)
-    flat = corners[..., :2] / torch.where(crossing[:, None], 1.0, corners[..., 2])[..., None]
-    low = (flat.amin(1) - 0.5).ceil().clamp(min=0)
-    high = (flat.amax(1) - 0.5).floor().minimum(limit - 1.0)
-    low = torch.where(crossing[:, None], 0.0, low)
-    high = torch.where(crossing[:, None], limit - 1.0, high)
-    count = (high - low + 1).clamp(min=0).long()
-    return low.long(), torch.where(behind[:, None], 0, count)
+    seen = depth >= near
+    points = [(corners, seen)]
+    for turn in (1, 2):  # where the edges to the other corners meet the near plane
+        other, other_depth = corners.roll(turn, 1), depth.roll(turn, 1)
+        crosses = seen & (other_depth < near)
+        share = torch.where(crosses, (near - depth) / (other_depth - depth), 0.0)
+        points.append((corners + share[..., None] * (other - corners), crosses))
+    counts = torch.cat([valid for _, valid in points], 1)[..., None]
+    places = torch.cat([place for place, _ in points], 1)
+    flat = places[..., :2] / torch.where(counts, places[..., 2:], 1.0)
+    low = torch.where(counts, flat, torch.inf).amin(1).sub(0.5).ceil().clamp(min=0)
+    high = torch.where(counts, flat, -torch.inf).amax(1).sub(0.5).floor().minimum(limit - 1.0)
+    count = (high - low + 1).clamp(min=0)
+    low = torch.where(torch.isfinite(low), low, 0.0)
+    return low.long(), torch.where(torch.isfinite(count), count, 0.0).long()
 
 
 def _cross(a: Tensor, b: Tensor) -> Tensor:

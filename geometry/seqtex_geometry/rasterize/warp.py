@@ -25,7 +25,7 @@ class WarpRasterizer:
         if find_spec("warp") is None:
             return "the package warp-lang is not installed (pip install warp-lang)"
         if device.type == "cuda":
-            return _reason_no_cuda(device)
+            return _reason_no_cuda()
         return None
 
     def face_idx_views(
@@ -44,15 +44,13 @@ class WarpRasterizer:
         return _cast(uv_corners(face_uvs), origins, directions).reshape(height, width)
 
 
-def _reason_no_cuda(device: torch.device) -> str | None:
+def _reason_no_cuda() -> str | None:
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device"
     import warp
 
-    try:
-        start_warp()
-        warp.device_from_torch(device)
-    except (RuntimeError, ValueError) as error:
-        return f"Warp sees no such CUDA device: {error}"
-    return None
+    start_warp()
+    return None if warp.is_cuda_available() else "Warp sees no CUDA driver"
 
 
 def start_warp() -> None:
