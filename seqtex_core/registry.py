@@ -51,7 +51,9 @@ class Registry(Generic[T]):
         Raises:
             UsageError: no such entry; names the closest match.
         """
-        entry = self._entries.get(name, self._external().get(name))
+        entry = self._entries.get(name)
+        if entry is None:
+            entry = self._external().get(name)  # reads the installed packages' metadata: slow
         if entry is None:
             close = difflib.get_close_matches(name, self.names(), n=1)
             raise UsageError(
@@ -70,7 +72,7 @@ class Registry(Generic[T]):
         return iter(self.names())
 
     def __contains__(self, name: object) -> bool:
-        return name in self.names()
+        return name in self._entries or name in self._external()
 
     def _external(self) -> dict[str, str]:
         if self._group is None:

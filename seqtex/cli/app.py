@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from .data import data_app
 from .info import info
 from .maps import maps
 from .render import render
@@ -26,6 +27,7 @@ app.command()(maps)
 app.command()(render)
 app.command()(train)
 app.command()(info)
+app.add_typer(data_app)
 
 
 def _print_version(asked: bool) -> None:

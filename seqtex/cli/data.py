@@ -40,7 +40,8 @@ def synth(
         Literal["bank", "shards"],
         typer.Option(
             "--format",
-            help="bank: shapes that training paints anew at every step. shards: finished samples for streams.",
+            help="bank: shapes that training paints anew at every step. "
+            "shards: finished samples for streams.",
         ),
     ] = "bank",
     split: Annotated[
@@ -52,7 +53,8 @@ def synth(
         typer.Option(
             "--held-out",
             metavar="NAMES",
-            help="Shape families and texture kinds that training never sees, with commas between; others than the default ones.",
+            help="Shape families and texture kinds that training never sees, with commas between; "
+            "replaces the default list.",
         ),
     ] = None,
     view_size: Annotated[int, typer.Option("--view-size", help="Pixels of a view.")] = 64,

@@ -107,7 +107,10 @@ class SourceContext:
 SourceFactory = Callable[[Mapping[str, Any], SourceContext], BatchSource]
 SOURCES: Registry[SourceFactory] = Registry(
     "data source",
-    {"sphere": "seqtex.training.sphere_source:SphereSource"},
+    {
+        "bank": "seqtex.data.bank_source:BankSource",
+        "sphere": "seqtex.training.sphere_source:SphereSource",
+    },
     entry_point_group="seqtex.data_sources",
 )
 """Sources by name: ``factory(options, context)``; a factory refuses options it does not know."""

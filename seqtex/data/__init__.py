@@ -1,0 +1,52 @@
+"""Training data: endless synthetic objects, banks of their geometry, shards that stream."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .bank import GeometryBank as GeometryBank
+    from .production import Production as Production
+    from .production import produce as produce
+    from .record import GeometryRecord as GeometryRecord
+    from .record import RecordSizes as RecordSizes
+    from .sample import GeometryMaps as GeometryMaps
+    from .sample import ObjectSample as ObjectSample
+    from .sample import TextureImages as TextureImages
+    from .sample import draw_texture as draw_texture
+    from .splits import split_families as split_families
+    from .splits import split_kinds as split_kinds
+    from .stream import ShardStream as ShardStream
+    from .synth import SynthObject as SynthObject
+    from .synth import SynthSettings as SynthSettings
+    from .synth import make_object as make_object
+
+_MODULE_OF_NAME = {
+    "GeometryBank": "bank",
+    "GeometryMaps": "sample",
+    "GeometryRecord": "record",
+    "ObjectSample": "sample",
+    "Production": "production",
+    "RecordSizes": "record",
+    "ShardStream": "stream",
+    "SynthObject": "synth",
+    "SynthSettings": "synth",
+    "TextureImages": "sample",
+    "draw_texture": "sample",
+    "make_object": "synth",
+    "produce": "production",
+    "split_families": "splits",
+    "split_kinds": "splits",
+}
+__all__ = sorted(_MODULE_OF_NAME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF_NAME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULE_OF_NAME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

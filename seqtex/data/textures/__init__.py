@@ -1,0 +1,1 @@
+"""Solid textures: colours as functions of position, normal and material group."""
