@@ -16,7 +16,9 @@ from seqtex_backbones.registry import load_backbone, native_tensors
 from seqtex_backbones.wan_configs import WAN_TINY
 from seqtex_backbones.wan_keys import to_original
 from seqtex_core.adapter import Backbone
+from seqtex_core.decoupled_config import DecoupledConfig
 from seqtex_core.errors import UsageError, WeightsError
+from seqtex_core.transformer import SeqTexTransformer
 from seqtex_core.weight_files import WeightFiles
 
 Save = Callable[[Mapping[str, Tensor], Path], None]
@@ -261,6 +263,29 @@ def test_half_precision_keeps_the_sensitive_parts_in_fp32(
     ).state_dict()
     assert {n: t.dtype for n, t in loaded.items()} == {n: t.dtype for n, t in theirs.items()}
     assert all(torch.equal(loaded[name], theirs[name]) for name in theirs)
+
+
+def test_half_precision_is_as_accurate_as_that_of_diffusers(tmp_path: Path) -> None:
+    """Error against fp32 at most twice diffusers' own, with the same parts kept in fp32."""
+    from diffusers import WanTransformer3DModel
+
+    folder = write_folder(tmp_path / "model")
+    x, sigma, text = torch.randn(1, 16, 2, 4, 4), torch.rand(1), torch.randn(1, 8, 32)
+    exact = seeded().reference_velocity(weights(), x, sigma, text)
+    backbone = load_backbone("wan-tiny", weights=folder, dtype=torch.bfloat16)
+    transformer = SeqTexTransformer(backbone, DecoupledConfig(mv_train="full"))
+    model = WanTransformer3DModel.from_pretrained(
+        str(folder), torch_dtype=torch.bfloat16, local_files_only=True
+    )
+    with torch.no_grad():
+        half = (x.bfloat16(), 1000.0 * sigma, text.bfloat16())
+        theirs = model(*half, return_dict=False)[0].float()
+        cache = transformer.prepare(
+            transformer.layout({"views": (2, 4, 4)}, {"views": "mv"}), text=text
+        )
+        ours = transformer({"views": x}, {"views": sigma.expand(1, 2)}, cache)["views"]
+    error, allowed = (ours - exact).square().mean(), 4 * (theirs - exact).square().mean()
+    assert 0 < float(error) <= float(allowed)
 
 
 def test_files_in_half_precision_are_read_as_they_are(tmp_path: Path) -> None:

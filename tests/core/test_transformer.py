@@ -212,6 +212,22 @@ def test_text_and_image_are_cast_to_the_model() -> None:
     assert all(bool(value.isfinite().all()) for value in out.values())
 
 
+def test_fp32_trainables_on_a_bf16_base_learn_under_autocast() -> None:
+    """The usual mixed precision: a frozen half-precision base, fp32 for what trains."""
+    backbone = load_backbone("wan-tiny", seed=0, dtype=torch.bfloat16)
+    transformer = SeqTexTransformer(backbone, CONFIG)
+    for parameter in transformer.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    transformer.gradient_checkpointing = True
+    with torch.autocast("cpu", torch.bfloat16):
+        cache = transformer.prepare(transformer.layout(SIZES, STREAMS), geometry=geometry())
+        out = transformer(latents(), sigmas(), cache)
+    sum(value.square().mean() for value in out.values()).backward()
+    trained = [p for p in transformer.parameters() if p.requires_grad]
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in trained)
+
+
 def test_caches_are_precomputed_only_without_gradients(transformer: SeqTexTransformer) -> None:
     layout = transformer.layout(SIZES, STREAMS)
     assert transformer.prepare(layout).blocks is None
