@@ -228,6 +228,23 @@ def test_fp32_trainables_on_a_bf16_base_learn_under_autocast() -> None:
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in trained)
 
 
+def test_dropped_tokens_have_no_velocity_in_models_that_convert_their_prediction(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A v-prediction model adds its input, which is there where tokens were dropped, too."""
+    transformer = make()
+    for shell in transformer.shells.values():
+        monkeypatch.setattr(shell, "to_velocity", lambda prediction, x, sigma: prediction + x)
+    keep = {"texture": torch.tensor([0, 5])}
+    cache = transformer.prepare(transformer.layout(SIZES, STREAMS, keep=keep))
+    with torch.no_grad():
+        texture = transformer(latents(), sigmas(), cache)["texture"][0, :, 0]
+    shown = torch.zeros(8, 8, dtype=torch.bool)
+    shown[0:2, 0:2] = shown[2:4, 2:4] = True  # tokens 0 and 5 of 4 x 4, patches of 2 x 2
+    assert bool((texture[:, ~shown] == 0).all())
+    assert bool((texture[:, shown] != 0).all())
+
+
 def test_caches_are_precomputed_only_without_gradients(transformer: SeqTexTransformer) -> None:
     layout = transformer.layout(SIZES, STREAMS)
     assert transformer.prepare(layout).blocks is None
