@@ -164,7 +164,7 @@ def _one_view(
     facing, visible = buffer.test(texels, camera, settings)
     trust = _trust(buffer, picture, camera, finer, settings)
     points, _ = camera.project_to_pixels(texels.position, height, width)
-    near = bilinear(trust[None], points[0] * finer)[:, 0]
+    near = _interpolated_trust(trust, points[0] * finer)
     span = max(settings.full_facing - settings.min_facing, 1e-6)
     steep = ((facing - settings.min_facing) / span).clamp(0, 1)
     weight = torch.where(visible, near * steep, 0.0)
@@ -269,6 +269,12 @@ def _trust(
     distance = distance_transform_edt(np.pad(~bad.cpu().numpy(), 1))[1:-1, 1:-1]
     pixels = torch.from_numpy(distance).to(picture) / finer
     return ((pixels - settings.margin) / settings.feather).clamp(0, 1)
+
+
+def _interpolated_trust(trust: Tensor, points: Tensor) -> Tensor:
+    """Trust between pixel centres, ``[N]``; 0 where any of the four around has none."""
+    both = bilinear(torch.stack([trust, (trust == 0).to(trust.dtype)]), points)
+    return torch.where(both[:, 1] > 0, 0.0, both[:, 0])
 
 
 def _sample(

@@ -166,11 +166,14 @@ def uv_map_layers(
         hits = layers[-1].face_idx[layers[-1].hit]
         won = torch.bincount(hits, minlength=surface.num_faces)
         wanted = wanted & (won < 0.5 * expected) & (expected >= 1.0)
-        if float(expected[wanted].sum()) < _MIN_OVERLAP * height * width:
+        if not bool(wanted.any()):
             break
-        layers.append(
-            uv_maps(surface, height=height, width=width, rasterizer=rasterizer, faces=wanted)
-        )
+        layer = uv_maps(surface, height=height, width=width, rasterizer=rasterizer, faces=wanted)
+        # Faces smaller than a texel lose by chance; only texels that change their face count.
+        new = layer.hit & torch.stack([layer.face_idx != one.face_idx for one in layers]).all(0)
+        if int(new.sum()) < _MIN_OVERLAP * height * width:
+            break
+        layers.append(layer)
     return layers
 
 

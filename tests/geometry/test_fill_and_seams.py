@@ -1,0 +1,166 @@
+"""Colours for unseen texels, and padding that survives mip levels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seqtex_core.errors import UsageError
+from seqtex_geometry.fill import fill_nearest_surface, fill_smooth_surface
+from seqtex_geometry.sampling import mip_levels
+from seqtex_geometry.seams import extend_nearest, pad_seams
+
+FILLS = [fill_nearest_surface, fill_smooth_surface]
+
+
+def plane(count: int = 60) -> torch.Tensor:
+    """Points on the unit square at z = 0, ``[count^2, 3]``."""
+    axis = (torch.arange(count) + 0.5) / count
+    x, y = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack([x, y, torch.zeros_like(x)], -1).reshape(-1, 3)
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_known_colours_stay_and_unknown_ones_are_between_them(fill) -> None:
+    position = plane()
+    color = torch.rand(len(position), 3, generator=torch.Generator().manual_seed(0))
+    known = (position[:, 0] < 0.3) | (position[:, 1] > 0.8)
+    color[~known] = torch.nan  # must not be read
+    filled = fill(position, color, known)
+    assert torch.equal(filled[known], color[known])
+    assert torch.isfinite(filled).all()
+    assert filled.min() >= color[known].min()
+    assert filled.max() <= color[known].max()
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_one_colour_stays_one_colour(fill) -> None:
+    position = plane(30)
+    color = torch.tensor([0.2, 0.5, 0.9]).expand(len(position), 3)
+    known = torch.zeros(len(position), dtype=torch.bool)
+    known[7] = True
+    # iterative solver: relative tolerance 1e-4
+    torch.testing.assert_close(fill(position, color, known), color, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_nothing_known_and_all_known(fill) -> None:
+    position, color = plane(5), torch.rand(25, 3)
+    for value in (True, False):
+        known = torch.full((25,), value)
+        assert torch.equal(fill(position, color, known), color)
+
+
+def test_nearest_takes_the_nearest() -> None:
+    position = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0.1, 0, 0], [0.8, 0, 0]])
+    color = torch.tensor([[1.0], [2.0], [0.0], [0.0]])
+    known = torch.tensor([True, True, False, False])
+    one = fill_nearest_surface(position, color, known, neighbors=1)
+    assert one[:, 0].tolist() == [1, 2, 1, 2]
+    blend = fill_nearest_surface(position, color, known, neighbors=2)
+    assert 1 < blend[2, 0] < 1.1
+    assert 1.8 < blend[3, 0] < 2
+
+
+def test_smooth_fill_has_no_border_where_two_colours_meet() -> None:
+    position = plane(60) * torch.tensor([1.0, 0.2, 1.0])
+    x = position[:, 0]
+    known = (x < 0.1) | (x > 0.9)
+    color = (x > 0.5).float()[:, None]
+    steps = {}
+    for fill in FILLS:
+        rows = fill(position, color, known)[:, 0].reshape(60, 60).mean(1)
+        assert (rows.diff() > -1e-3).all()
+        steps[fill] = rows.diff().max().item()
+    assert steps[fill_nearest_surface] > 0.4
+    assert steps[fill_smooth_surface] < 0.1  # steepest where the two halves meet; nearest jumps
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_normals_keep_the_sides_of_a_sheet_apart(fill) -> None:
+    top = plane(40)
+    position = torch.cat([top, top - torch.tensor([0.0, 0.0, 0.01])])
+    normal = torch.zeros_like(position)
+    normal[: len(top), 2], normal[len(top) :, 2] = 1.0, -1.0
+    color = normal[:, 2:].clone()
+    known = position[:, 0] < 0.2
+    known[len(top) :] &= position[len(top) :, 0] < 0.1  # the lower side knows less
+    filled = fill(position, color, known, normal=normal)
+    near = position[:, 0] < 0.2
+    assert (filled - color).abs()[near].max() < 0.2
+
+
+@pytest.mark.parametrize("fill", FILLS)
+def test_bad_points_are_refused(fill) -> None:
+    position, color, known = plane(3), torch.zeros(9, 3), torch.zeros(9, dtype=torch.bool)
+    for arguments in (
+        (position[:, :2], color, known),
+        (position, color[:5], known),
+        (position, color, known.float()),
+    ):
+        with pytest.raises(UsageError, match="position"):
+            fill(*arguments)
+    with pytest.raises(UsageError, match="normal"):
+        fill(position, color, known, normal=position[:4])
+    with pytest.raises(UsageError, match="neighbors"):
+        fill(position, color, known, neighbors=0)
+
+
+# --- seams ---------------------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    height=st.sampled_from([1, 5, 16, 31, 64]),
+    width=st.sampled_from([3, 8, 33, 64]),
+)
+def test_mip_levels_see_charted_colours_only(seed: int, height: int, width: int) -> None:
+    """Charts of colours in [0.4, 0.6] on a background of 0: no level leaves that range."""
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.rand(height, width, generator=generator) < 0.02
+    mask[seed % height, seed % width] = True
+    texture = (0.4 + 0.2 * torch.rand(3, height, width, generator=generator)) * mask
+    padded = pad_seams(texture, mask)
+    assert torch.equal(padded[:, mask], texture[:, mask])
+    for level in mip_levels(padded):
+        assert level.min() >= 0.4 - 1e-6
+        assert level.max() <= 0.6 + 1e-6
+
+
+def test_mip_texels_are_the_mean_of_their_chart() -> None:
+    """Two charts far apart: at every level each chart's texels show its own colour."""
+    texture, mask = torch.zeros(1, 64, 64), torch.zeros(64, 64, dtype=torch.bool)
+    mask[3:13, 5:14] = True
+    mask[35:60, 40:61] = True
+    texture[0, 3:13, 5:14], texture[0, 35:60, 40:61] = 1.0, 0.25
+    for number, level in enumerate(mip_levels(pad_seams(texture, mask))[:6]):
+        size = 2**number
+        assert level[0, 5 // size, 7 // size].item() == pytest.approx(1.0), number
+        assert level[0, 50 // size, 50 // size].item() == pytest.approx(0.25), number
+
+
+def test_texels_beside_a_chart_continue_its_border() -> None:
+    texture, mask = torch.zeros(1, 16, 16), torch.zeros(16, 16, dtype=torch.bool)
+    mask[:, 4:8] = True
+    texture[0, :, 4:8] = torch.arange(1.0, 5.0)
+    padded = pad_seams(texture, mask)[0]
+    assert (padded[:, 1:4] == 1).all()
+    assert (padded[:, 8:11] == 4).all()
+
+
+def test_nothing_to_pad() -> None:
+    texture = torch.rand(3, 4, 4)
+    for mask in (torch.ones(4, 4, dtype=torch.bool), torch.zeros(4, 4, dtype=torch.bool)):
+        assert torch.equal(pad_seams(texture, mask), texture)
+    with pytest.raises(UsageError, match="boolean"):
+        pad_seams(texture, torch.ones(4, 4))
+
+
+def test_extend_nearest_stops_at_its_reach() -> None:
+    image, known = torch.zeros(1, 1, 9), torch.zeros(1, 9, dtype=torch.bool)
+    image[0, 0, 4], known[0, 4] = 5.0, True
+    assert extend_nearest(image, known)[0, 0].tolist() == [5.0] * 9
+    assert extend_nearest(image, known, reach=2)[0, 0].tolist() == [0, 0, 5, 5, 5, 5, 5, 0, 0]
