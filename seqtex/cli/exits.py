@@ -109,4 +109,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 def _end_children() -> None:
     for child in multiprocessing.active_children():
         child.terminate()
-        child.join(timeout=5)
+        child.join(timeout=2)
+        if child.is_alive():
+            child.kill()
+            child.join()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,11 @@ import pytest
 import trimesh
 from PIL import Image
 
+from seqtex.cli import run
 from seqtex.manifest import file_sha256, read_manifest
 
 Seqtex = Callable[..., Any]
+SIZE = ["--uv-size", "256"]
 
 
 def texture_of(glb: Path) -> Image.Image:
@@ -49,85 +54,104 @@ def textured_views(seqtex: Seqtex, mesh: Path, folder: Path) -> Path:
     return folder
 
 
-def test_the_front_view_comes_back(seqtex: Seqtex, work: Path) -> None:
-    front = work / "views" / "0_front.png"
-    outcome = seqtex("texture", work / "figure.glb", "--image", front, "--uv-size", "256")
-    assert outcome.code == 0, outcome.err
-    out = work / "figure_textured.glb"
-    assert outcome.out.splitlines() == [str(out), f"{out}.seqtex.json"]
-    again = textured_views(seqtex, out, work / "again")
+@dataclass(frozen=True)
+class Run:
+    """One finished run on the coloured figure, looked at by several tests."""
+
+    folder: Path
+    out: str
+    err: str
+
+    @property
+    def result(self) -> Path:
+        return self.folder / "figure_textured.glb"
+
+
+@pytest.fixture(scope="module")
+def finished(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("finished")
+    shutil.copytree(assets, folder, dirs_exist_ok=True)
+    front = folder / "views" / "0_front.png"
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run(["texture", str(folder / "figure.glb"), "--image", str(front), *SIZE])
+    assert code == 0, err.getvalue()
+    return Run(folder, out.getvalue(), err.getvalue())
+
+
+def test_the_front_view_comes_back(seqtex: Seqtex, finished: Run, tmp_path: Path) -> None:
+    assert finished.out.splitlines() == [str(finished.result), f"{finished.result}.seqtex.json"]
+    again = textured_views(seqtex, finished.result, tmp_path / "again")
     # Flat colours, one blurred pixel at each of their borders: 6 of 255 is a tenth of what
     # wrong colours differ by (drawn from 40..230, two of them differ by 63 on average).
-    assert inner_difference(front, again / "0_front.png") < 6.0
+    front = "0_front.png"
+    assert inner_difference(finished.folder / "views" / front, again / front) < 6.0
 
 
-def test_choices_are_printed(seqtex: Seqtex, work: Path) -> None:
-    outcome = seqtex(
-        "texture", work / "figure.glb", "--image", work / "views" / "0_front.png", "--uv-size", "64"
-    )
+def test_choices_are_printed(finished: Run) -> None:
     for words in ("axes: y up", "UVs: the author's", "rasterizer: ", "method: project", "IoU 1.0"):
-        assert words in outcome.err
-    assert "seen in a reference" in outcome.err
+        assert words in finished.err
+    assert "seen in a reference" in finished.err
 
 
-def test_only_the_base_colour_changes(seqtex: Seqtex, work: Path) -> None:
-    out = work / "result.glb"
-    command = ["texture", work / "figure.glb", "--image", work / "views" / "0_front.png"]
-    assert seqtex(*command, "--uv-size", "128", "-o", out).code == 0
-    before, after = view_bytes(work / "figure.glb"), view_bytes(out)
+def test_only_the_base_colour_changes(finished: Run) -> None:
+    original = finished.folder / "figure.glb"
+    before, after = view_bytes(original), view_bytes(finished.result)
     assert len(before) >= 3
     assert after == before
     documents = [
         json.loads(pygltflib.GLTF2().load_binary(str(path)).to_json())
-        for path in (work / "figure.glb", out)
+        for path in (original, finished.result)
     ]
     for part in ("scenes", "nodes", "meshes", "accessors"):
         assert documents[0][part] == documents[1][part]
-    assert texture_of(out).size == (128, 128)
+    assert texture_of(finished.result).size == (256, 256)
 
 
-def test_two_runs_give_the_same_texture(seqtex: Seqtex, work: Path) -> None:
-    pixels = []
-    for name in ("a.glb", "b.glb"):
-        command = ["texture", work / "figure.glb", "--image", work / "views" / "0_front.png"]
-        assert seqtex(*command, "--uv-size", "128", "-o", work / name).code == 0
-        pixels.append(np.asarray(texture_of(work / name)))
-    assert np.array_equal(*pixels)
+def test_a_second_reader_finds_the_picture(finished: Run) -> None:
+    document = pygltflib.GLTF2().load_binary(str(finished.result))
+    texture = document.materials[0].pbrMetallicRoughness.baseColorTexture.index
+    view = document.bufferViews[document.images[document.textures[texture].source].bufferView]
+    data = document.binary_blob()[view.byteOffset : view.byteOffset + view.byteLength]
+    assert Image.open(io.BytesIO(data)).size == (256, 256)
 
 
-def test_the_manifest_says_what_was_done(seqtex: Seqtex, work: Path) -> None:
-    front, out = work / "views" / "0_front.png", work / "figure_textured.glb"
-    command = ["texture", work / "figure.glb", "--image", front, "--uv-size", "128"]
-    assert seqtex(*command).code == 0
-    record = read_manifest(Path(f"{out}.seqtex.json"))
+def test_the_manifest_says_what_was_done(finished: Run) -> None:
+    original, front = finished.folder / "figure.glb", finished.folder / "views" / "0_front.png"
+    record = read_manifest(Path(f"{finished.result}.seqtex.json"))
     assert record["method"] == "project"
-    assert record["settings"]["uv_size"] == 128
+    assert record["settings"]["uv_size"] == 256
     assert record["settings"]["rasterizer"] != "auto"
     assert record["inputs"] == [
-        {"role": "mesh", "name": "figure.glb", "sha256": file_sha256(work / "figure.glb")},
+        {"role": "mesh", "name": "figure.glb", "sha256": file_sha256(original)},
         {"role": "reference front", "name": "0_front.png", "sha256": file_sha256(front)},
     ]
     assert {"python", "torch", "numpy"} <= set(record["versions"])
     assert all(seconds >= 0 for seconds in record["stage_seconds"].values())
-    inside = pygltflib.GLTF2().load_binary(str(out)).asset.extras["seqtex"]
+    inside = pygltflib.GLTF2().load_binary(str(finished.result)).asset.extras["seqtex"]
     for entry in (inside, record):
         entry.pop("stage_seconds")
     assert inside == record
-    assert str(work) not in json.dumps(record)
+    assert str(finished.folder) not in json.dumps(record)
 
 
-def test_our_own_result_is_replaced_without_a_flag(seqtex: Seqtex, work: Path) -> None:
-    command = ["texture", work / "figure.glb", "--image", work / "views" / "0_front.png"]
-    assert seqtex(*command, "--uv-size", "64").code == 0
-    assert seqtex(*command, "--uv-size", "128").code == 0
-    assert texture_of(work / "figure_textured.glb").size == (128, 128)
+def test_a_second_run_replaces_the_first_and_gives_the_same_texture(
+    seqtex: Seqtex, finished: Run, tmp_path: Path
+) -> None:
+    shutil.copytree(finished.folder, tmp_path, dirs_exist_ok=True)
+    command = ["texture", tmp_path / "figure.glb", "--image", tmp_path / "views" / "0_front.png"]
+    again = tmp_path / finished.result.name
+    (tmp_path / f"{again.name}.seqtex.json").write_text("{}")
+    assert seqtex(*command, *SIZE).code == 0
+    assert read_manifest(tmp_path / f"{again.name}.seqtex.json")["method"] == "project"
+    assert np.array_equal(texture_of(again), texture_of(finished.result))
 
 
 def test_each_reference_paints_its_own_view(seqtex: Seqtex, work: Path) -> None:
     views = work / "views"
     refs = ["--ref", f"front={views / '0_front.png'}", "--ref", f"back={views / '2_back.png'}"]
     out = work / "two.glb"
-    assert seqtex("texture", work / "figure.glb", *refs, "--uv-size", "256", "-o", out).code == 0
+    assert seqtex("texture", work / "figure.glb", *refs, *SIZE, "-o", out).code == 0
     again = textured_views(seqtex, out, work / "again")
     assert inner_difference(views / "0_front.png", again / "0_front.png") < 6.0
     assert inner_difference(views / "2_back.png", again / "2_back.png") < 6.0
@@ -136,14 +160,14 @@ def test_each_reference_paints_its_own_view(seqtex: Seqtex, work: Path) -> None:
 def test_ref_view_names_the_view_of_the_image(seqtex: Seqtex, work: Path) -> None:
     left = work / "views" / "1_left.png"
     command = ["texture", work / "figure.glb", "--image", left, "--ref-view", "left"]
-    assert seqtex(*command, "--uv-size", "256").code == 0
+    assert seqtex(*command, *SIZE).code == 0
     again = textured_views(seqtex, work / "figure_textured.glb", work / "again")
     assert inner_difference(left, again / "1_left.png") < 6.0
 
 
 def test_a_mesh_without_uvs_is_unwrapped(seqtex: Seqtex, work: Path) -> None:
     front = work / "views" / "0_front.png"
-    outcome = seqtex("texture", work / "bare.ply", "--image", front, "--uv-size", "256")
+    outcome = seqtex("texture", work / "bare.ply", "--image", front, *SIZE)
     assert outcome.code == 0, outcome.err
     assert "UVs: new, made by xatlas" in outcome.err
     bare = trimesh.load(work / "bare.ply", process=False)
@@ -158,7 +182,7 @@ def test_an_obj_gives_an_obj_with_its_files(seqtex: Seqtex, work: Path) -> None:
     mesh.export(work / "figure.obj")
     front = work / "views" / "0_front.png"
     out = work / "deep" / "er" / "figure.obj"
-    command = ["texture", work / "figure.obj", "--image", front, "--uv-size", "256", "-o", out]
+    command = ["texture", work / "figure.obj", "--image", front, *SIZE, "-o", out]
     outcome = seqtex(*command)
     assert outcome.code == 0, outcome.err
     suffixes = sorted(path.suffix for path in out.parent.iterdir())
@@ -236,14 +260,3 @@ def test_an_interrupt_while_painting_leaves_nothing(start: Callable[..., Any], w
     assert any("method: " in line for line in process.stderr)
     interrupted(process)
     assert sorted(work.rglob("*")) == before
-
-
-def test_png_bytes_are_a_png(seqtex: Seqtex, work: Path) -> None:
-    command = ["texture", work / "figure.glb", "--image", work / "views" / "0_front.png"]
-    assert seqtex(*command, "--uv-size", "64").code == 0
-    document = pygltflib.GLTF2().load_binary(str(work / "figure_textured.glb"))
-    image = document.images[document.textures[document.materials[0].pbrMetallicRoughness
-                            .baseColorTexture.index].source]  # fmt: skip
-    view = document.bufferViews[image.bufferView]
-    data = document.binary_blob()[view.byteOffset : view.byteOffset + view.byteLength]
-    assert Image.open(io.BytesIO(data)).size == (64, 64)

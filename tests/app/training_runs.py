@@ -1,0 +1,86 @@
+"""Tiny training runs, shared by tests and by the processes that tests start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from seqtex.training.config import (
+    DataSection,
+    EmaSection,
+    LossSection,
+    ModelSection,
+    OutputSection,
+    RunSection,
+    StageSection,
+    TrainingConfig,
+)
+from seqtex.training.optimizer import OptimizerConfig
+from seqtex.training.parallel import Parallel, SingleProcess
+from seqtex.training.run import Run
+from seqtex.training.run_setup import set_up_run
+
+MODEL = {
+    "view_size": 8,
+    "uv_size": 16,
+    "backbone": {
+        "config": {
+            "num_attention_heads": 2,
+            "attention_head_dim": 8,
+            "num_layers": 2,
+            "ffn_dim": 32,
+        }
+    },
+}
+
+
+def tiny_config(steps: int = 8, **run: object) -> TrainingConfig:
+    """Two stages, two tasks, four samples a step; Adam's eps makes it smooth in the gradients."""
+    stages = (
+        StageSection(steps=steps // 2, tasks={"img2tex": 1}, learning_rate=1e-3, warmup_steps=2),
+        StageSection(
+            steps=steps - steps // 2,
+            tasks={"img2tex": 3, "geo2mv": 2},
+            learning_rate=5e-4,
+            warmup_steps=1,
+            views_given=(1.0, 1.0),
+        ),
+    )
+    return TrainingConfig(
+        data=DataSection(source="sphere"),
+        stages=stages,
+        seed=5,
+        model=ModelSection(overrides=MODEL, name="tiny-test"),
+        optimizer=OptimizerConfig(eps=1e-3),
+        loss=LossSection(uv_weight=2.0),
+        ema=EmaSection(sigma_rels=(0.05, 0.1), snapshot_every=2),
+        run=RunSection(batch_size=4, **run),  # type: ignore[arg-type]
+        output=OutputSection(
+            log_every=3,
+            checkpoint_every=3,
+            checkpoint_minutes=0,
+            preview_count=0,
+            storage="fp32",
+            tensorboard="off",
+        ),
+    )
+
+
+def with_lora(config: TrainingConfig) -> TrainingConfig:
+    """The same run with a frozen backbone and adapters."""
+    changed = {**MODEL, "decoupled": {"mv_train": "lora", "lora_rank": 2}}
+    return replace(config, model=replace(config.model, overrides=changed))
+
+
+def make_run(
+    config: TrainingConfig,
+    folder: Path,
+    *,
+    parallel: Parallel | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Run:
+    """The run, on one CPU process unless told otherwise."""
+    return set_up_run(config, folder, parallel or SingleProcess(torch.device("cpu")), say=say)
