@@ -1,0 +1,71 @@
+"""``python -m benchmarks NAME``; see ``--help``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    for folder in (ROOT / "geometry", ROOT / "backbones"):  # a checkout need not be installed
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))
+    if options.threads is not None or options.device == "cpu":
+        os.environ.setdefault("OMP_NUM_THREADS", str(options.threads or 1))
+    from seqtex_core.errors import SeqTexError
+
+    try:
+        return _run(options)
+    except SeqTexError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.name == "report":
+        from .report import write_report
+
+        for path in write_report(options.out or RESULTS):
+            print(path)
+        return 0
+    from .suite import SUMMARIES, run_suite
+
+    if options.name == "list":
+        for name, summary in SUMMARIES.items():
+            print(f"{name:12}{summary}")
+        return 0
+    path = run_suite(
+        list(SUMMARIES) if options.name == "all" else [options.name],
+        device=options.device,
+        quick=options.quick,
+        out=options.out or RESULTS,
+        threads=options.threads,
+        seed=options.seed,
+    )
+    print(path)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Benchmarks.")
+    parser.add_argument("name", help="a benchmark, 'all', 'list', or 'report'")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--out", type=Path, help="where results are, or go (default: benchmarks/results)"
+    )
+    parser.add_argument("--quick", action="store_true", help="small sizes, about two minutes")
+    parser.add_argument("--threads", type=int, help="of torch (default: 1 on CPU)")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

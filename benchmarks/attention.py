@@ -1,0 +1,200 @@
+"""``attention``: every implementation on the shapes of SeqTex, forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from seqtex_core.attention import Attend, AttentionInputs, attention_reference
+
+from .attention_peers import APPROXIMATE, implementations, reason_missing
+from .ceilings import dtype_name
+from .formulas import attention_bytes, attention_flop
+from .result import Row, Work
+from .runner import Candidate, Case, Session, run_cases
+
+APPROXIMATE_FACTOR = 10.0
+MAX_REFERENCE_SCORES = 1 << 30
+"""The plain implementations hold all scores; larger cases leave them out (4 GiB of fp32)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A case.
+
+    Args:
+        name: of the case.
+        queries: Lq.
+        keys: Lk.
+        heads: N.
+        head_dim: D.
+        backward: gradients too.
+        dtype: of the inputs.
+    """
+
+    name: str
+    queries: int
+    keys: int
+    heads: int
+    head_dim: int
+    backward: bool
+    dtype: torch.dtype
+
+
+def shapes(session: Session) -> list[Shape]:
+    """The cases for a device.
+
+    On CUDA all heads at full length. On CPU two heads: the rate hardly depends on their number.
+    Quick runs divide all lengths by eight.
+    """
+    heads = 12 if session.on_cuda else 2
+    shrink = 8 if session.quick else 1
+    dtypes = [torch.bfloat16, torch.float16] if session.on_cuda else [torch.float32, torch.bfloat16]
+    made = []
+    for name, queries, keys in (
+        ("mv self", 4096, 4096),
+        ("uv self", 4096, 8192),
+        ("cross", 8192, 512),
+    ):
+        for dtype in dtypes:
+            for backward in (False, True):
+                made.append((name, queries, keys, 128, backward, dtype))
+        made.append((name, queries, keys, 64, False, dtypes[0]))
+    extra = torch.float32 if session.on_cuda else torch.float16
+    made.append(("mv self", 4096, 4096, 128, False, extra))
+    made += [
+        ("sweep", length, length, 128, False, dtypes[0])
+        for length in (1024, 2048, 4096, 8192, 16384)
+    ]
+    made.append(("ragged", 4096 + 77, 4096 + 77, 128, False, dtypes[0]))
+    return [
+        Shape(
+            name=name,
+            queries=queries // shrink,
+            keys=keys // shrink,
+            heads=heads * 128 // head_dim,
+            head_dim=head_dim,
+            backward=backward,
+            dtype=dtype,
+        )
+        for name, queries, keys, head_dim, backward, dtype in made
+    ]
+
+
+def run(session: Session) -> list[Row]:
+    """Rows of all shapes and implementations."""
+    return run_cases(_cases(session), session)
+
+
+def _cases(session: Session) -> Iterator[Case]:
+    for shape in shapes(session):
+        yield _case(shape, session)
+
+
+def _case(shape: Shape, session: Session) -> Case:
+    generator = session.generator()
+
+    def rows(length: int) -> Tensor:
+        size = (1, length, shape.heads, shape.head_dim)
+        drawn = session.randn(*size, dtype=shape.dtype, generator=generator)
+        return drawn.requires_grad_(shape.backward)
+
+    q, k, v = rows(shape.queries), rows(shape.keys), rows(shape.keys)
+    upstream = session.randn(*q.shape, dtype=shape.dtype, generator=generator)
+    inner = shape.heads * shape.head_dim
+    flop = attention_flop(1, shape.queries, shape.keys, inner)
+    if shape.backward:
+        flop += attention_flop(1, shape.queries, shape.keys, inner, backward=True)
+    moved = attention_bytes(1, shape.queries, shape.keys, inner, itemsize=shape.dtype.itemsize)
+    direction = "forward + backward" if shape.backward else "forward"
+    return Case(
+        benchmark="attention",
+        name=_name(shape),
+        dtype=shape.dtype,
+        candidates=[
+            _candidate(name, attend, shape, (q, k, v), upstream)
+            for name, attend in implementations().items()
+        ],
+        work=Work(
+            flop=float(flop),
+            flop_formula=f"attention_flop, {direction}",
+            bytes=float(moved * (3 if shape.backward else 1)),
+            bytes_formula="attention_bytes" + (", three times" if shape.backward else ""),
+        ),
+        parameters={
+            "queries": shape.queries,
+            "keys": shape.keys,
+            "heads": shape.heads,
+            "head_dim": shape.head_dim,
+            "backward": shape.backward,
+            "dtype": dtype_name(shape.dtype),
+        },
+        expected=lambda: _expected((q, k, v), upstream, backward=shape.backward),
+        reference="attention_reference in fp64, head by head",
+        plain="reference",
+    )
+
+
+def _name(shape: Shape) -> str:
+    narrow = "" if shape.head_dim == 128 else f" D={shape.head_dim}"
+    return f"{shape.name} {shape.queries}x{shape.keys}{narrow}" + (
+        " fwd+bwd" if shape.backward else ""
+    )
+
+
+def _candidate(
+    name: str, attend: Attend, shape: Shape, qkv: tuple[Tensor, Tensor, Tensor], upstream: Tensor
+) -> Candidate:
+    with torch.set_grad_enabled(shape.backward):
+        reason = reason_missing(attend, AttentionInputs.of(*qkv))
+    scores = shape.heads * shape.queries * shape.keys
+    if reason is None and name in ("reference", "sdpa_math") and scores > MAX_REFERENCE_SCORES:
+        reason = f"holds all {scores} scores in memory; left out above {MAX_REFERENCE_SCORES}"
+    if reason is not None:
+        return Candidate(name=name, reason=reason)
+    return Candidate(
+        name=name,
+        call=_call(attend, qkv, upstream, backward=shape.backward),
+        factor=APPROXIMATE_FACTOR if name in APPROXIMATE else 2.0,
+    )
+
+
+def _call(
+    attend: Attend, qkv: tuple[Tensor, Tensor, Tensor], upstream: Tensor, *, backward: bool
+) -> Callable[[], object]:
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return attend(*qkv)
+
+    def both() -> tuple[Tensor, ...]:
+        out = attend(*qkv)
+        return (out, *torch.autograd.grad(out, qkv, upstream))
+
+    return both if backward else forward
+
+
+def _expected(
+    qkv: tuple[Tensor, Tensor, Tensor], upstream: Tensor, *, backward: bool
+) -> list[Tensor]:
+    """Output and gradients in fp64, one head and at most 1024 queries at a time."""
+    out = torch.empty_like(qkv[0], dtype=torch.float64)
+    grads = [torch.zeros_like(x, dtype=torch.float64) for x in qkv]
+    for head in range(qkv[0].shape[2]):
+        wide = [x[:, :, head : head + 1].detach().double() for x in qkv]
+        for start in range(0, wide[0].shape[1], 1024):
+            rows = slice(start, start + 1024)
+            parts = [wide[0][:, rows], *wide[1:]]
+            with torch.set_grad_enabled(backward):
+                parts = [p.requires_grad_(backward) for p in parts]
+                part = attention_reference(*parts)
+            out[:, rows, head : head + 1] = part.detach()
+            if backward:
+                above = upstream[:, rows, head : head + 1].double()
+                dq, dk, dv = torch.autograd.grad(part, parts, above)
+                grads[0][:, rows, head : head + 1] = dq
+                grads[1][:, :, head : head + 1] += dk
+                grads[2][:, :, head : head + 1] += dv
+    return [out, *grads] if backward else [out]

@@ -1,0 +1,198 @@
+"""Plots of result files: roofline, attention against sequence length, where a step's time goes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seqtex_core.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Record = Mapping[str, Any]
+COLORS = {
+    "attention": "#4269d0",
+    "matrix": "#efb118",
+    "convolution": "#9c6b4e",
+    "norm": "#6cc5b0",
+    "copy and cast": "#ff725c",
+    "pointwise": "#a463f2",
+}
+SERIES = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2", "#9c6b4e", "#97bbf5")
+MARKERS = "os^Dv<>PX"
+SHARE = "share of "
+
+
+def write_plots(chosen: Mapping[str, Record], folder: Path) -> list[Path]:
+    """All plots that the runs have data for, as PNG files in ``folder``.
+
+    Args:
+        chosen: run by benchmark, as ``report.latest_runs`` gives them.
+        folder: where the files go.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    written = []
+    for name, draw, size in (
+        ("roofline", roofline, (8.0, 5.2)),
+        ("attention_length", attention_length, (8.0, 5.2)),
+        ("step_time", step_time, (8.0, 4.0)),
+    ):
+        figure = _figure(size)
+        if draw(figure.add_subplot(), chosen):
+            path = folder / f"{name}.png"
+            figure.savefig(path, dpi=110, bbox_inches="tight")
+            written.append(path)
+    return written
+
+
+def roofline(axes: Axes, chosen: Mapping[str, Record]) -> bool:
+    """Useful rate over arithmetic intensity; False if no row has both FLOP and bytes."""
+    points: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+    ceilings: dict[str, tuple[float, float]] = {}
+    for run in chosen.values():
+        for row in run["rows"]:
+            work, rate = row["work"], row["rate"]
+            if not (rate and work["flop"] and work["bytes"]):
+                continue
+            name = "gemm" if row["benchmark"] == "limits" else row["implementation"]
+            intensity = work["flop"] / work["bytes"]
+            points[name, row["dtype"]].append((intensity, rate["flop_per_s"] / 1e9))
+            gemm = run["limits"]["start"]["gemm_flop_per_s"].get(row["dtype"])
+            if gemm is not None:
+                copy = run["limits"]["start"]["copy_bytes_per_s"]
+                ceilings[row["dtype"]] = gemm / 1e9, copy / 1e9
+    if not points:
+        return False
+    every = [x for values in points.values() for x, _ in values]
+    low, high = min(every) / 4, max(every) * 4
+    dtypes = list(ceilings)
+    for dtype, (gemm, copy) in ceilings.items():
+        color = SERIES[dtypes.index(dtype) % len(SERIES)]
+        low = min(low, gemm / copy / 4)
+        corner = gemm / copy
+        axes.plot([low, corner, max(high, corner)], [low * copy, gemm, gemm], color=color, lw=1.2)
+        axes.annotate(
+            f"{dtype} GEMM {gemm:.0f} GFLOP/s",
+            (max(high, corner), gemm),
+            ha="right",
+            va="bottom",
+            fontsize=8,
+            color=color,
+        )
+    names = sorted({name for name, _ in points})
+    for (name, dtype), values in sorted(points.items()):
+        axes.scatter(
+            [x for x, _ in values],
+            [y for _, y in values],
+            s=26,
+            marker=MARKERS[names.index(name) % len(MARKERS)],
+            color=SERIES[dtypes.index(dtype) % len(SERIES)] if dtype in dtypes else "grey",
+            label=f"{name}, {dtype}",
+            alpha=0.8,
+            linewidths=0,
+        )
+    axes.set(xscale="log", yscale="log", xlabel="useful FLOP per byte", ylabel="useful GFLOP/s")
+    axes.set_title("Roofline: lines are limits measured in the same process")
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return True
+
+
+def attention_length(axes: Axes, chosen: Mapping[str, Record]) -> bool:
+    """Time of forward attention over the sequence length, with the time that the GEMM allows."""
+    run = chosen.get("attention")
+    rows = [r for r in (run["rows"] if run else []) if r["case"].startswith("sweep") and r["time"]]
+    if run is None or not rows:
+        return False
+    lines: dict[str, list[tuple[int, Record]]] = defaultdict(list)
+    floors: dict[int, float] = {}
+    for row in rows:
+        length = int(row["parameters"]["queries"])
+        lines[row["implementation"]].append((length, row["time"]))
+        floors[length] = row["rate"]["limit_s"]
+    for index, (name, values) in enumerate(sorted(lines.items())):
+        values.sort(key=lambda value: value[0])
+        lengths = [length for length, _ in values]
+        color = SERIES[index % len(SERIES)]
+        marker = MARKERS[index % len(MARKERS)]
+        axes.plot(
+            lengths,
+            [t["median_s"] * 1e3 for _, t in values],
+            color=color,
+            marker=marker,
+            ms=5,
+            lw=1.4,
+            label=name,
+        )
+        axes.fill_between(
+            lengths,
+            [t["p10_s"] * 1e3 for _, t in values],
+            [t["p90_s"] * 1e3 for _, t in values],
+            color=color,
+            alpha=0.15,
+            lw=0,
+        )
+    lengths = sorted(floors)
+    axes.plot(lengths, [floors[n] * 1e3 for n in lengths], "k--", lw=1, label="measured limit")
+    first = rows[0]
+    axes.set(xscale="log", yscale="log", xlabel="tokens", ylabel="ms (median, p10 to p90)")
+    axes.set_xticks(lengths, [str(n) for n in lengths])
+    axes.minorticks_off()
+    axes.set_title(
+        f"Attention forward, {first['parameters']['heads']} heads of "
+        f"{first['parameters']['head_dim']}, {first['dtype']}"
+    )
+    axes.legend(fontsize=8)
+    return True
+
+
+def step_time(axes: Axes, chosen: Mapping[str, Record]) -> bool:
+    """Median time of a step by kind of work, with the time that the measured limit allows."""
+    run = chosen.get("step")
+    rows = [row for row in (run["rows"] if run else []) if row["time"] and row["rate"]]
+    if not rows:
+        return False
+    labels = [f"{row['implementation']}\n{row['dtype']}" for row in rows]
+    left = [0.0] * len(rows)
+    for kind, color in COLORS.items():
+        widths = [
+            row["metrics"].get(SHARE + kind, 0.0) * row["time"]["median_s"] * 1e3 for row in rows
+        ]
+        if any(widths):
+            axes.barh(labels, widths, left=left, color=color, label=kind, height=0.62)
+            left = [a + b for a, b in zip(left, widths, strict=True)]
+    for index, row in enumerate(rows):
+        floor = row["rate"]["limit_s"] * 1e3
+        label = "measured limit" if index == 0 else None
+        axes.plot([floor, floor], [index - 0.36, index + 0.36], "k", lw=2, label=label)
+        share = row["rate"]["achieved_over_limit"]
+        axes.annotate(
+            f" {left[index]:.3g} ms, {share:.0%}", (left[index], index), va="center", fontsize=8
+        )
+    axes.invert_yaxis()
+    axes.set_xlim(0, max(left) * 1.22)
+    axes.set(xlabel="ms (median), split by the profiler's shares")
+    axes.set_title(f"One step, {rows[0]['case']} tokens: time over limit")
+    axes.tick_params(axis="y", labelsize=8)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return True
+
+
+def _figure(size: Sequence[float]) -> Any:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependencyError(
+            "matplotlib",
+            expected="an installed package",
+            got=str(error),
+            remedy="Install it: pip install matplotlib",
+        ) from error
+    figure = Figure(figsize=(size[0], size[1]))
+    FigureCanvasAgg(figure)
+    return figure
