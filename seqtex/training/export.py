@@ -22,7 +22,7 @@ from .sharding import gather
 
 TRAINING_RECORD = "training.json"
 Storage = Literal["fp32", "fp16", "bf16"]
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+STORAGE_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def collect_weights(
@@ -37,7 +37,7 @@ def collect_weights(
     """
     weights = {}
     for name, tensor in unique_tensors(transformer).items():
-        weights[name] = gather(trained.get(name, tensor)).to(_DTYPES[storage])
+        weights[name] = gather(trained.get(name, tensor)).to(STORAGE_DTYPES[storage])
     return weights
 
 

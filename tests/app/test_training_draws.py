@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def test_learning_rate_rises_then_falls_to_the_ends() -> None:
     assert rates[9] == rates[10] == 2.0
     assert rates[55] == pytest.approx(1.0)  # half way down
     assert rates[100] == pytest.approx(0.0, abs=1e-12)
-    assert all(a >= b for a, b in zip(rates[9:], rates[10:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[9:]))
     assert learning_rate(100, peak=2.0, total=101, warmup=0, final_ratio=0.1) == pytest.approx(0.2)
 
 

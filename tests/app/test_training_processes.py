@@ -88,7 +88,7 @@ def test_two_processes_learn_what_one_learns(
     assert set(one) == set(two)
     for name in one:
         torch.testing.assert_close(one[name], two[name], atol=1.6e-5, rtol=1e-6)
-    moved = max(float((one[name] - w).abs().max()) for name, w in first_weights().items())
+    moved = max(float((one[name] - w.detach()).abs().max()) for name, w in first_weights().items())
     assert moved > 1e-3  # a hundred times the bound: agreement is not for want of learning
 
 
