@@ -66,7 +66,9 @@ def _case(size: ModelSize, dtype: torch.dtype, session: Session) -> Case:
         Candidate(
             name="seqtex, views only",
             call=_stack(merged, scene, precompute=True, with_uv=False),
-            work=layer_work(layer, LayerOptions(with_uv=False), layers=size.layers),
+            work=layer_work(
+                layer, LayerOptions(with_uv=False), layers=size.layers, itemsize=dtype.itemsize
+            ),
             expected=lambda: _expected(unmerged, scene, with_uv=False),
         ),
         _diffusers(size, dtype, session),
@@ -76,7 +78,7 @@ def _case(size: ModelSize, dtype: torch.dtype, session: Session) -> Case:
         name=f"{size.layers} x d={layer.dim}, {layer.num_mv}+{layer.num_uv}",
         dtype=dtype,
         candidates=candidates,
-        work=layer_work(layer, layers=size.layers),
+        work=layer_work(layer, layers=size.layers, itemsize=dtype.itemsize),
         parameters=size.parameters(),
         expected=lambda: _expected(unmerged, scene),
         reference="the same weights in fp64, adapters unmerged",

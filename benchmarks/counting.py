@@ -78,7 +78,7 @@ def count(call: Callable[[], object], *, fused_rms_norm: bool = True) -> Tally:
     with torch.no_grad(), flop, operators, _FusedNorm(operators, fused_rms_norm):
         call()
     tally = operators.tally
-    tally.flop = {str(op): int(n) for op, n in flop.get_flop_counts()["Global"].items()}
+    tally.flop = {str(op): int(n) for op, n in flop.get_flop_counts().get("Global", {}).items()}
     return tally
 
 

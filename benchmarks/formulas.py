@@ -85,11 +85,28 @@ def layer_flop(size: LayerSize, options: LayerOptions = USEFUL) -> dict[str, int
     return parts
 
 
-def layer_work(size: LayerSize, options: LayerOptions = USEFUL, *, layers: int = 1) -> Work:
-    """Useful FLOP of some layers."""
+def layer_bytes(size: LayerSize, options: LayerOptions = USEFUL, *, itemsize: int) -> int:
+    """Least traffic of one layer: weights, cached geometry, text k and v read once; streams twice.
+
+    The residual streams are read and written once, as if everything between stayed on the chip.
+    """
+    d, f = size.dim, size.ffn_dim
+    branches = 2 if options.with_uv else 1
+    tokens = size.num_mv + (size.num_uv if options.with_uv else 0)
+    weights = branches * (4 * d * d + 2 * d * f) + 2 * d * d
+    return itemsize * (weights + 3 * tokens * d + 2 * size.num_text * d)
+
+
+def layer_work(
+    size: LayerSize, options: LayerOptions = USEFUL, *, layers: int = 1, itemsize: int = 2
+) -> Work:
+    """Useful FLOP and least traffic of some layers."""
+    suffix = f"{'' if options.with_uv else ' without uv'}, {layers} layers"
     return Work(
         flop=float(layers * sum(layer_flop(size, options).values())),
-        flop_formula=f"layer_flop{'' if options.with_uv else ' without uv'}, {layers} layers",
+        flop_formula=f"layer_flop{suffix}",
+        bytes=float(layers * layer_bytes(size, options, itemsize=itemsize)),
+        bytes_formula=f"layer_bytes{suffix}",
     )
 
 
@@ -144,6 +161,8 @@ def qk_prep_bytes(batch: int, tokens: int, inner_dim: int, head_dim: int, *, ite
 
 FORMULAS: Mapping[str, str] = {
     "layer_flop": "useful FLOP of an MUV layer: LoRA merged, geometry and text k, v cached",
+    "layer_bytes": "weights, cached geometry, text k, v read once; residual streams read and "
+    "written once",
     "attention_flop": "4 B Lq Lk N D forward, 2.5 times that backward",
     "attention_bytes": "q, k, v read once, output written once",
     "rope_bytes": "x read and written once, fp32 table read once",

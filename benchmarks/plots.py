@@ -22,7 +22,7 @@ COLORS = {
     "pointwise": "#a463f2",
 }
 SERIES = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2", "#9c6b4e", "#97bbf5")
-MARKERS = "os^Dv<>PX"
+MARKERS = "os^Dv<>PX*hdp8"
 SHARE = "share of "
 
 
@@ -70,32 +70,35 @@ def roofline(axes: Axes, chosen: Mapping[str, Record]) -> bool:
         return False
     every = [x for values in points.values() for x, _ in values]
     low, high = min(every) / 4, max(every) * 4
-    dtypes = list(ceilings)
-    for dtype, (gemm, copy) in ceilings.items():
-        color = SERIES[dtypes.index(dtype) % len(SERIES)]
-        low = min(low, gemm / copy / 4)
+    colors = {dtype: SERIES[index] for index, dtype in enumerate(sorted(ceilings))}
+    above = float("inf")
+    for dtype, (gemm, copy) in sorted(ceilings.items(), key=lambda item: -item[1][0]):
         corner = gemm / copy
-        axes.plot([low, corner, max(high, corner)], [low * copy, gemm, gemm], color=color, lw=1.2)
+        low, end = min(low, corner / 4), max(high, corner)
+        axes.plot([low, corner, end], [low * copy, gemm, gemm], color=colors[dtype], lw=1.2)
         axes.annotate(
             f"{dtype} GEMM {gemm:.0f} GFLOP/s",
-            (max(high, corner), gemm),
+            (end, gemm),
             ha="right",
-            va="bottom",
+            va="bottom" if above / gemm > 1.5 else "top",
             fontsize=8,
-            color=color,
+            color=colors[dtype],
         )
+        above = gemm
     names = sorted({name for name, _ in points})
+    markers = {name: MARKERS[index % len(MARKERS)] for index, name in enumerate(names)}
     for (name, dtype), values in sorted(points.items()):
         axes.scatter(
             [x for x, _ in values],
             [y for _, y in values],
             s=26,
-            marker=MARKERS[names.index(name) % len(MARKERS)],
-            color=SERIES[dtypes.index(dtype) % len(SERIES)] if dtype in dtypes else "grey",
-            label=f"{name}, {dtype}",
+            marker=markers[name],
+            color=colors.get(dtype, "grey"),
             alpha=0.8,
             linewidths=0,
         )
+    for name, marker in markers.items():  # colour is told by the lines, so the legend has none
+        axes.scatter([], [], s=26, marker=marker, color="grey", label=name)
     axes.set(xscale="log", yscale="log", xlabel="useful FLOP per byte", ylabel="useful GFLOP/s")
     axes.set_title("Roofline: lines are limits measured in the same process")
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))

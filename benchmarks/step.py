@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from seqtex_core.attention import choose_attention
 from seqtex_core.transformer import SeqTexTransformer
 
 from .block import FULL_SIZE, QUICK_SIZE, SMALL
-from .formulas import LayerOptions, layer_flop
+from .formulas import LayerOptions, layer_work
 from .models import ModelSize, Scene, build_model, build_scene, wide_copy
 from .released import ReleasedModel
 from .result import Row, Work
@@ -67,11 +68,11 @@ def _case(size: ModelSize, dtype: torch.dtype, session: Session) -> Case:
             Candidate(
                 name="seqtex, views only",
                 call=views_only,
-                work=step_work(size, with_uv=False),
+                work=step_work(size, itemsize=dtype.itemsize, with_uv=False),
                 expected=lambda: {"views": _expected(unmerged, scene)["views"]},
             ),
         ],
-        work=step_work(size),
+        work=step_work(size, itemsize=dtype.itemsize),
         parameters=size.parameters(),
         expected=lambda: _expected(unmerged, scene),
         reference="the same weights in fp64, adapters unmerged",
@@ -79,15 +80,19 @@ def _case(size: ModelSize, dtype: torch.dtype, session: Session) -> Case:
     )
 
 
-def step_work(size: ModelSize, *, with_uv: bool = True) -> Work:
-    """Useful FLOP of a step: layers, patch embedding, time embedding, output projection."""
-    layer = size.layer
-    flop = size.layers * sum(layer_flop(layer, LayerOptions(with_uv=with_uv)).values())
+def step_work(size: ModelSize, *, itemsize: int, with_uv: bool = True) -> Work:
+    """Useful FLOP of a step: layers, patch embedding, time embedding, output projection.
+
+    The traffic is that of the layers; what surrounds them moves little.
+    """
+    options = LayerOptions(with_uv=with_uv)
+    layers = layer_work(size.layer, options, layers=size.layers, itemsize=itemsize)
+    assert layers.flop is not None
     fixed = size.fixed_flop if with_uv else size.fixed_views_flop
-    return Work(
-        flop=float(flop + fixed),
-        flop_formula=f"layer_flop{'' if with_uv else ' without uv'}, {size.layers} layers, "
-        "+ fixed_step_flop",
+    return replace(
+        layers,
+        flop=layers.flop + fixed,
+        flop_formula=f"{layers.flop_formula}, + fixed_step_flop",
     )
 
 
