@@ -7,6 +7,8 @@ from typing import Literal
 
 UvMode = Literal["auto", "keep", "unwrap", "as_is"]
 DEFAULT_MIN_IOU = 0.8
+"""Measured on six real meshes: another view's silhouette reaches 0.20 to 0.80 of the front view's,
+the right one shifted by 2% of the picture still 0.84 to 0.93 (0.65 for one with thin legs)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,8 +61,11 @@ def project_references(
                 )
             )
             step(index + 1)
-    with clock.stage("Fill unseen textures"):
-        textures = _fill_unseen_sets(painted, maps)
+    textures = tuple(one.texture for one in painted)
+    shown = [bool((one.seen | one.mirrored).any()) for one in painted]
+    if any(shown) and not all(shown):
+        with clock.stage("Fill unseen textures"):
+            textures = _fill_unseen_sets(textures, maps, shown)
     return TextureResult.of(
         job,
         textures,
@@ -83,20 +86,17 @@ def _check(job: PreparedJob, uv_size: int) -> None:
 
 
 def _fill_unseen_sets(
-    painted: list[ProjectedTexture], maps: list[SurfaceMaps]
+    textures: tuple[Tensor, ...], maps: list[SurfaceMaps], shown: list[bool]
 ) -> tuple[Tensor, ...]:
-    shown = [bool((one.seen | one.mirrored).any()) for one in painted]
-    if all(shown) or not any(shown):
-        return tuple(one.texture for one in painted)
-    position = torch.cat([m.position[0][m.hit[0]] for m, ok in zip(maps, shown, strict=True) if ok])
-    color = torch.cat(
-        [p.texture[:, m.hit[0]].T for p, m, ok in zip(painted, maps, shown, strict=True) if ok]
-    )
+    """The textures with those of sets that were not shown painted like the nearest that were."""
+    known = [(t, m) for t, m, ok in zip(textures, maps, shown, strict=True) if ok]
+    position = torch.cat([m.position[0][m.hit[0]] for _, m in known])
+    color = torch.cat([t[:, m.hit[0]].T for t, m in known])
     stride = max(1, len(position) // _MAX_SOURCE_POINTS)
     position, color = position[::stride], color[::stride]
     return tuple(
-        one.texture if ok else _painted_like(position, color, unseen)
-        for one, unseen, ok in zip(painted, maps, shown, strict=True)
+        texture if ok else _painted_like(position, color, unseen)
+        for texture, unseen, ok in zip(textures, maps, shown, strict=True)
     )
 
 

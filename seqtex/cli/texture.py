@@ -20,10 +20,6 @@ from .options import (
 )
 from .texture_request import TextureRequest
 
-_INPUT = "Input"
-_METHOD = "Method"
-_OUTPUT = "Output"
-
 
 def texture(
     mesh: MeshArgument,
@@ -32,7 +28,6 @@ def texture(
         typer.Option(
             "--image",
             metavar="FILE",
-            rich_help_panel=_INPUT,
             help="Reference image, square, showing the front view (see --ref-view).",
         ),
     ] = None,
@@ -41,7 +36,6 @@ def texture(
         typer.Option(
             "--ref",
             metavar="VIEW=FILE",
-            rich_help_panel=_INPUT,
             help="Reference of a named view: front, left, back or right. Repeatable.",
         ),
     ] = None,
@@ -69,7 +63,6 @@ def texture(
         typer.Option(
             "--method",
             metavar="project|model",
-            rich_help_panel=_METHOD,
             help="project: paint what the references show, fill the rest from the nearest "
             "surface; no weights. model: a video diffusion transformer.",
         ),
@@ -78,9 +71,8 @@ def texture(
         str | None,
         typer.Option(
             "--model",
-            metavar="NAME|PATH",
-            rich_help_panel=_METHOD,
-            help="Model name, folder or hub id, with --method model.",
+            metavar="NAME|DIR",
+            help="Model name or folder, with --method model.",
         ),
     ] = None,
     task: Annotated[
@@ -88,7 +80,8 @@ def texture(
         typer.Option("--task", metavar="NAME", help="img2tex or mv2tex.", show_default="img2tex"),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", metavar="N", help="Sampling steps.", show_default="30")
+        int | None,
+        typer.Option("--steps", metavar="N", help="Sampling steps.", show_default="the model's"),
     ] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", metavar="N", help="Seed of all noise.", show_default="0")
@@ -125,7 +118,7 @@ def texture(
             "--dtype",
             metavar="NAME",
             help="float32, bfloat16 or float16.",
-            show_default="the model's",
+            show_default="float32",
         ),
     ] = None,
     out: Annotated[
@@ -134,8 +127,7 @@ def texture(
             "--out",
             "-o",
             metavar="FILE|DIR",
-            rich_help_panel=_OUTPUT,
-            help="Result: .glb, or .obj for an OBJ.",
+            help="Result: .glb or .gltf; for an OBJ also .obj.",
             show_default="MESH_textured beside the mesh",
         ),
     ] = None,
@@ -144,7 +136,6 @@ def texture(
         typer.Option(
             "--save-intermediates",
             metavar="DIR",
-            rich_help_panel=_OUTPUT,
             help="Also write maps, references as used, textures and renders.",
         ),
     ] = None,

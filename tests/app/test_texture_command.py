@@ -235,12 +235,12 @@ def test_intermediates(seqtex: Seqtex, work: Path, monkeypatch: pytest.MonkeyPat
     assert expected <= written
 
 
-def interrupted(process: Any) -> str:
-    process.send_signal(signal.SIGINT)
+def stopped(process: Any, number: int, code: int) -> str:
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    assert process.returncode == code, errors
     assert "Traceback" not in errors
-    return errors
+    return str(errors)
 
 
 def test_an_interrupt_while_reading_leaves_nothing(start: Callable[..., Any], work: Path) -> None:
@@ -248,15 +248,18 @@ def test_an_interrupt_while_reading_leaves_nothing(start: Callable[..., Any], wo
     before = sorted(work.rglob("*"))
     process = start(["texture", work / "figure.glb", "--image", work / "slow.png"])
     with (work / "slow.png").open("wb"):  # returns once the other side reads
-        assert "No file was left half-written" in interrupted(process)
+        assert "No file was left half-written" in stopped(process, signal.SIGINT, 130)
     assert sorted(work.rglob("*")) == before
 
 
-def test_an_interrupt_while_painting_leaves_nothing(start: Callable[..., Any], work: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_while_painting_leaves_nothing(
+    start: Callable[..., Any], work: Path, number: int, code: int
+) -> None:
     before = sorted(work.rglob("*"))
     arguments = ["texture", work / "bare.ply", "--image", work / "views" / "0_front.png"]
     arguments += ["--uv-size", "4096", "-o", work / "new" / "out.glb"]
     process = start([*arguments, "--save-intermediates", work / "steps"])
     assert any("method: " in line for line in process.stderr)
-    interrupted(process)
+    stopped(process, number, code)
     assert sorted(work.rglob("*")) == before
