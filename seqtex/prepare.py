@@ -17,7 +17,7 @@ from seqtex_core.errors import InputError, UnsupportedError, UsageError
 from seqtex_geometry.asset import MeshAsset, load_asset
 from seqtex_geometry.cameras import CameraRig
 from seqtex_geometry.charts import unwrap
-from seqtex_geometry.maps import SurfaceMaps, uv_maps, view_maps
+from seqtex_geometry.maps import SurfaceMaps, uv_map_layers, uv_maps, view_maps
 from seqtex_geometry.mesh import Mesh
 from seqtex_geometry.rasterize import Rasterizer, choose_rasterizer
 from seqtex_geometry.surface import SurfaceTensors
@@ -91,6 +91,19 @@ class PreparedJob:
             width=size,
             rasterizer=self.rasterizer,
             faces=self.faces_of_set(texture_set),
+        )
+
+    def uv_map_layers(self, size: int, *, texture_set: int = 0) -> list[SurfaceMaps]:
+        """The maps of one texture set, then those of faces that show the same texels."""
+        shown = torch.from_numpy(self.mesh.face_texture_set).to(self.device) == texture_set
+        owned = self.faces_of_set(texture_set)
+        return uv_map_layers(
+            self.surface,
+            height=size,
+            width=size,
+            rasterizer=self.rasterizer,
+            faces=owned,
+            sharing=shown & ~owned,
         )
 
     def faces_of_set(self, texture_set: int) -> Tensor:

@@ -49,11 +49,12 @@ def project_references(
     maps: list[SurfaceMaps] = []
     with clock.stage("Project", job.num_texture_sets) as step:
         for index in range(job.num_texture_sets):
-            maps.append(job.uv_maps(uv_size, texture_set=index))
+            layers = job.uv_map_layers(uv_size, texture_set=index)
+            maps.append(layers[0])
             painted.append(
                 project_texture(
                     job.surface,
-                    maps[-1],
+                    layers,
                     pictures,
                     job.cameras,
                     rasterizer=job.rasterizer,

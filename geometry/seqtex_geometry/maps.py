@@ -13,6 +13,7 @@ from seqtex_core.errors import UsageError
 from .cameras import CameraRig
 from .interpolate import Fragments, triangle_areas, uv_fragments, view_fragments
 from .rasterize import Rasterizer
+from .rasterize.reference import uv_coverage
 from .surface import SurfaceTensors
 from .uv_tiles import wrap_face_uvs
 
@@ -175,6 +176,25 @@ def uv_map_layers(
             break
         layers.append(layer)
     return layers
+
+
+def count_uv_overlaps(
+    surface: SurfaceTensors, *, height: int, width: int, faces: Tensor | None = None
+) -> int:
+    """Texels whose centre lies inside more than one face.
+
+    Args:
+        surface: must have ``face_uvs``.
+        height: of the UV map, in texels.
+        width: of the UV map, in texels.
+        faces: boolean mask ``[T]`` of the faces that count. Defaults to all that have UVs.
+
+    Raises:
+        UsageError: no UVs, a mask of another length, or sizes that are not positive.
+    """
+    _check_size(height, width, 1)
+    uvs, _ = wrapped_uvs(surface, faces)
+    return int((uv_coverage(uvs, height=height, width=width) > 1).sum())
 
 
 def wrapped_uvs(surface: SurfaceTensors, faces: Tensor | None = None) -> tuple[Tensor, Tensor]:

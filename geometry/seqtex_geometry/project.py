@@ -25,6 +25,9 @@ from .symmetry import find_mirrors
 
 _LOG = logging.getLogger(__name__)
 
+_SOURCE_TRUST = 0.5  # colours of at least this trust spread to what was not seen
+_FULL_TRUST = 0.25  # colours of at least this trust are used as they are where they were seen
+
 Fill = Literal["smooth", "nearest", "none"]
 Mirror = Literal["auto", "none"]
 
@@ -110,7 +113,7 @@ def project_texture(
             rasterizer=rasterizer,
             settings=settings.backproject,
         )
-        for axes in _subsets(mirrors)
+        for axes in _useful_mirrors(cameras.select(*references), mirrors)
         for uv_layer in uv_layers
     ]
     color, trust = _stacked(layers)
@@ -130,6 +133,20 @@ def project_texture(
         mask=mask,
         mirrors=mirrors,
     )
+
+
+def _useful_mirrors(cameras: CameraRig, axes: tuple[Axis, ...]) -> list[tuple[Axis, ...]]:
+    """No mirror first, then those from which some camera lands in a new place."""
+    centers = cameras.centers()
+    places = [centers]
+    useful: list[tuple[Axis, ...]] = [()]
+    for part in _subsets(axes)[1:]:
+        moved = cameras.mirrored(*part).centers()
+        distance = torch.cdist(moved, torch.cat(places)).amin(1)
+        if bool((distance > 0.05 * torch.linalg.vector_norm(centers, dim=1)).any()):
+            useful.append(part)
+            places.append(moved)
+    return useful
 
 
 def _subsets(axes: tuple[Axis, ...]) -> list[tuple[Axis, ...]]:
@@ -154,10 +171,10 @@ def _completed(
     """Colours of all texels: those seen, blended into the fill where trust is low."""
     if fill == "none":
         return color * (trust > 0)[:, None]
-    known = trust >= 0.5
+    known = trust >= _SOURCE_TRUST
     if not bool(known.any()):
         known = trust > 0
     method = fill_smooth_surface if fill == "smooth" else fill_nearest_surface
     filled = method(position, color, known, normal=normal)
-    share = trust[:, None]
-    return torch.where(known[:, None], color * share + filled * (1 - share), filled)
+    share = (trust / _FULL_TRUST).clamp(max=1.0)[:, None]
+    return color * share + filled * (1 - share)

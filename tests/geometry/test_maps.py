@@ -9,7 +9,7 @@ import trimesh
 
 from seqtex_core.errors import InputError, UsageError
 from seqtex_geometry.cameras import CameraRig
-from seqtex_geometry.maps import uv_map_layers, uv_maps, view_maps
+from seqtex_geometry.maps import count_uv_overlaps, uv_map_layers, uv_maps, view_maps
 from seqtex_geometry.rasterize import RASTERIZERS, choose_rasterizer
 from seqtex_geometry.surface import SurfaceTensors
 
@@ -166,6 +166,19 @@ def test_layers_show_faces_that_share_texels() -> None:
     shared = uv_map_layers(square(uvs, copies=2), **size, faces=first, sharing=~first)
     assert [layer.position[0, 3, 3, 1].item() for layer in shared] == [0.0, 1.0]
     assert len(uv_map_layers(square(uvs, copies=2), **size, faces=first)) == 1
+
+
+def test_overlaps_are_counted_exactly() -> None:
+    whole = square([[0, 0], [1, 0], [1, 1], [0, 1]])
+    size = {"height": 8, "width": 8}
+    assert count_uv_overlaps(whole, **size) == 0  # the diagonal runs through centres: no overlap
+    twice = square([[0, 0], [1, 0], [1, 1], [0, 1]], copies=2)
+    diagonal = 8  # centres on the shared diagonal lie inside neither triangle
+    assert count_uv_overlaps(twice, **size) == 64 - diagonal
+    half = square([[0, 0], [0.5, 0], [0.5, 1], [0, 1]], copies=2)
+    assert count_uv_overlaps(half, **size) == 32  # here the diagonal meets no centre
+    first = torch.tensor([True, True, False, False])
+    assert count_uv_overlaps(twice, **size, faces=first) == 0
 
 
 def test_maps_are_differentiable() -> None:

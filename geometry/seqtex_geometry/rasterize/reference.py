@@ -62,6 +62,29 @@ class ReferenceRasterizer:
         return torch.where(face_idx >= 0, _lookup(kept, face_idx), -1)
 
 
+def uv_coverage(face_uvs: Tensor, *, height: int, width: int) -> Tensor:
+    """How many faces cover each texel centre, ``[H, W]`` int64; above 1 where charts overlap.
+
+    Borders count for no face, so neighbours that share an edge under a centre do not overlap.
+
+    Args:
+        face_uvs: ``[T, 3, 2]``; faces without area or with NaN count for nothing.
+        height: rows.
+        width: columns.
+    """
+    kept = solid_faces(uv_corners(face_uvs))
+    u, v = face_uvs.detach()[kept].double().unbind(-1)
+    corners = torch.stack([u * width, (1.0 - v) * height, torch.ones_like(u)], dim=-1)
+    count = torch.zeros(height * width, dtype=torch.int64, device=face_uvs.device)
+    edges, flat = _edge_functions(corners), torch.zeros_like(u)
+    for face, column, row in _pairs(corners, flat, edges, height, width, -1.0):
+        weights = _weights(edges[face], column, row)
+        inside = (weights > 0).all(-1) | (weights < 0).all(-1)
+        pixel = (row * width + column)[inside]
+        count.index_add_(0, pixel, torch.ones_like(pixel))
+    return count.reshape(height, width)
+
+
 def nearest_faces(
     corners: Tensor, depth: Tensor, height: int, width: int, near: float, far: float
 ) -> Tensor:
@@ -92,9 +115,31 @@ def _hits(
     corners: Tensor, depth: Tensor, height: int, width: int, near: float, far: float
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """All (face, pixel, depth) where a pixel centre lies on a face, in chunks of faces."""
-    edges = torch.stack(
-        [_cross(corners[:, i - 2], corners[:, i - 1]) for i in range(3)], dim=1
-    )  # edge i lies opposite to corner i
+    edges = _edge_functions(corners)
+    for face, column, row in _pairs(corners, depth, edges, height, width, near):
+        weights = _weights(edges[face], column, row)
+        total = weights.sum(-1)
+        inside = ((weights >= 0).all(-1) | (weights <= 0).all(-1)) & (total != 0)
+        value = (weights * depth[face]).sum(-1) / total
+        seen = inside & (value >= near) & (value <= far)
+        yield face[seen], (row * width + column)[seen], value[seen]
+
+
+def _edge_functions(corners: Tensor) -> Tensor:
+    """Coefficients in (column, row, 1), ``[T, 3, 3]``; function i lies opposite to corner i."""
+    return torch.stack([_cross(corners[:, i - 2], corners[:, i - 1]) for i in range(3)], dim=1)
+
+
+def _weights(edges: Tensor, column: Tensor, row: Tensor) -> Tensor:
+    """Edge functions at the pixel centres, ``[N, 3]``: of one sign on the face, 0 on its border."""
+    x, y = column[:, None] + 0.5, row[:, None] + 0.5
+    return edges[..., 0] * x + edges[..., 1] * y + edges[..., 2]
+
+
+def _pairs(
+    corners: Tensor, depth: Tensor, edges: Tensor, height: int, width: int, near: float
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """All (face, column, row) in the faces' bounding rectangles, in chunks of faces."""
     first, count = _rectangles(corners, depth, height, width, near)
     pairs = torch.where(_edge_on(corners, edges), 0, count.prod(-1))
     ends = pairs.cumsum(0)
@@ -103,24 +148,13 @@ def _hits(
         base = int(ends[start - 1]) if start else 0
         stop = int(torch.searchsorted(ends, base + _PAIRS_PER_CHUNK, right=True))
         stop = max(stop, start + 1)
-        chunk = torch.arange(start, stop, device=corners.device)
-        face = chunk.repeat_interleave(pairs[start:stop])
+        face = torch.arange(start, stop, device=corners.device)
+        face = face.repeat_interleave(pairs[start:stop])
         rank = torch.arange(len(face), device=face.device) - (ends[face] - pairs[face] - base)
         column = first[face, 0] + rank % count[face, 0]
         row = first[face, 1] + rank // count[face, 0]
-        inside, value = _evaluate(edges[face], depth[face], column, row)
-        seen = inside & (value >= near) & (value <= far)
-        yield face[seen], (row * width + column)[seen], value[seen]
+        yield face, column, row
         start = stop
-
-
-def _evaluate(edges: Tensor, depth: Tensor, column: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-    """Whether the pixel centre is on the face (borders included), and its depth there."""
-    x, y = column[:, None] + 0.5, row[:, None] + 0.5
-    weights = edges[..., 0] * x + edges[..., 1] * y + edges[..., 2]
-    total = weights.sum(-1)
-    inside = ((weights >= 0).all(-1) | (weights <= 0).all(-1)) & (total != 0)
-    return inside, (weights * depth).sum(-1) / total
 
 
 def _edge_on(corners: Tensor, edges: Tensor) -> Tensor:
