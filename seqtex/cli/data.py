@@ -60,6 +60,10 @@ def synth(
     view_size: Annotated[int, typer.Option("--view-size", help="Pixels of a view.")] = 64,
     uv_size: Annotated[int, typer.Option("--uv-size", help="Texels of the texture.")] = 128,
     workers: Annotated[int, typer.Option("--workers", help="Processes.", min=1)] = 1,
+    rank: Annotated[int, typer.Option("--rank", help="This machine's number.", min=0)] = 0,
+    world_size: Annotated[
+        int, typer.Option("--world-size", help="Machines that share the work.", min=1)
+    ] = 1,
 ) -> None:
     """Make a set of procedural objects: many shape families, UVs in several styles, textures."""
     from seqtex.data.production import Production, produce
@@ -74,6 +78,8 @@ def synth(
         folder=out,
         count=count,
         format=set_format,
+        rank=rank,
+        world_size=world_size,
         settings=SynthSettings(
             seed=seed,
             families=tuple(split_families(split, families)),
@@ -83,4 +89,4 @@ def synth(
     )
     with StageReporter() as reporter:
         files = produce(production, workers=workers, on_progress=reporter)
-    typer.echo(f"{out}: {count} objects in {len(files)} files")
+    typer.echo(f"{out}: {len(files)} of {production.num_files} files, {count} objects in all")

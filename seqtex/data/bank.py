@@ -21,7 +21,7 @@ from seqtex_core.errors import InputError, UsageError
 
 from .record import FIELDS, GeometryRecord, RecordSizes
 
-INDEX_NAME = "bank.json"
+INDEX_NAME = "dataset.json"
 FORMAT = 1
 _RAGGED = ("view_position", "view_normal", "view_part")
 _RAGGED_UV = ("uv_position", "uv_normal", "uv_part", "uv_visible", "uv_footprint")
@@ -119,8 +119,11 @@ def _read_index(folder: Path) -> dict[str, Any]:
             got=str(error),
             remedy="Make one with `seqtex data synth FOLDER --format bank`.",
         ) from error
-    if index.get("format") != FORMAT:
-        raise InputError(str(path), expected=f"format {FORMAT}", got=str(index.get("format")))
+    found = (index.get("kind"), index.get("format"))
+    if found != ("bank", FORMAT):
+        raise InputError(
+            str(path), expected=f"a bank of format {FORMAT}", got=f"{found[0]} of format {found[1]}"
+        )
     return index
 
 

@@ -43,9 +43,9 @@ class BankSource:
         if "path" not in options:
             raise UsageError("[data.options] of bank", expected="path of a bank", got="none")
         self._context = context
-        self.bank = _checked(GeometryBank(options["path"]), context)
+        self.bank = _checked(GeometryBank(context.path(options["path"])), context)
         preview = options.get("preview_path")
-        self._preview_bank = _checked(GeometryBank(preview), context) if preview else self.bank
+        self._preview_bank = _checked(GeometryBank(context.path(preview)), context) if preview else self.bank
         held_out = tuple(options.get("held_out_kinds", HELD_OUT_KINDS))
         self.kinds = split_kinds("train", held_out)
         self._preview_kinds = split_kinds("held-out", held_out) if held_out else self.kinds
@@ -96,7 +96,8 @@ class BankSource:
             normal=_one_frame([m.uv_normal for m in maps]),
             mask=_one_frame([m.uv_mask for m in maps]),
         )
-        return TrainingBatch(groups={TEXTURE: texture, VIEWS: views})
+        visible = torch.stack([m.uv_visible for m in maps])
+        return TrainingBatch(groups={TEXTURE: texture, VIEWS: views}, visible=visible)
 
 
 def _one_frame(images: Sequence[Tensor]) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from seqtex_geometry.mesh import FloatArray, IntArray
 
@@ -13,7 +14,7 @@ from .charts import ChartStyle, draw_chart_style, unwrapped
 from .shapes.curves import between, chance, random_rotation, rotation_about
 from .shapes.families import draw_shape
 from .shapes.normals import corner_normals
-from .shapes.part import Array, Part, Shape, joined
+from .shapes.part import Array, Shape, joined
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,7 +75,7 @@ def draw_object_mesh(rng: np.random.Generator, families: Sequence[str]) -> Objec
         face_uvs=face_uvs.astype(np.float32),
         face_part=labels[kept].astype(np.int64),
         frame=_object_frame(rotation, scale, center),
-        symmetric=shape.symmetric,
+        symmetric=is_mirrored(whole.vertices),
         closed=all(part.closed for part in shape.parts),
         family=shape.family,
         chart_style=style,
@@ -84,8 +85,7 @@ def draw_object_mesh(rng: np.random.Generator, families: Sequence[str]) -> Objec
 def _deformed(rng: np.random.Generator, shape: Shape) -> Shape:
     """The shape stretched along its axes, sometimes bent, twisted or tapered."""
     stretch = np.exp(rng.normal(0.0, 0.18, size=3))
-    points = np.concatenate([part.vertices for part in shape.parts]) * stretch
-    size = float(np.abs(points).max())
+    size = max(float(np.abs(part.vertices * stretch).max()) for part in shape.parts)
     style = int(rng.integers(10))
     amount = between(rng, -0.9, 0.9)
 
@@ -105,7 +105,7 @@ def _deformed(rng: np.random.Generator, shape: Shape) -> Shape:
         return np.stack([x, y, z], axis=1)
 
     parts = tuple(replace(part, vertices=move(part.vertices)) for part in shape.parts)
-    return replace(shape, parts=parts, symmetric=shape.symmetric and style != 0)
+    return replace(shape, parts=parts)
 
 
 def _pose(rng: np.random.Generator) -> Array:
@@ -143,6 +143,13 @@ def _split(vertices: Array, faces: IntArray, normals: Array) -> tuple[Array, Int
     return vertices[flat[first]], new_faces, normals.reshape(-1, 3)[first]
 
 
-def mesh_part(mesh: ObjectMesh) -> Part:
-    """The object's surface as one part without charts."""
-    return Part(vertices=mesh.vertices.astype(np.float64), faces=mesh.faces)
+def is_mirrored(vertices: Array, tolerance: float = 0.02) -> bool:
+    """Whether the mirror image in x = 0 of every vertex lies near another one.
+
+    Args:
+        vertices: ``[V, 3]``.
+        tolerance: as a share of the longest edge of the bounding box.
+    """
+    reach = tolerance * float(np.ptp(vertices, axis=0).max())
+    distance, _ = cKDTree(vertices).query(vertices * np.array([-1.0, 1.0, 1.0]))
+    return bool(distance.max() <= reach)

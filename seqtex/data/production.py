@@ -68,17 +68,17 @@ class Production:
 
     def description(self) -> dict[str, Any]:
         """What makes two sets the same, as JSON types."""
-        record = asdict(self.settings)
-        record["families"] = list(self.settings.families)
-        return {
+        record = {
             "format": FORMAT,
             "kind": self.format,
             "count": self.count,
             "per_file": self.per_file,
             "generator": GENERATOR_VERSION,
-            "settings": record,
+            "settings": asdict(self.settings),
             "files": [self.file_name(number) for number in range(self.num_files)],
         }
+        plain: dict[str, Any] = json.loads(json.dumps(record))  # tuples become lists
+        return plain
 
 
 def produce(

@@ -49,4 +49,4 @@ def draw_shape(rng: np.random.Generator, families: Sequence[str]) -> Shape:
     """
     name = families[int(rng.integers(len(families)))]
     shape = SHAPE_FAMILIES.get(name)(rng)
-    return Shape(parts=shape.parts, labels=shape.labels, symmetric=shape.symmetric, family=name)
+    return Shape(parts=shape.parts, labels=shape.labels, family=name)

@@ -60,7 +60,7 @@ def beast(rng: np.random.Generator) -> Shape:
     )
     if chance(rng, 0.3):
         build.add("back", _fin(body[1], between(rng, 0.2, 0.5), 0.06).moved(z=body[2] * 0.8))
-    return build.shape(symmetric=True)
+    return build.shape()
 
 
 def fish(rng: np.random.Generator) -> Shape:
@@ -85,7 +85,7 @@ def fish(rng: np.random.Generator) -> Shape:
     build.add_pair(
         "eyes", ellipsoid(np.full(3, 0.07), center=(wide * 0.72, -0.72, tall * 0.2), detail=8)
     )
-    return build.shape(symmetric=True)
+    return build.shape()
 
 
 def bird(rng: np.random.Generator) -> Shape:
@@ -128,7 +128,7 @@ def bird(rng: np.random.Generator) -> Shape:
     build.add_pair(
         "legs", ellipsoid((0.11, 0.18, 0.04), center=(0.17, -0.06, -body[2] - leg), detail=7)
     )
-    return build.shape(symmetric=True)
+    return build.shape()
 
 
 def figure(rng: np.random.Generator) -> Shape:
@@ -176,7 +176,7 @@ def figure(rng: np.random.Generator) -> Shape:
                 (0, 0, -tall * 0.55), (0, 0, -tall * 0.4), wide * 1.02, segments=24
             ).scaled(1, depth / wide, 1),
         )
-    return build.shape(symmetric=False)
+    return build.shape()
 
 
 def _lump(boxy: bool, half: tuple[float, float, float], center: tuple[float, float, float]) -> Part:
@@ -247,7 +247,7 @@ def insect(rng: np.random.Generator) -> Shape:
         build.add_pair(
             "wings", wing.transformed(rotation_about("y", -0.3)).moved(x=0.4, y=0.25, z=0.38)
         )
-    return build.shape(symmetric=True)
+    return build.shape()
 
 
 def _leg_knots(y: float, rng: np.random.Generator) -> Array:

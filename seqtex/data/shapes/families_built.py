@@ -43,7 +43,7 @@ def car(rng: np.random.Generator) -> Shape:
     if chance(rng, 0.35):
         load = box((1.7 * wide, 0.7 * length, between(rng, 0.2, 0.6)), bevel=0.03)
         build.add("load", load.moved(y=0.55 * length, z=tall + 0.15))
-    return build.shape(symmetric=True)
+    return build.shape()
 
 
 def _tapered(part: Part, top: float) -> Part:
@@ -90,7 +90,7 @@ def aircraft(rng: np.random.Generator) -> Shape:
             build.add("blades", blade.transformed(rotation_about("y", 2 * np.pi * k / 3)))
     cockpit = ellipsoid((wide * 0.6, 0.25, wide * 0.6), center=(0, -0.55, wide * 0.75), detail=10)
     build.add("glass", cockpit)
-    return build.shape(symmetric=True)
+    return build.shape()
 
 
 def _wing(span: float, chord: float, sweep: float) -> Part:
@@ -147,7 +147,7 @@ def rocket(rng: np.random.Generator) -> Shape:
                 rotation_about("x", np.pi / 2), pane + np.array([0, -0.08, 0])
             ),
         )
-    return build.shape(symmetric=False)
+    return build.shape()
 
 
 def chair(rng: np.random.Generator) -> Shape:
@@ -196,7 +196,7 @@ def chair(rng: np.random.Generator) -> Shape:
                 rounds=3,
             ),
         )
-    return build.shape(symmetric=True)
+    return build.shape()
 
 
 def _leg(
@@ -252,7 +252,7 @@ def table(rng: np.random.Generator) -> Shape:
                 f"thing{k}",
                 ellipsoid((size, size, size * 1.3), center=(x, y, 0.1 + size), detail=9),
             )
-    return build.shape(symmetric=False)
+    return build.shape()
 
 
 def house(rng: np.random.Generator) -> Shape:
@@ -293,7 +293,7 @@ def house(rng: np.random.Generator) -> Shape:
             build.add_pair(
                 "roof", cone_between((wide, y, top), (wide, y, top + 0.4), 0.27, 0.0, segments=18)
             )
-    return build.shape(symmetric=False)
+    return build.shape()
 
 
 def machine(rng: np.random.Generator) -> Shape:
@@ -324,7 +324,7 @@ def machine(rng: np.random.Generator) -> Shape:
             away = at + rng.uniform(-0.5, 0.5, size=3) * (out == 0)
             path = spline(np.stack([at, at + out * 1.2, away + out * 1.2, away]), 18)
             build.add("pipes", tube(path, np.full(18, between(rng, 0.04, 0.08)), sides=9))
-    return build.shape(symmetric=False)
+    return build.shape()
 
 
 def tower(rng: np.random.Generator) -> Shape:
@@ -362,4 +362,4 @@ def tower(rng: np.random.Generator) -> Shape:
                 group, torus(wide, tall / 2.2, segments=28, sides=12).moved(z=level + tall / 2)
             )
         level += tall * 0.95
-    return build.shape(symmetric=False)
+    return build.shape()

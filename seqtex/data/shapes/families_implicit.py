@@ -37,7 +37,7 @@ def blend(rng: np.random.Generator) -> Shape:
         resolution=int(rng.integers(28, 38)),
         crease=180.0,
     )
-    return Shape(parts=(part,), labels=(0,), symmetric=symmetric)
+    return Shape(parts=(part,), labels=(0,))
 
 
 def boolean(rng: np.random.Generator) -> Shape:
@@ -59,7 +59,7 @@ def boolean(rng: np.random.Generator) -> Shape:
         crease=50.0,
         refine=3,
     )
-    return Shape(parts=(part,), labels=(0,), symmetric=symmetric)
+    return Shape(parts=(part,), labels=(0,))
 
 
 def creature(rng: np.random.Generator) -> Shape:
@@ -92,7 +92,7 @@ def creature(rng: np.random.Generator) -> Shape:
         solids.append(rod(root, tip, 0.11, between(rng, 0.05, 0.14)))
     solid = mirrored(blended(solids, between(rng, 0.04, 0.14)))
     part = implicit_part(solid, bound=1.5, resolution=int(rng.integers(40, 48)), refine=2)
-    return Shape(parts=(part,), labels=(0,), symmetric=True)
+    return Shape(parts=(part,), labels=(0,))
 
 
 def asteroid(rng: np.random.Generator) -> Shape:
@@ -127,4 +127,4 @@ def bust(rng: np.random.Generator) -> Shape:
     carved = without(face, ball((0.2, -0.5, 0.35), 0.12), 0.06)
     base = common(mirrored(carved), block((0, 0, 0), (1.2, 1.2, 0.98)))
     part = implicit_part(base, bound=1.3, resolution=int(rng.integers(36, 44)), crease=70.0)
-    return Shape(parts=(part,), labels=(0,), symmetric=True)
+    return Shape(parts=(part,), labels=(0,))

@@ -46,7 +46,7 @@ def tree(rng: np.random.Generator) -> Shape:
                 "fruit",
                 ellipsoid(np.full(3, 0.08), center=direction + np.array([0, 0, 1.2]), detail=6),
             )
-    return build.shape(symmetric=False)
+    return build.shape()
 
 
 def flower(rng: np.random.Generator) -> Shape:
@@ -73,7 +73,7 @@ def flower(rng: np.random.Generator) -> Shape:
         build.add(
             "pot", cone_between((0, 0, -0.4), (0, 0, 0.05), 0.22, 0.32, segments=28, bevel=0.03)
         )
-    return build.shape(symmetric=False)
+    return build.shape()
 
 
 def mushroom(rng: np.random.Generator) -> Shape:
@@ -94,7 +94,7 @@ def mushroom(rng: np.random.Generator) -> Shape:
             "cap",
             revolved(np.concatenate([lip, cap]), segments=32, crease=80.0).scaled(size).moved(*at),
         )
-    return build.shape(symmetric=False)
+    return build.shape()
 
 
 def fruit(rng: np.random.Generator) -> Shape:
@@ -121,7 +121,7 @@ def fruit(rng: np.random.Generator) -> Shape:
         turn = rotation_about("z", between(rng, 0, 6.28))
         leaf = leaf_blade(between(rng, 0.35, 0.6)).transformed(rotation_about("y", -0.4))
         build.add("leaf", leaf.transformed(turn, (0, 0, 0.68)))
-    return build.shape(symmetric=False)
+    return build.shape()
 
 
 def leaf_blade(length: float) -> Part:
@@ -153,7 +153,7 @@ def cactus(rng: np.random.Generator) -> Shape:
         build.add(
             "pot", cone_between((0, 0, -0.45), (0, 0, 0.08), 0.3, 0.42, segments=28, bevel=0.04)
         )
-    return build.shape(symmetric=False)
+    return build.shape()
 
 
 def _column(knots: Array, radius: float, ribs: int) -> Part:
@@ -176,4 +176,4 @@ def bunch(rng: np.random.Generator) -> Shape:
         build.add(f"berry{k % 3}", ball)
     if chance(rng, 0.5):
         build.add("core", ellipsoid(np.full(3, 0.45), detail=10))
-    return build.shape(symmetric=False)
+    return build.shape()

@@ -28,7 +28,7 @@ def lathe(rng: np.random.Generator) -> Shape:
     part = revolved(profile, segments=segments, crease=45.0)
     if chance(rng, 0.3):
         part = _fluted(rng, part)
-    return Shape(parts=(part,), labels=(0,), symmetric=segments % 2 == 0)
+    return Shape(parts=(part,), labels=(0,))
 
 
 def _hollow(rng: np.random.Generator, curve: Array) -> Array:
@@ -75,7 +75,7 @@ def superquadric(rng: np.random.Generator) -> Shape:
         axis=-1,
     )
     part = grid_surface(points, wrap=True, pole_start=True, pole_end=True, crease=50.0)
-    return Shape(parts=(part,), labels=(0,), symmetric=True)
+    return Shape(parts=(part,), labels=(0,))
 
 
 def _power(values: Array, exponent: float) -> Array:
@@ -100,7 +100,7 @@ def supertorus(rng: np.random.Generator) -> Shape:
         axis=-1,
     )
     part = grid_surface(points, wrap=True, wrap_rows=True, crease=50.0).oriented()
-    return Shape(parts=(part,), labels=(0,), symmetric=True)
+    return Shape(parts=(part,), labels=(0,))
 
 
 def displaced(rng: np.random.Generator) -> Shape:
@@ -128,7 +128,7 @@ def displaced(rng: np.random.Generator) -> Shape:
         corner_uv=ball.corner_uv,
         chart=ball.chart,
     )
-    return Shape(parts=(part,), labels=(0,), symmetric=symmetric)
+    return Shape(parts=(part,), labels=(0,))
 
 
 def _spikes(rng: np.random.Generator, directions: Array) -> Array:
@@ -156,8 +156,8 @@ def polyhedron(rng: np.random.Generator) -> Shape:
     inward = np.einsum("ij,ij->i", normals, corners.mean(axis=1)) < 0
     faces[inward] = faces[inward][:, ::-1]
     part = Part(vertices=vertices, faces=faces, crease=between(rng, 5, 25))
-    part = subdivided(part, levels=2)
-    return Shape(parts=(box_charts(part),), labels=(0,), symmetric=symmetric)
+    part = subdivided(part, levels=3 if len(faces) < 32 else 2)
+    return Shape(parts=(box_charts(part),), labels=(0,))
 
 
 def subdivided(part: Part, *, levels: int) -> Part:
@@ -203,7 +203,7 @@ def spindle(rng: np.random.Generator) -> Shape:
         height += step
     rows.append([0.0, height + (between(rng, 0.1, 0.4) if chance(rng, 0.5) else 0.0)])
     part = revolved(np.array(rows), segments=2 * int(rng.integers(12, 22)), crease=35.0)
-    return Shape(parts=(part,), labels=(0,), symmetric=True)
+    return Shape(parts=(part,), labels=(0,))
 
 
 def loft(rng: np.random.Generator) -> Shape:
@@ -229,5 +229,4 @@ def loft(rng: np.random.Generator) -> Shape:
     part = capped(side, points[0, ::-1], points[-1], crease=50.0).oriented()
     if chance(rng, 0.3):
         part = part.transformed(random_rotation(rng))
-        return Shape(parts=(part,), labels=(0,), symmetric=False)
-    return Shape(parts=(part,), labels=(0,), symmetric=True)
+    return Shape(parts=(part,), labels=(0,))

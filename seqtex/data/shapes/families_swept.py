@@ -82,7 +82,7 @@ def hoops(rng: np.random.Generator) -> Shape:
             build.add(f"ring{k}", ring.transformed(random_rotation(rng)))
     if style == 2:
         build.add("core", ellipsoid(np.full(3, between(rng, 0.2, 0.4))))
-    return build.shape(symmetric=False)
+    return build.shape()
 
 
 def sheet(rng: np.random.Generator) -> Shape:
@@ -122,7 +122,7 @@ def badge(rng: np.random.Generator) -> Shape:
         build.add("inlay", _upright(extruded(outline * inner, depth + 0.12, bevel=0.03)))
     elif chance(rng, 0.4):
         build.add("boss", ellipsoid((0.35, depth * 0.5 + 0.12, 0.35)))
-    return build.shape(symmetric=True)
+    return build.shape()
 
 
 def _upright(part: Part) -> Part:

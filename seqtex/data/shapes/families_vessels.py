@@ -43,7 +43,7 @@ def mug(rng: np.random.Generator) -> Shape:
         level = height * between(rng, 0.6, 0.9)
         width = float(np.interp(level, profile[1:15, 1], profile[1:15, 0])) - 0.05
         build.add("drink", cone_between((0, 0, level - 0.03), (0, 0, level), width, segments=36))
-    return build.shape(symmetric=True)
+    return build.shape()
 
 
 def teapot(rng: np.random.Generator) -> Shape:
@@ -89,7 +89,7 @@ def teapot(rng: np.random.Generator) -> Shape:
         "knob",
         ellipsoid(np.full(3, between(rng, 0.06, 0.12)), center=(0, 0, height + 0.22), detail=8),
     )
-    return build.shape(symmetric=True)
+    return build.shape()
 
 
 def bottle(rng: np.random.Generator) -> Shape:
@@ -130,7 +130,7 @@ def bottle(rng: np.random.Generator) -> Shape:
         build.add("label", revolved(band, segments=segments, crease=30.0))
     if chance(rng, 0.3):
         build.add("ring", torus(neck * 1.2, 0.04, segments=24, sides=8).moved(z=shoulder + 0.3))
-    return build.shape(symmetric=True)
+    return build.shape()
 
 
 def lamp(rng: np.random.Generator) -> Shape:
@@ -164,7 +164,7 @@ def lamp(rng: np.random.Generator) -> Shape:
     shade = grid_surface(points, wrap=True, wrap_rows=True, crease=40.0).oriented()
     build.add("shade", shade.moved(z=height - tall * 0.4))
     build.add("bulb", ellipsoid((0.12, 0.12, 0.16), center=(0, 0, height + 0.08), detail=8))
-    return build.shape(symmetric=True)
+    return build.shape()
 
 
 def tool(rng: np.random.Generator) -> Shape:
@@ -223,7 +223,7 @@ def tool(rng: np.random.Generator) -> Shape:
         )
     if chance(rng, 0.5):
         build.add("band", torus(thick * 1.05, 0.035, segments=20, sides=8).moved(z=length * 0.5))
-    return build.shape(symmetric=True)
+    return build.shape()
 
 
 def cake(rng: np.random.Generator) -> Shape:
@@ -256,4 +256,4 @@ def cake(rng: np.random.Generator) -> Shape:
             "top",
             capsule_between((0, 0, level), (0, 0, level + between(rng, 0.1, 0.4)), 0.12, 0.08),
         )
-    return build.shape(symmetric=True)
+    return build.shape()

@@ -76,13 +76,11 @@ class Shape:
     Args:
         parts: the meshes; they may touch or enter each other, as modelled assets do.
         labels: which material group each part belongs to (all wheels are one), counted from 0.
-        symmetric: whether the shape is its own mirror image in the plane x = 0.
         family: name of the family that drew it.
     """
 
     parts: tuple[Part, ...]
     labels: tuple[int, ...] = field(default=())
-    symmetric: bool = False
     family: str = ""
 
 
@@ -105,9 +103,9 @@ class Assembly:
         for part in parts:
             self.add(group, part, part.mirrored())
 
-    def shape(self, *, symmetric: bool) -> Shape:
+    def shape(self) -> Shape:
         """The finished shape."""
-        return Shape(parts=tuple(self._parts), labels=tuple(self._labels), symmetric=symmetric)
+        return Shape(parts=tuple(self._parts), labels=tuple(self._labels))
 
 
 def joined(parts: Sequence[Part], *, crease: float) -> Part:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -27,9 +29,36 @@ def revolved(
     turn = np.linspace(0, 2 * np.pi, segments, endpoint=False) if angles is None else angles
     radius, height = profile[:, :1], np.broadcast_to(profile[:, 1:], (len(profile), len(turn)))
     points = np.stack([radius * np.cos(turn), radius * np.sin(turn), height], axis=-1)
-    start, end = profile[0, 0] < 1e-9, profile[-1, 0] < 1e-9
-    return grid_surface(
-        points, wrap=True, pole_start=bool(start), pole_end=bool(end), crease=crease
+    start, end = bool(profile[0, 0] < 1e-9), bool(profile[-1, 0] < 1e-9)
+    part = grid_surface(points, wrap=True, pole_start=start, pole_end=end, crease=crease)
+    if start and _is_lid(profile[:3]):
+        part = _with_disc(part, row=0, chart=1)
+    if end and _is_lid(profile[:-4:-1]):
+        part = _with_disc(part, row=len(profile) - 2, chart=2)
+    return part
+
+
+def _is_lid(profile: Array) -> bool:
+    """Whether the profile leaves the axis flat and then turns a corner."""
+    if len(profile) < 3:
+        return False
+    first, second = unit(np.diff(profile, axis=0))
+    return bool(abs(first[1]) < 0.3 and first @ second < 0.8)
+
+
+def _with_disc(part: Part, *, row: int, chart: int) -> Part:
+    """The triangles of one row around a pole laid out as a disc, a chart of its own."""
+    assert part.corner_uv is not None, "a surface of revolution has natural charts"
+    assert part.chart is not None, "corner_uv and chart come together"
+    mine = (part.corner_uv[..., 1].min(axis=1) >= row) & (
+        part.corner_uv[..., 1].max(axis=1) <= row + 1
+    )
+    side = np.array([-1.0 if row == 0 else 1.0, 1.0])
+    disc = part.vertices[part.faces][..., :2] * side
+    return replace(
+        part,
+        corner_uv=np.where(mine[:, None, None], disc, part.corner_uv),
+        chart=np.where(mine, chart, part.chart),
     )
 
 
