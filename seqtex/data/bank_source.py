@@ -45,7 +45,9 @@ class BankSource:
         self._context = context
         self.bank = _checked(GeometryBank(context.path(options["path"])), context)
         preview = options.get("preview_path")
-        self._preview_bank = _checked(GeometryBank(context.path(preview)), context) if preview else self.bank
+        self._preview_bank = self.bank
+        if preview:
+            self._preview_bank = _checked(GeometryBank(context.path(preview)), context)
         held_out = tuple(options.get("held_out_kinds", HELD_OUT_KINDS))
         self.kinds = split_kinds("train", held_out)
         self._preview_kinds = split_kinds("held-out", held_out) if held_out else self.kinds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -44,6 +45,15 @@ class GroupImages:
                 got=f"{shapes} and {tuple(self.mask.shape)}",
             )
 
+    def to(self, device: torch.device) -> GroupImages:
+        """The same on ``device``."""
+        return GroupImages(
+            images=self.images.to(device),
+            position=self.position.to(device),
+            normal=self.normal.to(device),
+            mask=self.mask.to(device),
+        )
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingBatch:
@@ -55,12 +65,15 @@ class TrainingBatch:
             ``None`` if pictures are made anew every time. Needed to keep latents.
         geometry_keys: per sample, likewise, a name of its maps.
         captions: per sample, or ``None``.
+        visible: texels of the texture that each view sees, ``[B, V, H, W]`` bool; ``None`` if the
+            source does not know. Needed by tasks with a projection.
     """
 
     groups: Mapping[str, GroupImages]
     keys: Sequence[str] | None = None
     geometry_keys: Sequence[str] | None = None
     captions: Sequence[str] | None = None
+    visible: Tensor | None = None
 
 
 class BatchSource(Protocol):
@@ -95,6 +108,7 @@ class SourceContext:
         uv_size: texels of the texture, square.
         supersample: samples per pixel and axis of the view maps.
         device: where the batches should be.
+        folder: relative paths are meant from here.
     """
 
     seed: int
@@ -102,6 +116,11 @@ class SourceContext:
     uv_size: int
     supersample: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    folder: Path = Path()
+
+    def path(self, text: str) -> Path:
+        """A path among a source's options, relative to the config file."""
+        return self.folder / text
 
 
 SourceFactory = Callable[[Mapping[str, Any], SourceContext], BatchSource]
@@ -109,6 +128,7 @@ SOURCES: Registry[SourceFactory] = Registry(
     "data source",
     {
         "bank": "seqtex.data.bank_source:BankSource",
+        "shards": "seqtex.training.shard_source:ShardSource",
         "sphere": "seqtex.training.sphere_source:SphereSource",
     },
     entry_point_group="seqtex.data_sources",

@@ -53,6 +53,7 @@ def set_up_run(config: TrainingConfig, folder: Path, parallel: Parallel, *, say:
             uv_size=model.uv_size,
             supersample=model.supersample,
             device=parallel.device,
+            folder=Path(config.folder),
         ),
     )
     views = source.preview(1).groups[VIEWS].images.shape[1]
