@@ -60,7 +60,6 @@ def make_optimizer(
         lr=0.0,
         betas=config.betas,
         eps=config.eps,
-        foreach=False,
     )
 
 

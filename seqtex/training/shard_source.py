@@ -131,14 +131,15 @@ class ShardSource:
         """Samples by number; ``geo2mv`` gets lit views and objects without textures too."""
         lit = task in LIT_TASKS
         sets = self._without if lit else self._with_texture
-        return self._join([self._sample(sets, int(index)) for index in indices], lit=lit)
+        samples = [self._sample(sets, int(index), lit=lit) for index in indices]
+        return self._join(samples, lit=lit)
 
     def preview(self, count: int) -> TrainingBatch:
         """The first samples of the preview set."""
         total = len(self._preview)
         return self._join([self._preview.read(k % total) for k in range(count)], lit=False)
 
-    def _sample(self, sets: tuple[ShardPlaces, ...], number: int) -> StreamedSample:
+    def _sample(self, sets: tuple[ShardPlaces, ...], number: int, *, lit: bool) -> StreamedSample:
         """Sample ``number``; one that cannot be read is reported and replaced by the next."""
         total = sum(len(places) for places in sets)
         epoch, step = divmod(number, total)
@@ -149,7 +150,11 @@ class ShardSource:
                     break
                 place -= len(places)
             try:
-                return places.read(place)
+                sample = places.read(place)
+                needed = "lit0" if lit else "uv"
+                if needed not in sample.images or "sizes" not in sample.meta:
+                    raise ValueError(f"sample {sample.key} has no {needed}.png or no sizes")
+                return sample
             except _UNREADABLE as error:
                 _LOG.warning("sample %d of %s is skipped: %s", place, places.shards[0], error)
         raise InputError(
