@@ -131,6 +131,10 @@ class _Texels:
     normal: Tensor
     texel_area: Tensor
 
+    def rows(self, rows: Tensor) -> _Texels:
+        """Some of the texels."""
+        return _Texels(**{name: value[rows] for name, value in vars(self).items()})
+
     @classmethod
     def of(cls, surface: SurfaceTensors, maps: SurfaceMaps) -> _Texels:
         face_idx = maps.face_idx.reshape(-1)
@@ -168,7 +172,11 @@ def _one_view(
     span = max(settings.full_facing - settings.min_facing, 1e-6)
     steep = ((facing - settings.min_facing) / span).clamp(0, 1)
     weight = torch.where(visible, near * steep, 0.0)
-    color = _sample(picture, trust, finer, texels, points[0], surface, camera)
+    color = torch.zeros_like(texels.position)
+    seen = torch.nonzero(weight)[:, 0]
+    color[seen] = _sample(
+        picture, trust, finer, texels.rows(seen), points[0, seen], surface, camera
+    )
     return color, weight, facing
 
 
