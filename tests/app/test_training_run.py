@@ -6,9 +6,10 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -237,3 +238,21 @@ def test_bf16_trains(tmp_path: Path) -> None:
     run_it(tiny_config(4, precision="bf16"), tmp_path)
     assert all(torch.isfinite(w).all() for w in weights(tmp_path).values())
     assert losses(tmp_path)[-1]["step"] == 4
+
+
+def test_the_command_exports_another_length_and_refuses_bad_input(
+    whole: Path, tmp_path: Path, seqtex: Callable[..., Any]
+) -> None:
+    config = Path(__file__).parents[2] / "configs" / "smoke.toml"
+    done = seqtex("train", config, "-o", whole, "--ema-length", "0.12")
+    assert (done.code, done.out.strip()) == (0, str(whole / "model-ema-0.12"))
+    assert load_model(whole / "model-ema-0.12").is_trained
+    missing = seqtex("train", tmp_path / "no.toml", "-o", tmp_path / "run")
+    assert (missing.code, "no such file" in missing.err) == (3, True)
+    unknown = seqtex("train", config, "-o", tmp_path / "run", "--set", "run.batchsize=3")
+    assert (unknown.code, "batch_size" in unknown.err) == (2, True)
+    uneven = seqtex("train", config, "-o", tmp_path / "run", "--set", "run.micro_batch=3")
+    assert (uneven.code, "micro_batch" in uneven.err) == (2, True)
+    old = seqtex("train", config, "-o", whole, "--set", "model.overrides.uv_size=16")
+    assert (old.code, "--resume" in old.err) == (2, True)
+    assert not (tmp_path / "run").exists()
