@@ -59,6 +59,12 @@ def synth(
     ] = None,
     view_size: Annotated[int, typer.Option("--view-size", help="Pixels of a view.")] = 64,
     uv_size: Annotated[int, typer.Option("--uv-size", help="Texels of the texture.")] = 128,
+    supersample: Annotated[
+        int,
+        typer.Option(
+            "--supersample", help="Samples per pixel and axis of the views.", min=1, max=8
+        ),
+    ] = 2,
     workers: Annotated[int, typer.Option("--workers", help="Processes.", min=1)] = 1,
     rank: Annotated[int, typer.Option("--rank", help="This machine's number.", min=0)] = 0,
     world_size: Annotated[
@@ -84,7 +90,7 @@ def synth(
             seed=seed,
             families=tuple(split_families(split, families)),
             kinds=tuple(split_kinds(split, kinds)),
-            sizes=RecordSizes(view_size=view_size, uv_size=uv_size),
+            sizes=RecordSizes(view_size=view_size, uv_size=uv_size, supersample=supersample),
         ),
     )
     with StageReporter() as reporter:

@@ -108,12 +108,14 @@ def _one_frame(images: Sequence[Tensor]) -> Tensor:
 
 def _checked(bank: GeometryBank, context: SourceContext) -> GeometryBank:
     sizes = bank.sizes
-    if (sizes.view_size, sizes.uv_size) != (context.view_size, context.uv_size):
+    found = (sizes.view_size, sizes.uv_size, sizes.supersample)
+    wanted = (context.view_size, context.uv_size, context.supersample)
+    if found != wanted:
         raise UsageError(
             f"bank {bank.folder}",
-            expected=f"views of {context.view_size} and textures of {context.uv_size} pixels",
-            got=f"{sizes.view_size} and {sizes.uv_size}",
-            remedy="Make a bank of the run's sizes, or change the run's.",
+            expected="view size {}, uv size {}, supersample {}, as the model's".format(*wanted),
+            got="{}, {}, {}".format(*found),
+            remedy="Make a bank of these sizes, or change the model's under [model.overrides].",
         )
     if len(bank) == 0:
         raise UsageError(f"bank {bank.folder}", expected="at least one object", got="none")

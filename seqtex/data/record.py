@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqtex_core.errors import InputError
+from seqtex_core.errors import InputError, UsageError
 
 from .textures.points import ObjectFacts, SurfacePoints
 
@@ -34,6 +34,14 @@ class RecordSizes:
     uv_size: int = 128
     supersample: int = 2
     num_views: int = 4
+
+    def __post_init__(self) -> None:
+        if self.fine_size % 4 or self.uv_size % 4 or min(self.fine_size, self.uv_size) < 4:
+            raise UsageError(
+                "sizes",
+                expected="view size x supersample and uv size divisible by 4",
+                got=f"{self.view_size} x {self.supersample} and {self.uv_size}",
+            )
 
     @property
     def fine_size(self) -> int:

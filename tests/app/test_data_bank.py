@@ -19,7 +19,7 @@ from seqtex_core.errors import InputError, UsageError
 
 SIZES = RecordSizes(view_size=32, uv_size=64)
 SETTINGS = SynthSettings(seed=3, families=("lathe", "mug", "table"), sizes=SIZES)
-CONTEXT = SourceContext(seed=1, view_size=32, uv_size=64)
+CONTEXT = SourceContext(seed=1, view_size=32, uv_size=64, supersample=2)
 
 
 @pytest.fixture(scope="module")
@@ -159,9 +159,10 @@ def test_preview_uses_held_out_kinds(production):
     assert torch.equal(first.groups["texture"].images, second.groups["texture"].images)
     with pytest.raises(UsageError, match="options"):
         _source(production, wrong=1)
-    with pytest.raises(UsageError, match="32 and 64"):
+    with pytest.raises(UsageError, match="32, 64, 2"):
         BankSource(
-            {"path": str(production.folder)}, SourceContext(seed=1, view_size=64, uv_size=64)
+            {"path": str(production.folder)},
+            SourceContext(seed=1, view_size=64, uv_size=64, supersample=2),
         )
 
 

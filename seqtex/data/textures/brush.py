@@ -77,8 +77,10 @@ class Brush:
         if not self.chance(probability):
             return lambda points: points.position
         size = self.uniform(0.2, 1.0) * strength
-        noise = noise_field(self.rng, features=self.uniform(0.8, 2.5), roughness="smooth")
-        return lambda points: points.position + size * noise(points.position)[:, :3]
+        noise = noise_field(
+            self.rng, features=self.uniform(0.8, 2.5), roughness="smooth", channels=3
+        )
+        return lambda points: points.position + size * noise(points.position)
 
     def two_tone(self, field: Field, first: int = 0, second: int = 1) -> Paint:
         """Two palette colours mixed by a field."""

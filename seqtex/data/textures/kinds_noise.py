@@ -28,7 +28,7 @@ def ridges(brush: Brush) -> Field:
 def marble(brush: Brush) -> Field:
     """Veins: stripes bent strongly by noise, with narrow dark lines."""
     axis, frequency = brush.direction(), brush.uniform(0.5, 1.8)
-    noise = noise_field(brush.rng, features=brush.uniform(0.6, 1.6))
+    noise = noise_field(brush.rng, features=brush.uniform(0.6, 1.6), channels=2)
     bend, sharp = brush.uniform(0.25, 0.7), brush.uniform(0.4, 1.6)
 
     def field(points: SurfacePoints) -> Tensor:
@@ -44,7 +44,7 @@ def wood(brush: Brush) -> Field:
     """Growth rings around an axis, with grain."""
     axis, frequency = brush.direction(), brush.frequency(2.0, 5.5)
     center = brush.center()
-    noise = noise_field(brush.rng, features=brush.uniform(0.5, 1.2))
+    noise = noise_field(brush.rng, features=brush.uniform(0.5, 1.2), channels=2)
     bend = brush.uniform(0.04, 0.15)
 
     def field(points: SurfacePoints) -> Tensor:
@@ -64,6 +64,7 @@ def camouflage(brush: Brush) -> Paint:
         brush.rng,
         features=brush.uniform(0.6, 2.2),
         roughness="smooth" if brush.chance(0.6) else "rough",
+        channels=4,
     )
     count, threshold = brush.integer(2, 5), brush.uniform(0.2, 0.7)
     colors = brush.palette
@@ -98,7 +99,7 @@ def speckles(brush: Brush) -> Field:
 
 def terrazzo(brush: Brush) -> Paint:
     """Chips of several colours in a plain ground."""
-    noise = noise_field(brush.rng, features=brush.uniform(2.0, 4.5), roughness="smooth")
+    noise = noise_field(brush.rng, features=brush.uniform(2.0, 4.5), roughness="smooth", channels=4)
     level, colors = brush.uniform(0.7, 1.2), brush.palette
 
     def paint(points: SurfacePoints) -> Tensor:

@@ -43,26 +43,31 @@ def noise_volume(roughness: Roughness, device: torch.device) -> Tensor:
     return torch.from_numpy(volume.astype(np.float32))[None].to(device)
 
 
-def read_noise(coordinates: Tensor, roughness: Roughness = "rough") -> Tensor:
-    """Four fields ``[N, 4]`` at ``coordinates [N, 3]`` in periods of the volume.
+def read_noise(coordinates: Tensor, roughness: Roughness = "rough", *, channels: int = 4) -> Tensor:
+    """The first fields ``[N, channels]`` at ``coordinates [N, 3]`` in periods of the volume.
 
     One period shows about ten features of the smooth fields across, and twenty-four of the rough.
     """
-    volume = noise_volume(roughness, coordinates.device)
+    volume = noise_volume(roughness, coordinates.device)[:, :channels]
     inside = 2.0 * (coordinates - coordinates.floor()) - 1.0
     values = grid_sample(volume, inside[None, None, None], align_corners=True)
-    return values.reshape(4, -1).T
+    return values.reshape(channels, -1).T
 
 
 def noise_field(
-    rng: np.random.Generator, *, features: float, roughness: Roughness = "rough"
+    rng: np.random.Generator,
+    *,
+    features: float,
+    roughness: Roughness = "rough",
+    channels: int = 1,
 ) -> NoiseField:
-    """A field of points ``[N, 3]`` to ``[N, 4]``, turned and shifted at random.
+    """A field of points ``[N, 3]`` to ``[N, channels]``, turned and shifted at random.
 
     Args:
         rng: source of the turn and shift.
         features: coarse features per unit length.
         roughness: ``smooth`` has little detail below its features.
+        channels: independent fields, up to 4; fewer are faster.
     """
     quaternion = rng.normal(size=4)
     w, x, y, z = quaternion / np.linalg.norm(quaternion)
@@ -78,7 +83,7 @@ def noise_field(
 
     def field(position: Tensor) -> Tensor:
         coordinates = position @ position.new_tensor(matrix) + position.new_tensor(shift)
-        return read_noise(coordinates, roughness)
+        return read_noise(coordinates, roughness, channels=channels)
 
     return field
 

@@ -29,6 +29,9 @@ _OVERLAYS = (
 )
 
 
+_NO_COLORS = np.zeros((1, 3), dtype=np.float32)  # masks need none
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SolidTexture:
     """A colour for every point of space, drawn for one object.
@@ -133,7 +136,7 @@ class _Recipe:
         names = self._overlays if prefer else self._fields
         name = names[int(self._rng.integers(len(names)))]
         self.used.append(name)
-        return FIELD_KINDS.get(name)(self._brush())
+        return FIELD_KINDS.get(name)(self._brush(_NO_COLORS))
 
 
 def _over(ground: Paint, layer: Paint, mask: Field) -> Paint:
