@@ -12,8 +12,11 @@ from .result import Accuracy
 
 FACTOR = 2.0
 """A fast version may be this many times as far from fp64 as plain torch in the same dtype."""
-FLOOR_ROUNDINGS = 4.0
-"""Below this many roundings, relative to the norm, plain torch may just have been lucky."""
+FLOOR = 0.5
+"""Below this many machine epsilons, relative to the norm, plain torch may just have been lucky."""
+WITHOUT_PLAIN = {2: 1.0, 4: 8.0, 8: 8.0}
+"""Machine epsilons that are accepted where plain torch did not run, by size of the dtype: results
+in 16 bits are as wrong as their last rounding, wider ones as their sums."""
 
 
 def poison(device: torch.device, num_bytes: int) -> None:
@@ -81,8 +84,11 @@ def reason_wrong(found: Accuracy, dtype: torch.dtype, *, factor: float = FACTOR)
     """
     if not found.finite or found.relative is None:
         return "NaN or infinity in the output"
-    floor = FLOOR_ROUNDINGS * torch.finfo(dtype).eps
-    limit = max(floor, factor * (found.plain_relative or 0.0))
+    epsilon = torch.finfo(dtype).eps
+    if found.plain_relative is None:
+        limit = 0.5 * factor * WITHOUT_PLAIN[dtype.itemsize] * epsilon
+    else:
+        limit = max(FLOOR * epsilon, factor * found.plain_relative)
     if found.relative <= limit:
         return None
     return f"relative error {found.relative:.2e} against fp64, at most {limit:.2e} accepted"

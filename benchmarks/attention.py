@@ -17,8 +17,8 @@ from .result import Row, Work
 from .runner import Candidate, Case, Session, run_cases
 
 APPROXIMATE_FACTOR = 10.0
-MAX_REFERENCE_SCORES = 1 << 30
-"""The plain implementations hold all scores; larger cases leave them out (4 GiB of fp32)."""
+MAX_PLAIN_SCORES = {"cpu": 1 << 28, "cuda": 1 << 30}
+"""The plain implementations hold all scores; larger cases leave them out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,8 +151,9 @@ def _candidate(
     with torch.set_grad_enabled(shape.backward):
         reason = reason_missing(attend, AttentionInputs.of(*qkv))
     scores = shape.heads * shape.queries * shape.keys
-    if reason is None and name in ("reference", "sdpa_math") and scores > MAX_REFERENCE_SCORES:
-        reason = f"holds all {scores} scores in memory; left out above {MAX_REFERENCE_SCORES}"
+    most = MAX_PLAIN_SCORES[qkv[0].device.type]
+    if reason is None and name in ("reference", "sdpa_math") and scores > most:
+        reason = f"holds all {scores} scores in memory; left out above {most}"
     if reason is not None:
         return Candidate(name=name, reason=reason)
     return Candidate(

@@ -69,7 +69,7 @@ def roofline(axes: Axes, chosen: Mapping[str, Record]) -> bool:
     if not points:
         return False
     every = [x for values in points.values() for x, _ in values]
-    low, high = min(every) / 4, max(every) * 4
+    low, high = min(every) / 4, max(every) * 32  # room for the labels of the lines
     colors = {dtype: SERIES[index] for index, dtype in enumerate(sorted(ceilings))}
     above = float("inf")
     for dtype, (gemm, copy) in sorted(ceilings.items(), key=lambda item: -item[1][0]):
