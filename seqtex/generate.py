@@ -17,13 +17,14 @@ from seqtex_core.frame_run import KnownLatents
 from seqtex_core.geometry_embedding import GeometryLatents
 from seqtex_core.guidance import with_guidance
 from seqtex_core.sampling import PredictVelocity, StepReport, sample
-from seqtex_core.tasks import TASKS, TEXTURE, VIEWS
+from seqtex_core.tasks import PROJECTION, REFERENCE_TASKS, TASKS, TEXTURE, VIEWS
 from seqtex_geometry.maps import SurfaceMaps
 from seqtex_geometry.seams import pad_seams
 
 from .latents import decode_images, encode_geometry, encode_references
 from .models.load import SeqTexModel
 from .prepare import PreparedJob
+from .projection_frame import project_frame
 from .stages import StageClock
 
 
@@ -80,7 +81,7 @@ def make_plan(task: str, job: PreparedJob, *, shared_condition_noise: bool = Fal
     num_views = len(job.cameras)
     given = tuple(reference.view_index for reference in job.references)
     factory = TASKS.get(task)
-    if task == "img2tex":
+    if task in REFERENCE_TASKS:
         plan = factory(num_views=num_views, condition_views=given)
     else:
         if task == "mv2tex" and len(given) != num_views:
@@ -128,8 +129,7 @@ def generate(
         view_maps = job.view_maps(settings.view_size, supersample=model.config.supersample)
         uv_maps = tuple(job.uv_maps(settings.uv_size, texture_set=index) for index in sets)
     with clock.stage("Encode"), torch.no_grad():
-        view_geometry = encode_geometry(view_maps, model.codec, generator=noise)
-        uv_geometry = [encode_geometry(maps, model.codec, generator=noise) for maps in uv_maps]
+        views = encode_geometry(view_maps, model.codec, generator=noise)
         clean = encode_references(
             job.references,
             model.codec,
@@ -137,41 +137,72 @@ def generate(
             size=settings.view_size,
             generator=noise,
         )
+        runs = [_Conditions(geometry={VIEWS: views}, clean={VIEWS: clean})]
+        if uv_maps:
+            runs = [_texture_conditions(runs[0], plan, job, maps, model, noise) for maps in uv_maps]
     made: list[Mapping[str, Tensor]] = []
-    runs = [{VIEWS: view_geometry, TEXTURE: texture} for texture in uv_geometry]
-    runs = runs or [{VIEWS: view_geometry}]
     with clock.stage("Denoise", len(runs) * settings.steps) as step:
-        for number, geometry in enumerate(runs):
+        for number, conditions in enumerate(runs):
 
             def on_step(done: int, before: int = number * settings.steps) -> None:
                 step(before + done)
 
-            made.append(_sample(model, plan, geometry, clean, settings, on_step))
+            made.append(_sample(model, plan, conditions, settings, on_step))
     with clock.stage("Decode"), torch.no_grad():
-        views = decode_images(made[0][VIEWS], model.codec)
+        pictures = decode_images(made[0][VIEWS], model.codec)
         textures = [decode_images(latents[TEXTURE], model.codec)[0] for latents in made if uv_maps]
     with clock.stage("Pad seams"):
         padded = tuple(
             pad_seams(texture, maps.hit[0]) for texture, maps in zip(textures, uv_maps, strict=True)
         )
-    return Generated(textures=padded, views=views, view_maps=view_maps, uv_maps=uv_maps)
+    return Generated(textures=padded, views=pictures, view_maps=view_maps, uv_maps=uv_maps)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Conditions:
+    """Geometry of every group that is computed, and clean latents of those that are known."""
+
+    geometry: Mapping[str, GeometryLatents]
+    clean: Mapping[str, Tensor]
+
+
+def _texture_conditions(
+    views: _Conditions,
+    plan: FramePlan,
+    job: PreparedJob,
+    maps: SurfaceMaps,
+    model: SeqTexModel,
+    noise: torch.Generator,
+) -> _Conditions:
+    """The views' conditions and those of one texture set."""
+    geometry = dict(views.geometry)
+    clean = dict(views.clean)
+    if PROJECTION in plan.groups:
+        frame, marked = project_frame(job, maps)
+        geometry[PROJECTION] = encode_geometry(marked, model.codec, generator=noise)
+        clean[PROJECTION] = model.codec.encode(frame[None], generator=noise)
+    geometry[TEXTURE] = encode_geometry(maps, model.codec, generator=noise)
+    return _Conditions(geometry=geometry, clean=clean)
 
 
 def _sample(
     model: SeqTexModel,
     plan: FramePlan,
-    geometry: Mapping[str, GeometryLatents],
-    clean_views: Tensor,
+    conditions: _Conditions,
     settings: GenerateSettings,
     on_step: Callable[[int], None],
 ) -> Mapping[str, Tensor]:
-    """Clean latents of every group in ``geometry``."""
+    """Clean latents of every group that the plan needs."""
 
     def report(state: StepReport) -> None:
         on_step(state.index + 1)
 
-    shapes = {name: tuple(maps.position.shape) for name, maps in geometry.items()}
-    known = KnownLatents(shapes=shapes, clean={VIEWS: clean_views}, device=clean_views.device)
+    geometry = conditions.geometry
+    known = KnownLatents(
+        shapes={name: tuple(maps.position.shape) for name, maps in geometry.items()},
+        clean=conditions.clean,
+        device=conditions.clean[VIEWS].device,
+    )
     with torch.no_grad():
         return sample(
             _velocity_model(model, geometry, settings),

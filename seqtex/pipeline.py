@@ -69,7 +69,7 @@ class SeqTexPipeline:
         mesh: PreparedJob | str | Path,
         references: Mapping[str, ReferenceSource] | None = None,
         *,
-        task: str = "img2tex",
+        task: str | None = None,
         steps: int | None = None,
         seed: int = 0,
         view_size: int | None = None,
@@ -83,7 +83,7 @@ class SeqTexPipeline:
         Args:
             mesh: a mesh file, or a job already prepared (with its references) on any device.
             references: per view name a picture of the object in that view. Not with a job.
-            task: registered task: what is given and what is made.
+            task: registered task: what is given and what is made; the model's own if ``None``.
             steps: model calls per texture; the model's default if ``None``.
             seed: the same seed gives the same texture on the same kind of device.
             view_size: pixels of a view; the model's own size if ``None``.
@@ -106,7 +106,7 @@ class SeqTexPipeline:
             job = prepare_job(mesh, references or {}, options=options, on_progress=on_progress)
         config = self.model.config
         settings = GenerateSettings(
-            task=task,
+            task=config.task if task is None else task,
             steps=config.sampling.steps if steps is None else steps,
             seed=seed,
             view_size=config.view_size if view_size is None else view_size,
@@ -128,7 +128,7 @@ class SeqTexPipeline:
             choices={"model": f"{config.name} ({model.state})"},
             stage_seconds=clock.times,
             views=made.views,
-        ).with_model(model.record, task=task, seed=seed)
+        ).with_model(model.record, task=settings.task, seed=seed)
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -16,7 +16,7 @@ from .frames import Stream
 from .noise import Generators, draw_noise
 from .roles import CONDITION_SIGMA, NONSENSE_SIGMA, FrameState, Role
 
-DEFAULT_STREAMS: Mapping[str, Stream] = {"views": "mv", "texture": "uv"}
+DEFAULT_STREAMS: Mapping[str, Stream] = {"views": "mv", "projection": "uv", "texture": "uv"}
 """Streams of the groups that the built-in tasks name."""
 
 

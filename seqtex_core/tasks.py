@@ -11,12 +11,14 @@ from .roles import CONDITION, DENOISE, NONSENSE
 
 VIEWS = "views"
 TEXTURE = "texture"
+PROJECTION = "projection"
 
 TaskFactory = Callable[..., FramePlan]
 TASKS: Registry[TaskFactory] = Registry(
     "task",
     {
         "img2tex": "seqtex_core.tasks:img2tex",
+        "img2tex_projected": "seqtex_core.tasks:img2tex_projected",
         "geo2mv": "seqtex_core.tasks:geo2mv",
         "mv2tex": "seqtex_core.tasks:mv2tex",
         "tex2mv": "seqtex_core.tasks:tex2mv",
@@ -24,6 +26,10 @@ TASKS: Registry[TaskFactory] = Registry(
     entry_point_group="seqtex.tasks",
 )
 """Factories of plans; each takes ``num_views`` and its own options by keyword."""
+
+
+REFERENCE_TASKS = ("img2tex", "img2tex_projected")
+"""Tasks in which some views are given: their factories take ``condition_views``."""
 
 
 def img2tex(*, num_views: int = 4, condition_views: Sequence[int] = (0,)) -> FramePlan:
@@ -46,6 +52,25 @@ def img2tex(*, num_views: int = 4, condition_views: Sequence[int] = (0,)) -> Fra
         )
     views = tuple(CONDITION if view in given else DENOISE for view in range(num_views))
     return FramePlan(name="img2tex", groups={VIEWS: views, TEXTURE: (DENOISE,)})
+
+
+def img2tex_projected(*, num_views: int = 4, condition_views: Sequence[int] = (0,)) -> FramePlan:
+    """Like :func:`img2tex`, with the references laid out in UV space as one more condition.
+
+    Args:
+        num_views: see :func:`img2tex`.
+        condition_views: see :func:`img2tex`.
+
+    Raises:
+        UsageError: see :func:`img2tex`.
+    """
+    plan = img2tex(num_views=num_views, condition_views=condition_views)
+    groups = {
+        VIEWS: plan.groups[VIEWS],
+        PROJECTION: (CONDITION,),
+        TEXTURE: plan.groups[TEXTURE],
+    }
+    return FramePlan(name="img2tex_projected", groups=groups)
 
 
 def geo2mv(*, num_views: int = 4) -> FramePlan:

@@ -13,7 +13,7 @@ from seqtex_geometry.mesh import VIEW_NAMES
 from .options import check_choice, check_size
 
 METHODS = ("project", "model")
-TEXTURE_TASKS = ("img2tex", "mv2tex")
+TEXTURE_TASKS = ("img2tex", "img2tex_projected", "mv2tex")
 DTYPES = ("float32", "bfloat16", "float16")
 _MODEL_ONLY = (
     "model", "task", "steps", "seed", "prompt", "guidance", "view_size", "dtype",

@@ -83,7 +83,7 @@ def _make(
         )
     return pipeline(
         job,
-        task=request.task or "img2tex",
+        task=request.task,
         steps=request.steps,
         seed=request.seed or 0,
         view_size=request.view_size,

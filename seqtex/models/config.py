@@ -44,6 +44,7 @@ class ModelConfig:
         backbone: settings that ``seqtex_backbones`` builds the backbone from.
         codec: settings that ``seqtex_backbones`` builds the codec from.
         decoupled: how the backbone is doubled.
+        task: registered task that it was trained for first of all.
         view_size: pixels of a view, square.
         uv_size: texels of the texture, square.
         supersample: samples per pixel and axis of the views' geometry maps.
@@ -57,6 +58,7 @@ class ModelConfig:
     backbone: Mapping[str, Any]
     codec: Mapping[str, Any]
     decoupled: DecoupledConfig = field(default_factory=DecoupledConfig)
+    task: str = "img2tex"
     view_size: int = 512
     uv_size: int = 1024
     supersample: int = 4

@@ -14,13 +14,15 @@ from seqtex_backbones.unipc import SAMPLERS
 from seqtex_core.flow_matching import inference_sigmas
 from seqtex_core.frame_plan import DEFAULT_STREAMS
 from seqtex_core.frame_run import KnownLatents
+from seqtex_core.roles import Role
 from seqtex_core.sampling import sample
-from seqtex_core.tasks import TEXTURE, VIEWS, img2tex
+from seqtex_core.tasks import PROJECTION, TASKS, TEXTURE, VIEWS
 from seqtex_geometry.contact_sheet import save_contact_sheet
 
 from ..models.load import SeqTexModel
 from .batch import GroupImages, TrainingBatch
 from .encode import BatchEncoder
+from .projection import with_projection
 from .randomness import generators_for
 
 
@@ -41,7 +43,7 @@ class Preview:
 def make_preview(
     model: SeqTexModel, batch: TrainingBatch, *, steps: int, seed: int, given_view: int = 0
 ) -> Preview:
-    """Sample the task ``img2tex`` for every object of a batch.
+    """Sample the model's own task for every object of a batch.
 
     Args:
         model: as users load it.
@@ -55,23 +57,27 @@ def make_preview(
     encoder = BatchEncoder(
         model.codec, outside_weight=0.0, text_encoder=model.text_encoder, seed=seed
     )
-    encoded = encoder(batch, indices, [VIEWS, TEXTURE])
+    views = batch.groups[VIEWS].images.shape[1]
+    plan = TASKS.get(model.config.task)(num_views=views, condition_views=(given_view,))
+    if PROJECTION in plan.groups:
+        batch = with_projection(batch, [plan] * count)
+    encoded = encoder(batch, indices, list(plan.groups))
     place = next(model.transformer.parameters())
     transformer = model.transformer
     sizes = {n: (x.shape[2], x.shape[3], x.shape[4]) for n, x in encoded.clean.items()}
-    layout = transformer.layout(sizes, DEFAULT_STREAMS)
+    layout = transformer.layout(sizes, {name: DEFAULT_STREAMS[name] for name in sizes})
     cache = transformer.prepare(
         layout, geometry=encoded.geometry, text=encoded.text, batch_size=count
     )
-    clean_views = encoded.clean[VIEWS].to(place)
+    given = [name for name in plan.groups if plan.has_role(name, Role.CONDITION)]
     known = KnownLatents(
         shapes={name: tuple(x.shape) for name, x in encoded.clean.items()},
-        clean={VIEWS: clean_views},
+        clean={name: encoded.clean[name].to(place) for name in given},
         device=place.device,
     )
     latents = sample(
         partial(transformer, cache=cache),
-        img2tex(num_views=sizes[VIEWS][0], condition_views=(given_view,)),
+        plan,
         known,
         sigmas=inference_sigmas(steps, shift=model.config.sampling.shift),
         generator=generators_for(seed, "preview", indices),

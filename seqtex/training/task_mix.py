@@ -9,7 +9,7 @@ import torch
 
 from seqtex_core.errors import UsageError
 from seqtex_core.frame_plan import FramePlan
-from seqtex_core.tasks import TASKS, TEXTURE
+from seqtex_core.tasks import REFERENCE_TASKS, TASKS, TEXTURE
 
 from .randomness import draw_weighted, generator_for
 
@@ -56,14 +56,14 @@ class TaskMix:
         return names[draw_weighted(weights, generator_for(seed, "task", step))]
 
     def plan(self, task: str, index: int, *, seed: int) -> FramePlan:
-        """The frame plan of a sample; for ``img2tex`` its given views are drawn uniformly.
+        """The frame plan of a sample; given views, where a task has some, are drawn uniformly.
 
         Args:
             task: of the step.
             index: global sample number.
             seed: of the run.
         """
-        if task != "img2tex":
+        if task not in REFERENCE_TASKS:
             return TASKS.get(task)(num_views=self.num_views)
         draw = generator_for(seed, "views", index)
         count = 1 + draw_weighted(self.views_given, draw)

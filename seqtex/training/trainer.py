@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from seqtex_core.errors import ContractError, UsageError
-from seqtex_core.tasks import TEXTURE, VIEWS
+from seqtex_core.tasks import PROJECTION
 
 from .batches import BatchStream, MicroBatch
 from .checkpoints import TENSORS, read_record
@@ -17,6 +17,7 @@ from .logs import Say
 from .objective import make_noisy
 from .optimizer import clip_gradients, set_learning_rate
 from .progress_meter import ProgressMeter
+from .projection import with_projection
 from .run import Run
 from .schedule import learning_rate
 from .stop_signal import StopSignal
@@ -110,8 +111,9 @@ def _forward_backward(
     seed = run.config.seed
     mix = stream.mix_at(micro.step)
     plans = [mix.plan(micro.task, index, seed=seed) for index in micro.indices]
-    groups = [g for g in (VIEWS, TEXTURE) if g in plans[0].required_groups()]
-    encoded = run.encoder(micro.batch, micro.indices, groups)
+    groups = plans[0].required_groups()
+    batch = with_projection(micro.batch, plans) if PROJECTION in groups else micro.batch
+    encoded = run.encoder(batch, micro.indices, groups)
     noisy = make_noisy(encoded, plans, micro.indices, run.config.noise, seed=seed)
     bf16 = run.config.run.precision == "bf16"
     with run.parallel.accumulate(run.module, last=last):

@@ -116,6 +116,15 @@ def test_saved_weights_are_the_ones_that_run(model_folder):
         assert torch.equal(tensor, built[name]), name
 
 
+def test_projected_references_reach_the_texture(pipeline, job):
+    projected = pipeline(job, task="img2tex_projected", steps=2)
+    assert projected.manifest.task == "img2tex_projected"
+    assert projected.textures[0].shape == (3, 32, 32)
+    changed = replace(job.references[0], rgb=1 - job.references[0].rgb)
+    other = pipeline(replace(job, references=(changed,)), task="img2tex_projected", steps=2)
+    assert not torch.allclose(projected.textures[0], other.textures[0], atol=1e-4)
+
+
 def test_geo2mv_makes_views_and_no_texture(pipeline, job):
     result = pipeline(replace(job, references=()), task="geo2mv", steps=2)
     assert result.textures == ()

@@ -1,0 +1,81 @@
+"""The reference laid out in UV space, as one more conditioning frame for the model.
+
+A model of few parameters should not have to learn how to copy a picture onto a mesh: geometry can
+do that. The frame shows what the references show and, elsewhere, the nearest seen colour; its
+normals are zero where nothing was seen, so that the model can tell the two apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from seqtex_geometry.backproject import backproject
+from seqtex_geometry.fill import fill_nearest_surface
+from seqtex_geometry.maps import SurfaceMaps
+
+from .prepare import PreparedJob
+
+NOTHING_SEEN = 0.5
+"""Grey level of the frame if no texel at all was seen."""
+
+
+def completed_frame(color: Tensor, seen: Tensor, position: Tensor, mask: Tensor) -> Tensor:
+    """The frame's colours, ``[3, H, W]``; black off the charts.
+
+    Args:
+        color: of the texels that were seen, ``[3, H, W]`` in [0, 1].
+        seen: True where the colour counts, ``[H, W]``.
+        position: of the surface, ``[3, H, W]``.
+        mask: True on the charts, ``[H, W]``.
+    """
+    known = (seen & mask)[mask]
+    frame = torch.zeros_like(color)
+    if not bool(known.any()):
+        frame[:, mask] = NOTHING_SEEN
+        return frame
+    points, colors = position[:, mask].T, color[:, mask].T
+    frame[:, mask] = fill_nearest_surface(points, colors, known, neighbors=1).T
+    return frame
+
+
+def marked_normal(normal: Tensor, seen: Tensor) -> Tensor:
+    """Normals ``[3, H, W]`` with zeros where nothing was seen."""
+    return normal * seen.to(normal.dtype)
+
+
+def project_frame(job: PreparedJob, maps: SurfaceMaps) -> tuple[Tensor, SurfaceMaps]:
+    """The frame ``[3, H, W]`` of a job's references, and the maps with marked normals.
+
+    Args:
+        job: with references or none.
+        maps: UV maps (F = 1) of the texture set.
+    """
+    height, width = maps.size
+    color = torch.zeros(3, height, width, device=job.device)
+    seen = torch.zeros(height, width, dtype=torch.bool, device=job.device)
+    if job.references:
+        shown = backproject(
+            job.surface,
+            maps,
+            [_near(torch.cat([r.rgb, r.mask]), 2 * max(maps.size)) for r in job.references],
+            job.cameras.select(*(r.view for r in job.references)),
+            rasterizer=job.rasterizer,
+        )
+        color, seen = shown.color, shown.seen
+    position = maps.position[0].permute(2, 0, 1)
+    normal = maps.normal[0].permute(2, 0, 1)
+    frame = completed_frame(color, seen, position, maps.hit[0])
+    marked = marked_normal(normal, seen).permute(1, 2, 0)[None]
+    return frame, replace(maps, normal=marked)
+
+
+def _near(picture: Tensor, size: int) -> Tensor:
+    """The picture with at most ``size`` pixels a side, so that sampling it does not alias."""
+    if picture.shape[-1] <= size:
+        return picture
+    small = interpolate(picture[None], (size, size), mode="bilinear", antialias=True)
+    return small[0]

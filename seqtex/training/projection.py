@@ -1,0 +1,51 @@
+"""The projection frame of a training batch: what the given views show of the true texture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from seqtex_core.errors import UsageError
+from seqtex_core.frame_plan import FramePlan
+from seqtex_core.roles import Role
+from seqtex_core.tasks import PROJECTION, TEXTURE, VIEWS
+
+from ..projection_frame import completed_frame, marked_normal
+from .batch import GroupImages, TrainingBatch
+
+
+def with_projection(batch: TrainingBatch, plans: Sequence[FramePlan]) -> TrainingBatch:
+    """The batch with the group that the given views of every sample's plan make.
+
+    Args:
+        batch: with a texture and the texels that each view sees.
+        plans: one per sample.
+
+    Raises:
+        UsageError: the source does not say what the views see.
+    """
+    if batch.visible is None:
+        raise UsageError(
+            "training data",
+            expected="the texels that each view sees, for a task with a projection",
+            got="none",
+            remedy="Use a geometry bank, or a task without a projection.",
+        )
+    texture = batch.groups[TEXTURE]
+    frames, normals = [], []
+    for row, plan in enumerate(plans):
+        given = list(plan.frames_with(VIEWS, Role.CONDITION))
+        mask = texture.mask[row, 0, 0] > 0
+        seen = batch.visible[row, given].any(dim=0) & mask
+        color, position = texture.images[row, 0], texture.position[row, 0]
+        frames.append(completed_frame(color, seen, position, mask))
+        normals.append(marked_normal(texture.normal[row, 0], seen))
+    group = GroupImages(
+        images=torch.stack(frames)[:, None],
+        position=texture.position,
+        normal=torch.stack(normals)[:, None],
+        mask=texture.mask,
+    )
+    return replace(batch, groups={**batch.groups, PROJECTION: group}, keys=None, geometry_keys=None)

@@ -1,0 +1,106 @@
+"""The conditioning frame that shows the references in UV space."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from seqtex.prepare import prepare_job
+from seqtex.projection_frame import (
+    NOTHING_SEEN,
+    completed_frame,
+    marked_normal,
+    project_frame,
+)
+from seqtex.training.batch import GroupImages, TrainingBatch
+from seqtex.training.projection import with_projection
+from seqtex_core.errors import UsageError
+from seqtex_core.tasks import PROJECTION, TEXTURE, VIEWS, img2tex_projected
+
+
+def row_of_texels(count: int = 6):
+    """A chart of one row along x; the last texel is off the chart."""
+    position = torch.zeros(3, 1, count)
+    position[0, 0] = torch.arange(count)
+    mask = torch.ones(1, count, dtype=torch.bool)
+    mask[0, -1] = False
+    return position, mask
+
+
+def test_unseen_texels_take_the_nearest_seen_colour():
+    position, mask = row_of_texels()
+    color = torch.rand(3, 1, 6)
+    seen = torch.tensor([[True, False, False, False, True, True]])
+    frame = completed_frame(color, seen, position, mask)
+    nearest = [0, 0, None, 4, 4]  # texel 2 is as near to 0 as to 4
+    for texel, source in enumerate(nearest):
+        if source is not None:
+            assert torch.equal(frame[:, 0, texel], color[:, 0, source]), texel
+    assert torch.equal(frame[:, 0, 5], torch.zeros(3))  # off the chart, though marked as seen
+
+
+def test_nothing_seen_is_grey_on_the_charts():
+    position, mask = row_of_texels()
+    seen = torch.zeros(1, 6, dtype=torch.bool)
+    frame = completed_frame(torch.rand(3, 1, 6), seen, position, mask)
+    assert torch.equal(frame, NOTHING_SEEN * mask.float().expand(3, 1, 6))
+
+
+def test_normals_mark_what_was_seen():
+    seen = torch.tensor([[True, False]])
+    assert marked_normal(torch.ones(3, 1, 2), seen).tolist() == [[[1, 0]]] * 3
+
+
+def test_a_job_is_projected_as_its_picture_shows_it(assets):
+    job = prepare_job(assets / "figure.glb", {"front": assets / "views" / "0_front.png"})
+    maps = job.uv_maps(64)
+    frame, marked = project_frame(job, maps)
+    seen = marked.normal[0].abs().sum(-1) > 0
+    assert 0.02 < seen.float().mean() < 0.6
+    assert torch.equal(seen & ~maps.hit[0], torch.zeros_like(seen))
+    red = replace(
+        job.references[0],
+        rgb=torch.tensor([1.0, 0, 0])[:, None, None] * torch.ones(3, 8, 8),
+        mask=torch.ones(1, 8, 8),
+    )
+    frame, _ = project_frame(replace(job, references=(red,)), maps)
+    on_charts = frame[:, maps.hit[0]]
+    assert torch.allclose(on_charts, torch.tensor([[1.0], [0], [0]]), atol=1e-5)
+
+
+def batch(visible: torch.Tensor | None) -> TrainingBatch:
+    position, mask = row_of_texels()
+    images = torch.arange(18.0).reshape(3, 1, 6) / 20
+    group = GroupImages(
+        images=images[None, None].repeat(2, 1, 1, 1, 1),
+        position=position[None, None].repeat(2, 1, 1, 1, 1),
+        normal=torch.ones(2, 1, 3, 1, 6),
+        mask=mask[None, None, None].repeat(2, 1, 1, 1, 1).float(),
+    )
+    views = GroupImages(
+        images=torch.zeros(2, 4, 3, 2, 2),
+        position=torch.zeros(2, 4, 3, 2, 2),
+        normal=torch.zeros(2, 4, 3, 2, 2),
+        mask=torch.zeros(2, 4, 1, 2, 2),
+    )
+    return TrainingBatch(groups={VIEWS: views, TEXTURE: group}, visible=visible)
+
+
+def test_each_sample_shows_what_its_own_views_see():
+    visible = torch.zeros(2, 4, 1, 6, dtype=torch.bool)
+    visible[:, 0, 0, 0] = True
+    visible[:, 2, 0, 4] = True
+    plans = [img2tex_projected(condition_views=(0,)), img2tex_projected(condition_views=(2,))]
+    made = with_projection(batch(visible), plans)
+    frames = made.groups[PROJECTION].images
+    truth = made.groups[TEXTURE].images
+    assert torch.equal(frames[0, 0, :, 0, :5], truth[0, 0, :, 0, :1].expand(3, 5))
+    assert torch.equal(frames[1, 0, :, 0, :5], truth[1, 0, :, 0, 4:5].expand(3, 5))
+    assert made.groups[PROJECTION].normal[0, 0, 0, 0].tolist() == [1, 0, 0, 0, 0, 0]
+
+
+def test_a_source_that_does_not_know_is_refused():
+    with pytest.raises(UsageError, match="geometry bank"):
+        with_projection(batch(None), [img2tex_projected()] * 2)
