@@ -1,13 +1,13 @@
 # Everything runs in .venv, which is made on first use.
 #
 #   make demo    texture the mesh of this repository and say where the result is
-#   make test    all tests that fit in about five minutes on two cores
+#   make test    all tests, in up to four processes
 #   make lint    ruff and mypy
 #   make bench   the benchmarks
 #
-# PYTHON is the interpreter that makes .venv; TORCH is what pip installs as torch, options included:
-#   make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
-# The tested version is the default; any torch from 2.6 on works.
+# PYTHON is the interpreter that makes .venv. TORCH is what pip installs as torch, options such as
+# --index-url included; the tested version is the default, any torch from 2.6 on works:
+#   make demo TORCH=torch
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -40,7 +40,7 @@ demo: $(RUN_STAMP)
 	@echo "Your own mesh:       $(BIN)/seqtex texture MESH --image REFERENCE"
 
 test: $(DEV_STAMP)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(DEV_STAMP)
 	$(BIN)/ruff check .
@@ -48,7 +48,7 @@ lint: $(DEV_STAMP)
 	$(BIN)/mypy
 
 bench: $(DEV_STAMP)
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks all --quick
 
 install: $(RUN_STAMP)
 
