@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
