@@ -114,7 +114,8 @@ def load_average() -> float | None:
 def device_state(device: torch.device) -> dict[str, Scalar]:
     """Clocks, temperature and power of a GPU; the frequency of a CPU."""
     if device.type == "cuda":
-        return _nvidia_smi("clocks.sm,clocks.mem,temperature.gpu,power.draw,power.limit")
+        uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+        return _nvidia_smi("clocks.sm,clocks.mem,temperature.gpu,power.draw,power.limit", uuid)
     frequencies = re.findall(r"cpu MHz\s*:\s*([\d.]+)", _read("/proc/cpuinfo"))
     return {"mhz_max": max(map(float, frequencies))} if frequencies else {}
 
@@ -126,8 +127,10 @@ def _read(path: str) -> str:
         return ""
 
 
-def _nvidia_smi(fields: str) -> dict[str, Scalar]:
-    answer = _output(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader", "--id=0"])
+def _nvidia_smi(fields: str, card: str = "0") -> dict[str, Scalar]:
+    answer = _output(
+        ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader", f"--id={card}"]
+    )
     if answer is None:
         return {}
     values = [value.strip() for value in answer.splitlines()[0].split(",")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from .ceilings import LAUNCHES, Ceilings, Measured, measure_ceilings
@@ -42,9 +44,4 @@ def _row(measured: Measured, ceilings: Ceilings) -> Row:
     )
     if measured.kind == "launch":
         return row.with_metrics(launch_us=measured.time.median_s / LAUNCHES * 1e6)
-    return Row(
-        **{
-            **vars(row),
-            "rate": ceilings.rate(measured.work, measured.time, measured.dtype),
-        }
-    )
+    return replace(row, rate=ceilings.rate(measured.work, measured.time, measured.dtype))

@@ -13,6 +13,7 @@ from benchmarks.ceilings import Ceilings
 from benchmarks.observe import kind_of_work, observe
 from benchmarks.result import Row, Work
 from benchmarks.runner import Candidate, Case, Session, run_case
+from benchmarks.suite import BENCHMARKS, SUMMARIES
 from benchmarks.timing import Budget, spread, time_interleaved
 
 CPU = torch.device("cpu")
@@ -76,6 +77,11 @@ def test_each_outcome_is_a_row() -> None:
     assert plain.kernels == ("aten::add",)
     assert plain.accuracy is not None
     assert plain.accuracy.repeatable
+
+
+def test_every_benchmark_has_a_summary_and_can_be_imported() -> None:
+    assert set(BENCHMARKS.names()) == set(SUMMARIES)
+    assert all(callable(BENCHMARKS.get(name)) for name in BENCHMARKS)
 
 
 def test_the_nearer_limit_counts() -> None:
