@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,9 +28,9 @@ def run_guarded(command: Callable[[], None], *, debug: bool) -> int:
         0 done, 2 usage, 3 input rejected, 4 environment or weights missing, 5 out of memory,
         6 contract broken, 130 interrupted, 143 terminated, 1 anything else.
     """
-    signal.signal(signal.SIGTERM, _terminate)
     try:
-        command()
+        with _terminate_as_exit():
+            command()
     except (SystemExit, KeyboardInterrupt) as stop:
         code = _code(stop)
         if code == INTERRUPTED:
@@ -100,6 +101,19 @@ def _code(stop: SystemExit | KeyboardInterrupt) -> int:
     if stop.code is None:
         return 0
     return stop.code if isinstance(stop.code, int) else 1
+
+
+@contextmanager
+def _terminate_as_exit() -> Iterator[None]:
+    """SIGTERM unwinds the block, so that scratch folders go; the old handler comes back after."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
+import threading
 import time
 
 import numpy as np
@@ -113,3 +115,27 @@ def test_child_processes_are_ended() -> None:
     child.start()
     assert outcome(KeyboardInterrupt()) == 130
     assert not child.is_alive()
+
+
+@pytest.mark.parametrize("error", [None, InputError("a", expected="b", got="c")])
+def test_the_signal_handler_is_given_back(error: Exception | None) -> None:
+    """The command may run inside another program, whose handlers are not ours to keep."""
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
+
+    def command() -> None:
+        seen.append(signal.getsignal(signal.SIGTERM))
+        if error is not None:
+            raise error
+
+    run_guarded(command, debug=False)
+    assert seen != [before]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_it_runs_outside_the_main_thread() -> None:
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(run_guarded(lambda: None, debug=False)))
+    thread.start()
+    thread.join()
+    assert codes == [0]
