@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +28,15 @@ from seqtex_core.adapter import (
 )
 from seqtex_core.attention import Attend
 from seqtex_core.errors import UsageError
+from seqtex_core.flow_matching import clean_to_velocity
 from seqtex_core.frames import Grid, StreamLayout, TokenLayout
 from seqtex_core.modulation import gated_residual, modulate
 from seqtex_core.qk_prep import QKNorm, qk_prep
 from seqtex_core.rope import Rope, RopeSpec, rope_table, wan_axis_dims
+
+Prediction = Literal["velocity", "clean"]
+
+_SIGMA_FLOOR = 0.05  # below it, an error of clean latents is not blown up any further
 
 LORA_TARGETS = (
     "attn1.to_q",
@@ -179,6 +184,7 @@ class WanShell(BackboneShell):
 
     Args:
         model: a diffusers ``WanTransformer3DModel``; its modules are taken over.
+        prediction: what the network predicts, the velocity or the clean latents.
     """
 
     shareable: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -187,10 +193,13 @@ class WanShell(BackboneShell):
         "proj_out": ("proj_out",),
     }
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, prediction: Prediction = "velocity") -> None:
         super().__init__()
         parts: Any = model
         config = parts.config
+        if prediction not in ("velocity", "clean"):
+            raise UsageError("prediction", expected="'velocity' or 'clean'", got=repr(prediction))
+        self.prediction = prediction
         self.patch_size: tuple[int, int, int] = tuple(config.patch_size)
         self.out_channels = int(config.out_channels)
         self.eps = float(config.eps)
@@ -263,6 +272,12 @@ class WanShell(BackboneShell):
         latents: Tensor = blocks.flatten(6, 7).flatten(4, 5).flatten(2, 3)
         return latents
 
+    def to_velocity(self, prediction: Tensor, latents: Tensor, sigma: Tensor) -> Tensor:
+        """The prediction itself, or ``(x_sigma - x0) / sigma`` for one of clean latents."""
+        if self.prediction == "velocity":
+            return prediction
+        return clean_to_velocity(latents, prediction, sigma, min_sigma=_SIGMA_FLOOR)
+
 
 class WanBackbone(Backbone):
     """A Wan transformer, taken apart.
@@ -272,9 +287,17 @@ class WanBackbone(Backbone):
             not use it on its own afterwards.
         name: registry name.
         text_length: text rows that the model was trained with.
+        prediction: what the network predicts, the velocity or the clean latents.
     """
 
-    def __init__(self, model: nn.Module, *, name: str = "wan", text_length: int = 512) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        name: str = "wan",
+        text_length: int = 512,
+        prediction: Prediction = "velocity",
+    ) -> None:
         parts: Any = model
         config = parts.config
         if config.qk_norm != "rms_norm_across_heads" or not config.cross_attn_norm:
@@ -290,7 +313,7 @@ class WanBackbone(Backbone):
                 got=f"{config.in_channels} in, {config.out_channels} out",
             )
         self.config: dict[str, Any] = dict(config)
-        self.shell = WanShell(model)
+        self.shell = WanShell(model, prediction=prediction)
         self.blocks = [WanBlock(block) for block in parts.blocks]
         heads, head_dim = int(config.num_attention_heads), int(config.attention_head_dim)
         patch: tuple[int, int, int] = tuple(config.patch_size)
@@ -351,8 +374,9 @@ class WanBackbone(Backbone):
         padded = functional.pad(latents.to(dtype), (0, 0, 0, 0, 0, 0, 0, extra))
         image = None if image is None else image.to(dtype)
         with torch.no_grad():
-            velocity: Tensor = model(padded, timestep, text.to(dtype), image, return_dict=False)[0]
-        return velocity
+            predicted = model(padded, timestep, text.to(dtype), image, return_dict=False)[0]
+        levels = sigma if sigma.ndim == 2 else sigma[:, None].expand(-1, latents.shape[2])
+        return self.shell.to_velocity(predicted, latents, levels)
 
 
 def _rms(norm: nn.RMSNorm) -> QKNorm:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from seqtex_core.adapter import Backbone
 from seqtex_core.errors import UsageError
@@ -32,6 +32,9 @@ class WanConfig:
         pos_embed_seq_len: image tokens with a learned position (first-last-frame models), or
             ``None``.
         text_length: text rows that the model was trained with. Not part of diffusers' config.
+        prediction: what the network itself predicts: the velocity, as all released models, or the
+            clean latents, which suits narrow models with wide patches (the noise of a patch then
+            need not pass through the network). Not part of diffusers' config.
     """
 
     num_attention_heads: int
@@ -48,11 +51,12 @@ class WanConfig:
     added_kv_proj_dim: int | None = None
     pos_embed_seq_len: int | None = None
     text_length: int = 512
+    prediction: Literal["velocity", "clean"] = "velocity"
 
     def to_diffusers(self) -> dict[str, Any]:
         """Arguments of ``WanTransformer3DModel``."""
         arguments = asdict(self)
-        del arguments["text_length"]
+        del arguments["text_length"], arguments["prediction"]
         return arguments | {"cross_attn_norm": True, "qk_norm": "rms_norm_across_heads"}
 
     @classmethod
@@ -74,7 +78,7 @@ class WanConfig:
             raise UsageError(
                 "config.json", expected="_class_name 'WanTransformer3DModel'", got=repr(kind)
             )
-        known = {field.name for field in fields(cls)} - {"text_length"}
+        known = {field.name for field in fields(cls)} - {"text_length", "prediction"}
         given = {name: value for name, value in config.items() if name in known}
         if "patch_size" in given:
             given["patch_size"] = tuple(given["patch_size"])
@@ -129,7 +133,12 @@ class WanEntry:
         from .wan import WanBackbone
 
         model = WanTransformer3DModel(**self.config.to_diffusers())
-        return WanBackbone(model, name=self.name, text_length=self.config.text_length)
+        return WanBackbone(
+            model,
+            name=self.name,
+            text_length=self.config.text_length,
+            prediction=self.config.prediction,
+        )
 
     def native_names(self, keys: Iterable[str]) -> dict[str, str]:
         """Keys of a file, in either format, to diffusers' names."""
@@ -137,8 +146,10 @@ class WanEntry:
 
     def differences(self, config: Mapping[str, Any]) -> list[str]:
         """What a ``config.json`` says otherwise than this entry, one phrase per field."""
-        theirs = asdict(WanConfig.from_diffusers(config, text_length=self.config.text_length))
-        ours = asdict(self.config)
+        theirs = WanConfig.from_diffusers(
+            config, text_length=self.config.text_length
+        ).to_diffusers()
+        ours = self.config.to_diffusers()
         return [
             f"{name} is {theirs[name]}, not {ours[name]}"
             for name in ours

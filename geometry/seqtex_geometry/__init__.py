@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from .export.publish import check_output as check_output
     from .export.textured import ExportReport as ExportReport
     from .export.textured import export_textured as export_textured
+    from .fill import fill_nearest_surface as fill_nearest_surface
+    from .fill import fill_smooth_surface as fill_smooth_surface
     from .maps import SurfaceMaps as SurfaceMaps
+    from .maps import count_uv_overlaps as count_uv_overlaps
+    from .maps import uv_map_layers as uv_map_layers
     from .maps import uv_maps as uv_maps
     from .maps import view_maps as view_maps
     from .mesh import VIEW_NAMES as VIEW_NAMES
@@ -46,6 +50,10 @@ if TYPE_CHECKING:
     from .working_copy import normalize as normalize
 
 _MODULE_OF_NAME = {
+    "uv_map_layers": "maps",
+    "fill_smooth_surface": "fill",
+    "fill_nearest_surface": "fill",
+    "count_uv_overlaps": "maps",
     "Axes": "axes",
     "BackProjection": "backproject",
     "BackprojectSettings": "backproject",
