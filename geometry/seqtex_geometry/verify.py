@@ -94,6 +94,8 @@ def _check_gltf(
     if isinstance(extras, dict):
         kept = {key: after["asset"]["extras"].get(key) for key in extras if key != "seqtex"}
         require(kept == {k: v for k, v in extras.items() if k != "seqtex"}, "asset.extras")
+    if new.is_binary:
+        require(old.other_chunks == new.other_chunks, "GLB chunks")
     _check_entries(before, after, "accessors")
     _check_views(old, new)
     _check_materials(before, after, new_uvs is None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import struct
 
 import numpy as np
 import pygltflib
@@ -258,6 +259,40 @@ def test_several_buffers_become_one(gltf_maker, tmp_path):
     asset = load_asset(tmp_path / "a.gltf")
     report = export_textured(asset, [picture()], tmp_path / "b.glb", extras={})
     assert len(read_gltf_file(report.path).document["buffers"]) == 1
+
+
+def test_primitives_without_material_of_which_one_has_no_uvs(gltf_maker, tmp_path):
+    maker = gltf_maker()
+    lines = maker.box_primitive(mode=1)
+    maker.show(maker.box_primitive(), maker.box_primitive(uvs=False), lines)
+    asset = load_asset(maker.write_glb(tmp_path / "a.glb"))
+    report = export_textured(asset, [picture()], tmp_path / "b.glb", extras={})
+    primitives = read_gltf_file(report.path).document["meshes"][0]["primitives"]
+    assert [primitive.get("material") for primitive in primitives] == [0, None, None]
+
+
+def test_other_glb_chunks_survive(box_glb, tmp_path):
+    chunk = struct.pack("<II", 8, 0x54534554) + b"contents"
+    data = bytearray(box_glb.read_bytes() + chunk)
+    data[8:12] = struct.pack("<I", len(data))
+    box_glb.write_bytes(data)
+    asset = load_asset(box_glb)
+    out = export_textured(asset, [picture()], tmp_path / "o.glb", extras={}).path
+    assert out.read_bytes().endswith(chunk)
+    cut = bytearray(out.read_bytes()[: -len(chunk)])
+    cut[8:12] = struct.pack("<I", len(cut))
+    out.write_bytes(cut)
+    with pytest.raises(ContractError, match="chunks"):
+        verify_unchanged(asset, out)
+
+
+def test_names_that_utf8_cannot_hold(gltf_maker, tmp_path):
+    """JSON may name half a surrogate pair; some exporters cut names in the middle of one."""
+    maker = gltf_maker()
+    maker.show(maker.box_primitive(material=maker.textured_material(maker.image())), name="\ud83d")
+    asset = load_asset(maker.write_glb(tmp_path / "a.glb"))
+    out = export_textured(asset, [picture()], tmp_path / "b.glb", extras={}).path
+    assert read_gltf_file(out).document["nodes"][0]["name"] == "\ud83d"
 
 
 @pytest.mark.parametrize(

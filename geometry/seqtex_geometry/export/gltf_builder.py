@@ -27,11 +27,18 @@ class GltfBuilder:
     Args:
         document: JSON to start from; it is copied.
         buffers: contents of its buffers.
+        other_chunks: type and content of further GLB chunks; a GLB gets them, a ``.gltf`` cannot.
     """
 
-    def __init__(self, document: JsonObject, buffers: tuple[bytes, ...] = ()) -> None:
+    def __init__(
+        self,
+        document: JsonObject,
+        buffers: tuple[bytes, ...] = (),
+        other_chunks: tuple[tuple[int, bytes], ...] = (),
+    ) -> None:
         self.document: JsonObject = copy.deepcopy(document)
         self.buffers = buffers
+        self._other_chunks = other_chunks
         self._blobs: list[tuple[bytes, JsonObject]] = []
         self._images: dict[int, bytes] = {}
 
@@ -115,7 +122,7 @@ class GltfBuilder:
             buffers = self.document.setdefault("buffers", [{}])
             self.document["buffers"] = [{**buffers[0], "byteLength": len(chunk)}]
             self.document["buffers"][0].pop("uri", None)
-        return _glb_bytes(self.document, bytes(chunk))
+        return _glb_bytes(self.document, bytes(chunk), self._other_chunks)
 
     def pack_gltf(self, source: GltfFile | None, stem: str) -> dict[str, bytes]:
         """A ``.gltf`` and the files that it refers to, by name; original ones keep theirs.
@@ -214,14 +221,21 @@ def _mime_type(data: bytes) -> str:
 
 def _json_bytes(document: JsonObject, indent: int | None = None) -> bytes:
     separators = (",", ":") if indent is None else (",", ": ")
-    text = json.dumps(document, ensure_ascii=False, separators=separators, indent=indent)
-    return text.encode("utf-8")
+    try:
+        text = json.dumps(document, ensure_ascii=False, separators=separators, indent=indent)
+        return text.encode("utf-8")
+    except UnicodeEncodeError:  # half a surrogate pair, which only an escape can write
+        return json.dumps(document, separators=separators, indent=indent).encode("ascii")
 
 
-def _glb_bytes(document: JsonObject, chunk: bytes) -> bytes:
+def _glb_bytes(
+    document: JsonObject, chunk: bytes, other_chunks: tuple[tuple[int, bytes], ...]
+) -> bytes:
     text = _json_bytes(document)
     text += b" " * (-len(text) % 4)
     chunks = struct.pack("<II", len(text), CHUNK_JSON) + text
     if chunk:
         chunks += struct.pack("<II", len(chunk), CHUNK_BIN) + chunk
+    for kind, data in other_chunks:
+        chunks += struct.pack("<II", len(data), kind) + data
     return GLB_MAGIC + struct.pack("<II", 2, 12 + len(chunks)) + chunks

@@ -45,7 +45,7 @@ def textured_gltf(
     """
     file = asset.document
     assert isinstance(file, GltfFile)
-    builder = GltfBuilder(file.document, file.buffers)
+    builder = GltfBuilder(file.document, file.buffers, file.other_chunks)
     builder.set_extras(extras)
     painted = _painted_primitives(asset, new_uvs is not None)
     images = _add_images(builder, asset, textures, painted)
@@ -157,6 +157,9 @@ def _all_primitives(document: JsonObject) -> list[tuple[_PrimitiveId, JsonObject
 
 
 def _has_slot_uvs(document: JsonObject, primitive: JsonObject) -> bool:
+    """Whether a primitive's material finds the UVs of its base colour; false without material."""
+    if "material" not in primitive:
+        return False
     slot = base_color_slot(document["materials"][primitive["material"]])
     return f"TEXCOORD_{slot.tex_coord}" in primitive["attributes"]
 

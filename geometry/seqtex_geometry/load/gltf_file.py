@@ -51,6 +51,7 @@ class GltfFile:
         buffers: contents of ``buffers[i]``: for the GLB chunk with its padding.
         source: bytes of the main file.
         resources: bytes of external buffer files, by URI as written.
+        other_chunks: type and content of a GLB's chunks after JSON and binary, which extensions use.
     """
 
     path: Path
@@ -59,6 +60,7 @@ class GltfFile:
     buffers: tuple[bytes, ...]
     source: bytes
     resources: Mapping[str, bytes]
+    other_chunks: tuple[tuple[int, bytes], ...] = ()
 
     def entry(self, kind: str, index: object) -> JsonObject:
         """``document[kind][index]``.
@@ -108,7 +110,7 @@ def read_gltf_file(path: Path) -> GltfFile:
     """
     source = path.read_bytes()
     is_binary = source[:4] == GLB_MAGIC
-    text, chunk = _split_glb(path, source) if is_binary else (source, None)
+    text, chunk, others = _split_glb(path, source) if is_binary else (source, None, ())
     document = _parse_json(path, text)
     _check_supported(path, document)
     resources: dict[str, bytes] = {}
@@ -139,6 +141,7 @@ def read_gltf_file(path: Path) -> GltfFile:
         buffers=tuple(buffers),
         source=source,
         resources=resources,
+        other_chunks=others,
     )
 
 
@@ -169,7 +172,10 @@ def read_uri(path: Path, uri: str, subject: str) -> bytes:
     return target.read_bytes()
 
 
-def _split_glb(path: Path, source: bytes) -> tuple[bytes, bytes | None]:
+def _split_glb(
+    path: Path, source: bytes
+) -> tuple[bytes, bytes | None, tuple[tuple[int, bytes], ...]]:
+    """The JSON chunk, the binary chunk if there is one, and all others."""
     if len(source) < 20:
         raise InputError(str(path), expected="a GLB", got=f"{len(source)} bytes", remedy=_DAMAGED)
     version, length = struct.unpack_from("<II", source, 4)
@@ -204,8 +210,11 @@ def _split_glb(path: Path, source: bytes) -> tuple[bytes, bytes | None]:
         raise InputError(
             str(path), expected="a JSON chunk first", got="another chunk", remedy=_DAMAGED
         )
-    binary = next((data for kind, data in chunks[1:] if kind == CHUNK_BIN), None)
-    return chunks[0][1], binary
+    text, rest = chunks[0][1], chunks[1:]
+    binary = next((number for number, (kind, _) in enumerate(rest) if kind == CHUNK_BIN), None)
+    if binary is None:
+        return text, None, tuple(rest)
+    return text, rest[binary][1], tuple(rest[:binary] + rest[binary + 1 :])
 
 
 def _parse_json(path: Path, text: bytes) -> JsonObject:
