@@ -13,6 +13,7 @@ from seqtex_core.errors import WeightsError
 
 CONFIG_NAME = "seqtex.json"
 WEIGHTS_NAME = "model.safetensors"
+CODEC_WEIGHTS_NAME = "codec.safetensors"
 FORMAT = 1
 
 

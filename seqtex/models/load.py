@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqtex_backbones.codecs.protocol import Codec, codec_from_config
 from seqtex_backbones.entry_config import entry_from_config
@@ -20,7 +20,7 @@ from seqtex_core.errors import UsageError, WeightsError
 from seqtex_core.transformer import SeqTexTransformer
 
 from ..manifest import ModelRecord, file_sha256
-from .config import CONFIG_NAME, WEIGHTS_NAME, ModelConfig
+from .config import CODEC_WEIGHTS_NAME, CONFIG_NAME, WEIGHTS_NAME, ModelConfig
 
 BUILT_IN = ("seqtex-tiny",)
 
@@ -140,10 +140,36 @@ def load_model(
     return SeqTexModel(
         config=config,
         transformer=transformer.to(device=device, dtype=dtype).eval(),
-        codec=codec_from_config(config.codec),
+        codec=load_codec(folder, config, device=device),
         record=record,
         text_encoder=text_encoder,
     )
+
+
+def load_codec(folder: Path, config: ModelConfig, *, device: torch.device | str = "cpu") -> Codec:
+    """The codec of a model folder, with its weights if it has any.
+
+    Args:
+        folder: holds ``codec.safetensors`` if the codec is a network.
+        config: of the model.
+        device: where such a network goes.
+
+    Raises:
+        WeightsError: the weights are missing, or of another codec.
+    """
+    codec = codec_from_config(config.codec)
+    if isinstance(codec, nn.Module):
+        weights = folder / CODEC_WEIGHTS_NAME
+        if not weights.is_file():
+            raise WeightsError(
+                f"codec of model {folder}",
+                expected=f"the weights of {config.codec['codec']} in {CODEC_WEIGHTS_NAME}",
+                got="no such file",
+                remedy="Write them with seqtex_core.checkpoint.save_model(codec, path).",
+            )
+        checkpoint.load_model(codec, weights)
+        codec.to(device)
+    return codec
 
 
 def build_transformer(config: ModelConfig, **options: Any) -> SeqTexTransformer:

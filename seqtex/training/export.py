@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from seqtex_core.checkpoint import unique_tensors
+from seqtex_core.checkpoint import save_model, unique_tensors
 from seqtex_core.transformer import SeqTexTransformer
 from seqtex_core.weight_files import write_tensors
 
-from ..models.config import CONFIG_NAME, WEIGHTS_NAME, ModelConfig
+from ..models.config import CODEC_WEIGHTS_NAME, CONFIG_NAME, WEIGHTS_NAME, ModelConfig
 from ..outputs import staged
 from .config import ModelSection
 from .sharding import gather
@@ -46,6 +46,8 @@ def write_model(
     config: ModelConfig,
     weights: Mapping[str, Tensor],
     record: Mapping[str, Any],
+    *,
+    codec: object = None,
 ) -> None:
     """Write ``seqtex.json``, ``model.safetensors`` and ``training.json``; all or nothing.
 
@@ -54,6 +56,7 @@ def write_model(
         config: of the model.
         weights: from :func:`collect_weights`.
         record: how it was trained.
+        codec: the model's; its weights are written too, if it is a network.
     """
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {"step": str(record.get("step", ""))}
@@ -61,6 +64,8 @@ def write_model(
         text = json.dumps(config.to_json(), indent=2)
         (scratch / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
         write_tensors(scratch / WEIGHTS_NAME, weights, metadata=metadata)
+        if isinstance(codec, nn.Module):
+            save_model(codec, scratch / CODEC_WEIGHTS_NAME)
         text = json.dumps(dict(record), indent=2, sort_keys=True)
         (scratch / TRAINING_RECORD).write_text(text + "\n", encoding="utf-8")
 

@@ -14,6 +14,7 @@ from seqtex_core.errors import InputError
 from seqtex_core.weight_files import WeightFiles
 
 from ..models.config import WEIGHTS_NAME, ModelConfig
+from ..models.load import load_codec
 from .ema_synthesis import Mixture, Profile, synthesis_weights
 from .export import STORAGE_DTYPES, TRAINING_RECORD, write_model
 from .run import MODEL, SNAPSHOTS
@@ -55,7 +56,8 @@ def export_average(
     weights = {name: tensor.to(STORAGE_DTYPES[storage]) for name, tensor in weights.items()}
     record = json.loads((base / TRAINING_RECORD).read_text(encoding="utf-8"))
     record |= {"step": wanted.step, "ema_sigma_rel": sigma_rel, "ema_fit_error": mixture.error}
-    write_model(folder, ModelConfig.read(base), weights, record)
+    config = ModelConfig.read(base)
+    write_model(folder, config, weights, record, codec=load_codec(base, config))
     return mixture
 
 

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from seqtex_backbones.unipc import SAMPLERS
-from seqtex_core.flow_matching import inference_sigmas
-from seqtex_core.frame_plan import DEFAULT_STREAMS
-from seqtex_core.frame_run import KnownLatents
-from seqtex_core.roles import Role
-from seqtex_core.sampling import sample
-from seqtex_core.tasks import PROJECTION, TASKS, TEXTURE, VIEWS
+from seqtex_core.tasks import TEXTURE, VIEWS
 from seqtex_geometry.contact_sheet import save_contact_sheet
 
 from ..models.load import SeqTexModel
 from .batch import GroupImages, TrainingBatch
-from .encode import BatchEncoder
-from .projection import with_projection
-from .randomness import generators_for
+from .batch_sampling import sample_batch
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,7 +30,6 @@ class Preview:
     psnr: Tensor
 
 
-@torch.no_grad()
 def make_preview(
     model: SeqTexModel, batch: TrainingBatch, *, steps: int, seed: int, given_view: int = 0
 ) -> Preview:
@@ -53,37 +43,9 @@ def make_preview(
         given_view: the reference.
     """
     count = batch.groups[VIEWS].images.shape[0]
-    indices = list(range(count))
-    encoder = BatchEncoder(
-        model.codec, outside_weight=0.0, text_encoder=model.text_encoder, seed=seed
+    made = sample_batch(
+        model, batch, list(range(count)), steps=steps, seed=seed, given_view=given_view
     )
-    views = batch.groups[VIEWS].images.shape[1]
-    plan = TASKS.get(model.config.task)(num_views=views, condition_views=(given_view,))
-    if PROJECTION in plan.groups:
-        batch = with_projection(batch, [plan] * count)
-    encoded = encoder(batch, indices, list(plan.groups))
-    place = next(model.transformer.parameters())
-    transformer = model.transformer
-    sizes = {n: (x.shape[2], x.shape[3], x.shape[4]) for n, x in encoded.clean.items()}
-    layout = transformer.layout(sizes, {name: DEFAULT_STREAMS[name] for name in sizes})
-    cache = transformer.prepare(
-        layout, geometry=encoded.geometry, text=encoded.text, batch_size=count
-    )
-    given = [name for name in plan.groups if plan.has_role(name, Role.CONDITION)]
-    known = KnownLatents(
-        shapes={name: tuple(x.shape) for name, x in encoded.clean.items()},
-        clean={name: encoded.clean[name].to(place) for name in given},
-        device=place.device,
-    )
-    latents = sample(
-        partial(transformer, cache=cache),
-        plan,
-        known,
-        sigmas=inference_sigmas(steps, shift=model.config.sampling.shift),
-        generator=generators_for(seed, "preview", indices),
-        sampler=SAMPLERS.get(model.config.sampling.sampler),
-    )
-    made = {n: model.codec.decode(x.float()).transpose(1, 2).cpu() for n, x in latents.items()}
     return Preview(made=made, psnr=masked_psnr(made[TEXTURE], batch.groups[TEXTURE]))
 
 

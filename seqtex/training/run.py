@@ -103,7 +103,7 @@ class Run:
         trained = self.state.average.average(self.config.ema.export_sigma_rel)
         weights = collect_weights(self.transformer, trained, output.storage)
         if self.is_first:
-            write_model(folder, self.model, weights, self._record(step))
+            write_model(folder, self.model, weights, self._record(step), codec=self.encoder.codec)
             if output.preview_count:
                 self._preview(step, folder, say)
         self.parallel.barrier()

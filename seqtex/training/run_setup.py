@@ -6,12 +6,11 @@ from pathlib import Path
 
 import torch
 
-from seqtex_backbones.codecs.protocol import codec_from_config
 from seqtex_backbones.text import load_text_encoder
 from seqtex_core.tasks import VIEWS
 
 from ..models.config import ModelConfig
-from ..models.load import BUILT_IN, model_folder
+from ..models.load import BUILT_IN, load_codec, model_folder
 from .batch import SOURCES, SourceContext
 from .batches import BatchShape
 from .build import first_transformer, model_config
@@ -90,15 +89,15 @@ def set_up_run(config: TrainingConfig, folder: Path, parallel: Parallel, *, say:
 
 
 def _encoder(config: TrainingConfig, model: ModelConfig, device: torch.device) -> BatchEncoder:
-    codec = codec_from_config(model.codec)
+    base = config.model.base
+    folder = model_folder(base if base in BUILT_IN else config.path(base))
+    codec = load_codec(folder, model, device=device)
     section = config.data
     cache = None
     if section.cache_latents is not None:
         cache = LatentCache(config.path(section.cache_latents), codec.to_config())
     text_encoder = None
     if model.text_encoder is not None:
-        base = config.model.base
-        folder = model_folder(base if base in BUILT_IN else config.path(base))
         text_encoder = load_text_encoder(folder / model.text_encoder, device=device)
     return BatchEncoder(
         codec,

@@ -7,14 +7,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 
 from seqtex.generate import make_plan
 from seqtex.latents import encode_geometry, reference_frames
-from seqtex.models.config import CONFIG_NAME, WEIGHTS_NAME, ModelConfig
+from seqtex.models.config import CODEC_WEIGHTS_NAME, CONFIG_NAME, WEIGHTS_NAME, ModelConfig
 from seqtex.models.load import build_transformer, load_model
 from seqtex.pipeline import SeqTexPipeline
 from seqtex.prepare import prepare_job
 from seqtex_backbones.codecs.pixel import PixelCodec
+from seqtex_backbones.codecs.wan_vae import WanVAECodec
 from seqtex_core.checkpoint import save_model
 from seqtex_core.errors import UsageError, WeightsError
 from seqtex_core.roles import Role
@@ -176,6 +178,23 @@ class TestModelFolders:
         (tmp_path / CONFIG_NAME).write_text(json.dumps(CONFIG.to_json()))
         with pytest.raises(WeightsError, match=WEIGHTS_NAME):
             load_model(tmp_path)
+
+    def test_a_codec_with_weights_brings_them_along(self, tmp_path):
+        vae = {"base_dim": 8, "z_dim": 4, "dim_mult": [1, 2], "num_res_blocks": 1}
+        vae |= {"temperal_downsample": [False], "latents_mean": [0.0] * 4, "latents_std": [1.0] * 4}
+        codec = WanVAECodec(AutoencoderKLWan(**vae))
+        sizes = {**CONFIG.backbone["config"], "in_channels": 4, "out_channels": 4}
+        config = replace(
+            CONFIG, backbone={**CONFIG.backbone, "config": sizes}, codec=codec.to_config()
+        )
+        (tmp_path / CONFIG_NAME).write_text(json.dumps(config.to_json()))
+        save_model(build_transformer(config), tmp_path / WEIGHTS_NAME)
+        with pytest.raises(WeightsError, match=CODEC_WEIGHTS_NAME):
+            load_model(tmp_path)
+        save_model(codec, tmp_path / CODEC_WEIGHTS_NAME)
+        images = torch.rand(2, 3, 8, 8)
+        loaded = load_model(tmp_path).codec
+        assert torch.equal(loaded.encode(images), codec.encode(images))
 
     def test_weights_of_another_model(self, tmp_path):
         wider = replace(
