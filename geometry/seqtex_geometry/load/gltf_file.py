@@ -51,7 +51,7 @@ class GltfFile:
         buffers: contents of ``buffers[i]``: for the GLB chunk with its padding.
         source: bytes of the main file.
         resources: bytes of external buffer files, by URI as written.
-        other_chunks: type and content of a GLB's chunks after JSON and binary, which extensions use.
+        other_chunks: type and content of a GLB's chunks other than JSON and binary, in order.
     """
 
     path: Path
