@@ -16,7 +16,7 @@ from .models.load import SeqTexModel, load_model
 from .prepare import PreparedJob, choose_device, prepare_job
 from .prepare_options import PrepareOptions
 from .references import ReferenceSource
-from .result import TextureResult
+from .result import ResultMaps, TextureResult
 from .stages import OnProgress, StageClock
 
 DEFAULT_MODEL = "seqtex-tiny"
@@ -128,6 +128,7 @@ class SeqTexPipeline:
             choices={"model": f"{config.name} ({model.state})"},
             stage_seconds=clock.times,
             views=made.views,
+            maps=ResultMaps(views=made.view_maps, textures=made.uv_maps),
         ).with_model(model.record, task=settings.task, seed=seed)
 
 

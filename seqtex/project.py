@@ -12,7 +12,7 @@ from seqtex_geometry.project import ProjectedTexture, ProjectSettings, project_t
 from seqtex_geometry.seams import pad_seams
 
 from .prepare import PreparedJob
-from .result import TextureResult
+from .result import ResultMaps, TextureResult
 from .stages import OnProgress, StageClock
 
 _MAX_SOURCE_POINTS = 200_000
@@ -74,6 +74,7 @@ def project_references(
         settings={"uv_size": uv_size, "fill": settings.fill, "mirror": settings.mirror},
         choices=_choices(painted),
         stage_seconds=clock.times,
+        maps=ResultMaps(textures=tuple(maps)),
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from seqtex_core.errors import UsageError
 from seqtex_geometry.export.publish import check_output, source_files
 from seqtex_geometry.export.textured import ExportReport, export_textured
+from seqtex_geometry.maps import SurfaceMaps
 from seqtex_geometry.render import render_textured
 
 from .intermediates import write_intermediates
@@ -45,6 +46,19 @@ class SavedResult:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class ResultMaps:
+    """Geometry maps that a method worked with.
+
+    Args:
+        textures: in UV space, one per texture set.
+        views: as the rig sees the mesh; ``None`` if the method needed none.
+    """
+
+    textures: tuple[SurfaceMaps, ...]
+    views: SurfaceMaps | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TextureResult:
     """Textures for a job, ready to be looked at and written.
 
@@ -54,12 +68,32 @@ class TextureResult:
             for tasks that make views only.
         manifest: the record of the run.
         views: pictures that a model made, ``[F, 3, H, W]`` in [0, 1], in the order of the rig.
+        maps: the geometry maps that were used.
     """
 
     job: PreparedJob
     textures: tuple[Tensor, ...]
     manifest: Manifest
     views: Tensor | None = None
+    maps: ResultMaps | None = None
+
+    @property
+    def texture(self) -> Tensor:
+        """The texture of a mesh that has one.
+
+        Raises:
+            UsageError: none or several were made.
+        """
+        if len(self.textures) != 1:
+            raise UsageError(
+                "texture", expected="one", got=str(len(self.textures)), remedy="Use .textures."
+            )
+        return self.textures[0]
+
+    @property
+    def timings(self) -> Mapping[str, float]:
+        """Seconds per stage, in the order they ran."""
+        return self.manifest.stage_seconds
 
     @classmethod
     def of(
@@ -72,6 +106,7 @@ class TextureResult:
         choices: Mapping[str, str] | None = None,
         stage_seconds: Mapping[str, float] | None = None,
         views: Tensor | None = None,
+        maps: ResultMaps | None = None,
     ) -> TextureResult:
         """A result with its manifest, begun from the job's own record.
 
@@ -83,6 +118,7 @@ class TextureResult:
             choices: what the method decided automatically; the job's are added.
             stage_seconds: of the method; the job's are added.
             views: see the class.
+            maps: see the class.
 
         Raises:
             UsageError: textures that do not fit the job.
@@ -95,7 +131,7 @@ class TextureResult:
             choices={**job.choices, **(choices or {})},
             stage_seconds={**job.stage_seconds, **(stage_seconds or {})},
         )
-        return cls(job=job, textures=textures, manifest=manifest, views=views)
+        return cls(job=job, textures=textures, manifest=manifest, views=views, maps=maps)
 
     def with_model(self, model: ModelRecord, *, task: str, seed: int | None) -> TextureResult:
         """The same result whose manifest also names the weights, the task and the seed."""

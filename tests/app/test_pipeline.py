@@ -71,6 +71,10 @@ def test_a_mesh_and_a_picture_become_a_texture(pipeline, assets):
         assert image.isfinite().all()
         assert 0 <= image.min() <= image.max() <= 1
     assert ("Denoise", 3, 3) in seen
+    assert torch.equal(result.texture, result.textures[0])
+    assert result.maps.views.size == (16, 16)
+    assert [maps.size for maps in result.maps.textures] == [(32, 32)]
+    assert set(result.timings) >= {"Load", "Maps", "Encode", "Denoise", "Decode"}
 
 
 def test_the_reference_view_comes_back_as_it_was_given(pipeline, job):
