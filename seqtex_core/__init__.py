@@ -5,8 +5,9 @@ Needs torch, einops and safetensors; nothing is imported before it is asked for.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from .lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from .adapter import Backbone as Backbone
@@ -186,13 +187,4 @@ _MODULES = {
     "wan_axis_dims": "rope",
     "with_guidance": "guidance",
 }
-
-
-def __getattr__(name: str) -> object:
-    if name in _MODULES:
-        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(_MODULES)
+__getattr__, __dir__ = lazy_exports(__name__, _MODULES)

@@ -6,8 +6,9 @@ is called like a public name: importing it would hide the name behind the module
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from seqtex_core.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from .asset import MeshAsset as MeshAsset
@@ -90,13 +91,4 @@ _MODULE_OF_NAME = {
     "wrap_face_uvs": "uv_tiles",
 }
 __all__ = sorted(_MODULE_OF_NAME)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF_NAME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_MODULE_OF_NAME[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_exports(__name__, _MODULE_OF_NAME)

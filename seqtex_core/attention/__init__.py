@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from seqtex_core.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from .attend import Attend as Attend
@@ -29,13 +30,4 @@ _MODULES = {
     "choose_attention": "choose",
     "list_attention": "choose",
 }
-
-
-def __getattr__(name: str) -> object:
-    if name in _MODULES:
-        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(_MODULES)
+__getattr__, __dir__ = lazy_exports(__name__, _MODULES)

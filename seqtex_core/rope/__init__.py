@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from seqtex_core.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from .rotate import Pairing as Pairing
@@ -33,13 +34,4 @@ _MODULES = {
     "rope_table": "table",
     "wan_axis_dims": "table",
 }
-
-
-def __getattr__(name: str) -> object:
-    if name in _MODULES:
-        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(_MODULES)
+__getattr__, __dir__ = lazy_exports(__name__, _MODULES)

@@ -8,8 +8,9 @@ Example:
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from seqtex_core.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from .conformance import BackboneConformance as BackboneConformance
@@ -17,13 +18,4 @@ if TYPE_CHECKING:
 _EXPORTS = {"BackboneConformance": "conformance"}
 
 __all__ = sorted(_EXPORTS)
-
-
-def __getattr__(name: str) -> object:
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_EXPORTS[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+__getattr__, __dir__ = lazy_exports(__name__, _EXPORTS)

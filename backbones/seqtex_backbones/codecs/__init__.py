@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from seqtex_core.lazy_exports import lazy_exports
 
 _PUBLIC = {
     "CODECS": "protocol",
@@ -16,13 +16,4 @@ _PUBLIC = {
     "WanVAECodec": "wan_vae",
 }
 __all__ = sorted(_PUBLIC)
-
-
-def __getattr__(name: str) -> object:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_PUBLIC[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_exports(__name__, _PUBLIC)
