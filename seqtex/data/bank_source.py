@@ -56,7 +56,7 @@ class BankSource:
     def batch(self, indices: Sequence[int], task: str) -> TrainingBatch:
         """Samples by number; see ``BatchSource``. ``geo2mv`` gets lit views."""
         lit = task in LIT_TASKS
-        return self._batch([self.painted(int(number), lit=lit) for number in indices])
+        return painted_batch([self.painted(int(number), lit=lit) for number in indices])
 
     def preview(self, count: int) -> TrainingBatch:
         """Objects from the preview bank in texture kinds that training does not see."""
@@ -65,7 +65,7 @@ class BankSource:
             sample = self._sample(self._preview_bank, number % len(self._preview_bank))
             rng = object_rng(self._context.seed, _PREVIEW, number)
             made.append((sample.maps(), draw_texture(sample, rng, kinds=self._preview_kinds)))
-        return self._batch(made)
+        return painted_batch(made)
 
     def painted(self, number: int, *, lit: bool = False) -> tuple[GeometryMaps, TextureImages]:
         """Maps and pictures of sample ``number``."""
@@ -84,22 +84,24 @@ class BankSource:
     def _sample(self, bank: GeometryBank, place: int) -> ObjectSample:
         return ObjectSample(bank.record(place).to(self._context.device), bank.sizes)
 
-    def _batch(self, made: Sequence[tuple[GeometryMaps, TextureImages]]) -> TrainingBatch:
-        maps, images = [m for m, _ in made], [i for _, i in made]
-        views = GroupImages(
-            images=torch.stack([image.views for image in images]),
-            position=torch.stack([m.view_position for m in maps]),
-            normal=torch.stack([m.view_normal for m in maps]),
-            mask=torch.stack([m.view_mask for m in maps]),
-        )
-        texture = GroupImages(
-            images=_one_frame([image.uv for image in images]),
-            position=_one_frame([m.uv_position for m in maps]),
-            normal=_one_frame([m.uv_normal for m in maps]),
-            mask=_one_frame([m.uv_mask for m in maps]),
-        )
-        visible = torch.stack([m.uv_visible for m in maps])
-        return TrainingBatch(groups={TEXTURE: texture, VIEWS: views}, visible=visible)
+
+def painted_batch(made: Sequence[tuple[GeometryMaps, TextureImages]]) -> TrainingBatch:
+    """Objects of one bank, each in a texture, as a batch."""
+    maps, images = [m for m, _ in made], [i for _, i in made]
+    views = GroupImages(
+        images=torch.stack([image.views for image in images]),
+        position=torch.stack([m.view_position for m in maps]),
+        normal=torch.stack([m.view_normal for m in maps]),
+        mask=torch.stack([m.view_mask for m in maps]),
+    )
+    texture = GroupImages(
+        images=_one_frame([image.uv for image in images]),
+        position=_one_frame([m.uv_position for m in maps]),
+        normal=_one_frame([m.uv_normal for m in maps]),
+        mask=_one_frame([m.uv_mask for m in maps]),
+    )
+    visible = torch.stack([m.uv_visible for m in maps])
+    return TrainingBatch(groups={TEXTURE: texture, VIEWS: views}, visible=visible)
 
 
 def _one_frame(images: Sequence[Tensor]) -> Tensor:

@@ -91,7 +91,7 @@ class ObjectSample:
         count = self.num_view_samples
         ones = torch.ones_like(self.position[:count, :1])
         stacked = torch.cat([self.position[:count], self.normal[:count], ones], dim=-1)
-        views = self._view_image(stacked)
+        views = self.view_image(stacked)
         uv_ones = torch.ones_like(self.position[count:, :1])
         uv = self._uv_image(
             torch.cat([self.position[count:], self.normal[count:], uv_ones], dim=-1)
@@ -118,11 +118,14 @@ class ObjectSample:
             toward = normalize(eye, dim=-1)
             seen = shaded(seen, self.normal[:count], toward, lighting)
         return TextureImages(
-            views=self._view_image(seen), uv=self._uv_image(color[count:]), texture=texture
+            views=self.view_image(seen), uv=self._uv_image(color[count:]), texture=texture
         )
 
-    def _view_image(self, values: Tensor) -> Tensor:
-        """``[F, C, h, w]`` of values ``[N, C]``, averaged over the pixels."""
+    def view_image(self, values: Tensor) -> Tensor:
+        """``[F, C, h, w]`` of values ``[N, C]`` at the samples of the views, averaged over pixels.
+
+        The background counts as 0.
+        """
         size, views = self.sizes.view_size, self.sizes.num_views
         total = values.new_zeros(views * size * size, values.shape[-1])
         total.index_add_(0, self._pixel, values, alpha=1.0 / self.sizes.supersample**2)

@@ -1,0 +1,99 @@
+"""A model run on a batch of objects whose truth is known: previews and measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from seqtex_backbones.unipc import SAMPLERS
+from seqtex_core.errors import UsageError
+from seqtex_core.flow_matching import inference_sigmas
+from seqtex_core.frame_plan import DEFAULT_STREAMS, FramePlan
+from seqtex_core.frame_run import KnownLatents
+from seqtex_core.roles import Role
+from seqtex_core.sampling import sample
+from seqtex_core.tasks import PROJECTION, REFERENCE_TASKS, TASKS, VIEWS
+
+from ..models.load import SeqTexModel
+from .batch import TrainingBatch
+from .encode import BatchEncoder
+from .projection import with_projection
+from .randomness import generators_for
+
+
+@torch.no_grad()
+def sample_batch(
+    model: SeqTexModel,
+    batch: TrainingBatch,
+    indices: Sequence[int],
+    *,
+    steps: int,
+    seed: int,
+    given_view: int = 0,
+) -> dict[str, Tensor]:
+    """Sample the model's own task for every object of a batch, from one given view.
+
+    Args:
+        model: as users load it.
+        batch: with views and textures; only what the task is given of them is used.
+        indices: one number per object; the noise of an object depends on it and the seed alone.
+        steps: sampling steps.
+        seed: of the noise.
+        given_view: the reference.
+
+    Returns:
+        Pictures by group, ``[B, F, 3, H, W]`` in [0, 1], on the CPU.
+
+    Raises:
+        UsageError: the model's task takes no reference.
+    """
+    count, views = batch.groups[VIEWS].images.shape[:2]
+    plan = _plan(model, num_views=views, given_view=given_view)
+    device = model.device
+    groups = {name: group.to(device) for name, group in batch.groups.items()}
+    visible = None if batch.visible is None else batch.visible.to(device)
+    batch = replace(batch, groups=groups, visible=visible)
+    if PROJECTION in plan.groups:
+        batch = with_projection(batch, [plan] * count)
+    encoder = BatchEncoder(
+        model.codec, outside_weight=0.0, text_encoder=model.text_encoder, seed=seed
+    )
+    encoded = encoder(batch, indices, list(plan.groups))
+    transformer = model.transformer
+    sizes = {n: (x.shape[2], x.shape[3], x.shape[4]) for n, x in encoded.clean.items()}
+    layout = transformer.layout(sizes, {name: DEFAULT_STREAMS[name] for name in sizes})
+    cache = transformer.prepare(
+        layout, geometry=encoded.geometry, text=encoded.text, batch_size=count
+    )
+    given = [name for name in plan.groups if plan.has_role(name, Role.CONDITION)]
+    place = next(transformer.parameters())
+    known = KnownLatents(
+        shapes={name: tuple(x.shape) for name, x in encoded.clean.items()},
+        clean={name: encoded.clean[name].to(place) for name in given},
+        device=place.device,
+    )
+    latents = sample(
+        partial(transformer, cache=cache),
+        plan,
+        known,
+        sigmas=inference_sigmas(steps, shift=model.config.sampling.shift),
+        generator=generators_for(seed, "preview", indices),
+        sampler=SAMPLERS.get(model.config.sampling.sampler),
+    )
+    return {n: model.codec.decode(x.float()).transpose(1, 2).cpu() for n, x in latents.items()}
+
+
+def _plan(model: SeqTexModel, *, num_views: int, given_view: int) -> FramePlan:
+    task = model.config.task
+    if task not in REFERENCE_TASKS:
+        raise UsageError(
+            f"task of model {model.config.name!r}",
+            expected="one that is given a reference: " + ", ".join(REFERENCE_TASKS),
+            got=task,
+        )
+    plan = TASKS.get(task)(num_views=num_views, condition_views=(given_view,))
+    return replace(plan, fresh_condition_noise=not model.config.sampling.shared_condition_noise)
