@@ -24,7 +24,7 @@ from seqtex_geometry.seams import pad_seams
 from .latents import decode_images, encode_geometry, encode_references
 from .models.load import SeqTexModel
 from .prepare import PreparedJob
-from .projection_frame import project_frame
+from .projection_frame import from_residual, project_frame
 from .stages import StageClock
 
 
@@ -147,7 +147,9 @@ def generate(
             def on_step(done: int, before: int = number * settings.steps) -> None:
                 step(before + done)
 
-            made.append(_sample(model, plan, conditions, settings, on_step))
+            latents = _sample(model, plan, conditions, settings, on_step)
+            projection = conditions.clean.get(PROJECTION)
+            made.append(from_residual(latents, projection, model.config.texture_base))
     with clock.stage("Decode"), torch.no_grad():
         pictures = decode_images(made[0][VIEWS], model.codec)
         textures = [decode_images(latents[TEXTURE], model.codec)[0] for latents in made if uv_maps]

@@ -7,16 +7,19 @@ normals are zero where nothing was seen, so that the model can tell the two apar
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from seqtex_core.tasks import PROJECTION, TEXTURE
 from seqtex_geometry.backproject import backproject
 from seqtex_geometry.fill import fill_nearest_surface
 from seqtex_geometry.maps import SurfaceMaps
 
+from .models.config import TextureBase
 from .prepare import PreparedJob
 
 NOTHING_SEEN = 0.5
@@ -45,6 +48,31 @@ def completed_frame(color: Tensor, seen: Tensor, position: Tensor, mask: Tensor)
 def marked_normal(normal: Tensor, seen: Tensor) -> Tensor:
     """Normals ``[3, H, W]`` with zeros where nothing was seen."""
     return normal * seen.to(normal.dtype)
+
+
+def as_residual(clean: Mapping[str, Tensor], base: TextureBase) -> dict[str, Tensor]:
+    """Clean latents by group with the texture's measured from ``base``.
+
+    A model of few parameters then starts at the projection instead of having to learn to copy it.
+    """
+    if base == "none" or TEXTURE not in clean or PROJECTION not in clean:
+        return dict(clean)
+    return {**clean, TEXTURE: clean[TEXTURE] - clean[PROJECTION]}
+
+
+def from_residual(
+    latents: Mapping[str, Tensor], projection: Tensor | None, base: TextureBase
+) -> dict[str, Tensor]:
+    """The inverse of :func:`as_residual` on sampled latents.
+
+    Args:
+        latents: by group.
+        projection: clean latents of the projection frame, if the task has one.
+        base: of the model.
+    """
+    if base == "none" or TEXTURE not in latents or projection is None:
+        return dict(latents)
+    return {**latents, TEXTURE: latents[TEXTURE] + projection.to(latents[TEXTURE])}
 
 
 def project_frame(job: PreparedJob, maps: SurfaceMaps) -> tuple[Tensor, SurfaceMaps]:

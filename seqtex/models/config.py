@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from seqtex_core.decoupled_config import DecoupledConfig
 from seqtex_core.errors import WeightsError
@@ -15,6 +15,9 @@ CONFIG_NAME = "seqtex.json"
 WEIGHTS_NAME = "model.safetensors"
 CODEC_WEIGHTS_NAME = "codec.safetensors"
 FORMAT = 1
+
+TextureBase = Literal["none", "projection"]
+"""What a model's texture latents are measured from: nothing, or the projection frame's latents."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,8 @@ class ModelConfig:
         codec: settings that ``seqtex_backbones`` builds the codec from.
         decoupled: how the backbone is doubled.
         task: registered task that it was trained for first of all.
+        texture_base: what the texture's latents are measured from; ``"projection"`` needs a task
+            with a projection frame.
         view_size: pixels of a view, square.
         uv_size: texels of the texture, square.
         supersample: samples per pixel and axis of the views' geometry maps.
@@ -60,6 +65,7 @@ class ModelConfig:
     codec: Mapping[str, Any]
     decoupled: DecoupledConfig = field(default_factory=DecoupledConfig)
     task: str = "img2tex"
+    texture_base: TextureBase = "none"
     view_size: int = 512
     uv_size: int = 1024
     supersample: int = 4

@@ -19,6 +19,7 @@ from seqtex_core.sampling import sample
 from seqtex_core.tasks import PROJECTION, REFERENCE_TASKS, TASKS, VIEWS
 
 from ..models.load import SeqTexModel
+from ..projection_frame import from_residual
 from .batch import TrainingBatch
 from .encode import BatchEncoder
 from .projection import with_projection
@@ -84,6 +85,7 @@ def sample_batch(
         generator=generators_for(seed, "preview", indices),
         sampler=SAMPLERS.get(model.config.sampling.sampler),
     )
+    latents = from_residual(latents, encoded.clean.get(PROJECTION), model.config.texture_base)
     return {n: model.codec.decode(x.float()).transpose(1, 2).cpu() for n, x in latents.items()}
 
 

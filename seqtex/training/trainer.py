@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ import torch
 from seqtex_core.errors import ContractError, UsageError
 from seqtex_core.tasks import PROJECTION
 
+from ..projection_frame import as_residual
 from .batches import BatchStream, MicroBatch
 from .checkpoints import TENSORS, read_record
 from .logs import Say
@@ -114,6 +115,7 @@ def _forward_backward(
     groups = plans[0].required_groups()
     batch = with_projection(micro.batch, plans) if PROJECTION in groups else micro.batch
     encoded = run.encoder(batch, micro.indices, groups)
+    encoded = replace(encoded, clean=as_residual(encoded.clean, run.model.texture_base))
     noisy = make_noisy(encoded, plans, micro.indices, run.config.noise, seed=seed)
     bf16 = run.config.run.precision == "bf16"
     with run.parallel.accumulate(run.module, last=last):

@@ -10,7 +10,9 @@ import torch
 from seqtex.prepare import prepare_job
 from seqtex.projection_frame import (
     NOTHING_SEEN,
+    as_residual,
     completed_frame,
+    from_residual,
     marked_normal,
     project_frame,
 )
@@ -104,3 +106,16 @@ def test_each_sample_shows_what_its_own_views_see():
 def test_a_source_that_does_not_know_is_refused():
     with pytest.raises(UsageError, match="geometry bank"):
         with_projection(batch(None), [img2tex_projected()] * 2)
+
+
+def test_textures_measured_from_the_projection_come_back():
+    clean = {name: torch.randn(1, 2, 1, 3, 3) for name in (VIEWS, PROJECTION, TEXTURE)}
+    residual = as_residual(clean, "projection")
+    assert torch.equal(residual[TEXTURE], clean[TEXTURE] - clean[PROJECTION])
+    assert residual[PROJECTION] is clean[PROJECTION]
+    back = from_residual(residual, clean[PROJECTION], "projection")
+    torch.testing.assert_close(back[TEXTURE], clean[TEXTURE], atol=1e-6, rtol=0)
+    assert as_residual(clean, "none") == clean
+    without = {VIEWS: clean[VIEWS]}
+    assert as_residual(without, "projection") == without
+    assert from_residual(without, None, "projection") == without
