@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from .data import data_app
+from .evaluate import evaluate
 from .info import info
 from .maps import maps
 from .render import render
@@ -26,6 +27,7 @@ app.command()(texture)
 app.command()(maps)
 app.command()(render)
 app.command()(train)
+app.command()(evaluate)
 app.command()(info)
 app.add_typer(data_app)
 

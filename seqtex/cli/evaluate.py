@@ -1,0 +1,130 @@
+"""``seqtex evaluate``: texturing methods measured on objects whose true texture is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from seqtex_core.errors import UsageError
+from seqtex_geometry.mesh import VIEW_NAMES
+
+from .exits import naming_smaller_setting
+from .options import DeviceOption, OverwriteOption, check_choice
+from .progress import StageReporter
+
+if TYPE_CHECKING:
+    from seqtex.evaluation.methods import TexturingMethod
+
+
+def evaluate(
+    bank: Annotated[
+        Path,
+        typer.Argument(metavar="BANK", help="Objects from `seqtex data synth --format bank`."),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the results.")
+    ],
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            metavar="[NAME=]DIR",
+            help="Model to measure beside the baselines: a folder or a built-in name. Repeatable.",
+        ),
+    ] = None,
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            "--steps",
+            metavar="N[,N...]",
+            help="Sampling steps; several measure each model several times.",
+            show_default="the model's own",
+        ),
+    ] = None,
+    count: Annotated[
+        int | None,
+        typer.Option("--count", help="Number of objects.", min=1, show_default="all"),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of textures and noise.", min=0)] = 0,
+    textures: Annotated[
+        Literal["held-out", "train", "all"],
+        typer.Option("--textures", help="Texture kinds to paint the objects in."),
+    ] = "held-out",
+    view: Annotated[
+        str, typer.Option("--view", metavar="NAME", help="The view that is given.")
+    ] = "front",
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", help="Objects that a model makes at once.", min=1)
+    ] = 10,
+    device: DeviceOption = "auto",
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Measure models and the methods that need none: DIR/results.json, results.md, pictures.png."""
+    from seqtex.data.bank import GeometryBank
+    from seqtex.data.splits import split_kinds
+    from seqtex.evaluation.report import RESULTS, to_markdown, write_report
+    from seqtex.evaluation.run import EvaluationSettings, run_evaluation
+    from seqtex.outputs import check_folder
+
+    check_choice("--view", view, VIEW_NAMES)
+    check_folder(out, record=RESULTS, overwrite=overwrite)
+    objects = GeometryBank(bank)
+    settings = EvaluationSettings(
+        count=len(objects) if count is None else count,
+        seed=seed,
+        kinds=tuple(split_kinds(textures)),
+        given_view=VIEW_NAMES.index(view),
+        batch_size=batch_size,
+    )
+    methods = _methods(models or [], parsed_steps(steps), device=device, seed=seed)
+    with StageReporter() as reporter, naming_smaller_setting("Lower --batch-size."):
+        found = run_evaluation(objects, methods, settings, on_progress=reporter)
+    typer.echo(to_markdown(write_report(out, found, objects, settings)))
+
+
+def _methods(
+    models: list[str], steps: tuple[int, ...], *, device: str, seed: int
+) -> list[TexturingMethod]:
+    import torch
+
+    from seqtex.evaluation.methods import baselines
+    from seqtex.evaluation.model_method import ModelMethod
+
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    methods = baselines()
+    for text in models:
+        name, folder = named_model(text)
+        methods += ModelMethod.load(folder, name=name, device=chosen, steps=steps, seed=seed)
+    return methods
+
+
+def named_model(text: str) -> tuple[str, str]:
+    """Name and folder of ``NAME=DIR`` or ``DIR``; a folder ``model`` is named by its parent.
+
+    Raises:
+        UsageError: an empty name or folder.
+    """
+    name, mark, folder = text.partition("=")
+    if not mark or Path(text).exists():
+        path = Path(text)
+        own = path.resolve().parent.name if path.name == "model" else path.name
+        return own, text
+    if not name or not folder:
+        raise UsageError("--model", expected="DIR or NAME=DIR", got=repr(text))
+    return name, folder
+
+
+def parsed_steps(text: str | None) -> tuple[int, ...]:
+    """Numbers of steps, with commas between; none at all for ``None``.
+
+    Raises:
+        UsageError: something else than whole numbers above 0.
+    """
+    if text is None:
+        return ()
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise UsageError("--steps", expected="whole numbers, commas between", got=repr(text))
+    return tuple(dict.fromkeys(int(part) for part in parts))

@@ -1,0 +1,314 @@
+"""The measurement: its numbers against hand computation, its baselines, what models are given."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.validator import problems
+from seqtex.cli.evaluate import named_model, parsed_steps
+from seqtex.data.bank import GeometryBank
+from seqtex.data.production import Production, produce
+from seqtex.data.record import RecordSizes
+from seqtex.data.splits import split_kinds
+from seqtex.data.synth import SynthSettings
+from seqtex.evaluation import EvaluationCase, ModelMethod, bank_cases, baselines, estimate
+from seqtex.evaluation.measures import MAX_PSNR, psnr, ssim
+from seqtex.evaluation.methods import MEAN, NEAREST, SMOOTH, TRUTH, MadeTexture
+from seqtex.evaluation.rendering import TexelRenderer
+from seqtex.evaluation.run import Evaluation, ObjectResult
+from seqtex.evaluation.schema import RESULT_SCHEMA
+from seqtex.evaluation.scores import MEASURES, scores
+from seqtex.models.config import ModelConfig
+from seqtex.models.load import build_transformer, load_model, model_folder
+from seqtex.training.export import collect_weights, write_model
+from seqtex_core.errors import UsageError
+
+SIZES = RecordSizes(view_size=16, uv_size=32)
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> GeometryBank:
+    folder = tmp_path_factory.mktemp("evaluation") / "bank"
+    settings = SynthSettings(seed=3, families=("lathe", "mug"), sizes=SIZES)
+    produce(Production(folder=folder, count=3, settings=settings))
+    return GeometryBank(folder)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with random weights, given the projected reference."""
+    folder = tmp_path_factory.mktemp("models") / "mine"
+    base = ModelConfig.read(model_folder("seqtex-tiny"))
+    backbone = dict(base.backbone)
+    backbone["config"] = {
+        **backbone["config"],
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "num_layers": 1,
+        "ffn_dim": 16,
+    }
+    config = replace(
+        base, backbone=backbone, view_size=16, uv_size=32, task="img2tex_projected", name="small"
+    )
+    transformer = build_transformer(config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # heads start at zero; an untrained model would ignore its inputs
+        for value in transformer.parameters():
+            value.add_(0.1 * torch.randn(value.shape, generator=generator))
+    write_model(folder, config, collect_weights(transformer, {}, "fp32"), {"step": 7})
+    return folder
+
+
+def cases(bank: GeometryBank, **changes: int) -> list[EvaluationCase]:
+    kinds = split_kinds("held-out")
+    return list(bank_cases(bank, count=3, seed=changes.pop("seed", 0), kinds=kinds, **changes))
+
+
+def repainted(case: EvaluationCase, *, hidden: float) -> EvaluationCase:
+    """The case with all that is not given replaced: unseen texels and the other views."""
+    uv = torch.where(case.unseen, hidden, case.images.uv)
+    views = torch.full_like(case.images.views, hidden)
+    views[case.given_view] = case.reference
+    return replace(case, images=replace(case.images, uv=uv, views=views))
+
+
+def test_psnr_is_what_one_computes_by_hand() -> None:
+    truth = torch.full((3, 2, 2), 0.5)
+    image = truth.clone()
+    image[0, 0, 0] += 0.3  # of 2 pixels x 3 colours that count, one is off by 0.3
+    image[:, 1, 1] = 0.0  # not counted
+    mask = torch.tensor([[True, True], [False, False]])
+    assert psnr(image, truth, mask) == pytest.approx(-10 * math.log10(0.09 / 6), abs=1e-5)
+    assert psnr(truth, truth, mask) == MAX_PSNR
+    frames = psnr(image.expand(2, -1, -1, -1), truth.expand(2, -1, -1, -1), mask.expand(2, -1, -1))
+    assert frames == pytest.approx(psnr(image, truth, mask))
+    with pytest.raises(UsageError, match="none"):
+        psnr(image, truth, torch.zeros(2, 2, dtype=torch.bool))
+    with pytest.raises(UsageError, match="mask"):
+        psnr(image, truth, mask.float())
+
+
+def test_ssim_is_what_one_computes_by_hand() -> None:
+    mask = torch.zeros(20, 20, dtype=torch.bool)
+    mask[3:9, 4:15] = True
+    a, b, c1, c2 = 0.3, 0.6, 1e-4, 9e-4
+    flat = ssim(torch.full((3, 20, 20), a), torch.full((3, 20, 20), b), mask)
+    assert flat == pytest.approx((2 * a * b + c1) / (a * a + b * b + c1), abs=1e-9)
+    # One pixel counts: it is its own mean and has no variance, whatever is around it.
+    noise = torch.rand(2, 3, 20, 20, generator=torch.Generator().manual_seed(0)).double()
+    one = torch.zeros(20, 20, dtype=torch.bool)
+    one[7, 11] = True
+    x, y = noise[0, :, 7, 11], noise[1, :, 7, 11]
+    alone = ((2 * x * y + c1) / (x * x + y * y + c1)).mean()
+    assert ssim(noise[0], noise[1], one) == pytest.approx(float(alone), abs=1e-9)
+    # Two pixels side by side, seen from the left one with weights w : 1.
+    one[7, 12] = True
+    w = math.exp(-0.5 / 1.5**2)
+    expected = []
+    for weights in (np.array([1, w]) / (1 + w), np.array([w, 1]) / (1 + w)):
+        for channel in range(3):
+            p, q = (n[channel, 7, 11:13].numpy() for n in noise)
+            mp, mq = weights @ p, weights @ q
+            vp, vq, cov = (
+                weights @ p**2 - mp**2,
+                weights @ q**2 - mq**2,
+                weights @ (p * q) - mp * mq,
+            )
+            light = (2 * mp * mq + c1) / (mp**2 + mq**2 + c1)
+            expected.append(light * (2 * cov + c2) / (vp + vq + c2))
+    assert ssim(noise[0], noise[1], one) == pytest.approx(np.mean(expected), abs=1e-9)
+
+
+def test_what_does_not_count_changes_nothing() -> None:
+    generator = torch.Generator().manual_seed(1)
+    image, truth, other = torch.rand(3, 3, 24, 24, generator=generator)
+    mask = torch.rand(24, 24, generator=generator) > 0.5
+    changed = torch.where(mask, image, other)
+    assert psnr(changed, truth, mask) == psnr(image, truth, mask)
+    assert ssim(changed, truth, mask) == ssim(image, truth, mask)
+    assert ssim(truth, truth, mask) == pytest.approx(1.0, abs=1e-9)
+
+
+def test_intervals() -> None:
+    values = np.random.default_rng(0).normal(5.0, 2.0, size=400)
+    found = estimate(list(values))
+    assert found == estimate(list(values))
+    assert (found.mean, found.median) == (pytest.approx(values.mean()), np.median(values))
+    # The bootstrap of a mean is nearly normal: +-1.96 s / sqrt(n), here known to about 5%.
+    half = 1.96 * values.std() / 20
+    assert found.mean_interval[0] == pytest.approx(values.mean() - half, abs=0.1 * half)
+    assert found.mean_interval[1] == pytest.approx(values.mean() + half, abs=0.1 * half)
+    assert found.median_interval[0] < found.median < found.median_interval[1]
+    assert estimate([3.0]).mean_interval == (3.0, 3.0)
+    with pytest.raises(UsageError):
+        estimate([])
+
+
+def test_baselines_on_real_cases(bank: GeometryBank) -> None:
+    methods = {method.name: method for method in baselines()}
+    assert list(methods) == [TRUTH, MEAN, NEAREST, SMOOTH]
+    for case in cases(bank):
+        assert case.hides_enough
+        assert case.exclusion is None
+        covered = case.maps.view_mask[0, 0]
+        flat = methods[MEAN]([case])[0].texture
+        by_hand = case.reference.flatten(1).sum(1) / covered.sum()
+        assert torch.allclose(flat, by_hand[:, None, None].expand_as(flat), atol=1e-6)
+        nearest, smooth = (methods[name]([case])[0].texture for name in (NEAREST, SMOOTH))
+        for made in (nearest, smooth):
+            assert torch.equal(made[:, case.seen], case.images.uv[:, case.seen])
+        where = case.maps.uv_position.permute(1, 2, 0)
+        distance = torch.cdist(where[case.unseen], where[case.seen])
+        taken = case.images.uv[:, case.seen][:, distance.argmin(dim=1)]
+        same = (nearest[:, case.unseen] - taken).abs().amax(0) < 1e-6
+        assert same.float().mean() > 0.99  # ties may go to another texel
+
+
+def test_no_method_knows_what_is_hidden(bank: GeometryBank, model: Path) -> None:
+    methods = [*baselines()[1:], *ModelMethod.load(str(model), name="m", steps=[2])]
+    first = cases(bank)
+    light, dark = ([repainted(case, hidden=h) for case in first] for h in (0.9, 0.1))
+    for method in methods:
+        for a, b in zip(method(light), method(dark), strict=True):
+            assert torch.equal(a.texture, b.texture), method.name
+    brighter = [
+        replace(c, images=replace(c.images, views=c.images.views * 0.5, uv=c.images.uv * 0.5))
+        for c in first
+    ]
+    for method in methods:
+        difference = method(first)[0].texture - method(brighter)[0].texture
+        assert difference.abs().max() > 1e-3, method.name  # what is given does matter
+
+
+def test_model_results_depend_on_number_and_seed_only(bank: GeometryBank, model: Path) -> None:
+    first = cases(bank)
+    [method] = ModelMethod.load(str(model), name="m", steps=[2])
+    together, alone = method(first), method(first[1:2])
+    # Batched matrix products round differently: a few hundred fp32 additions of values near 1.
+    assert torch.allclose(together[1].texture, alone[0].texture, atol=1e-4)
+    [other] = ModelMethod.load(str(model), name="m", steps=[2], seed=1)
+    assert not torch.allclose(other(first)[0].texture, together[0].texture, atol=1e-2)
+    assert method.facts["trained"] == {"step": 7}
+    assert [m.steps for m in ModelMethod.load(str(model), name="m")] == [30]
+
+
+def test_models_of_another_size_or_task_are_refused(bank: GeometryBank, model: Path) -> None:
+    loaded = load_model(model)
+    config = loaded.config
+    wrong = ModelMethod("m", replace(loaded, config=replace(config, uv_size=64)))
+    with pytest.raises(UsageError, match="16 and 64"):
+        wrong(cases(bank))
+    blind = ModelMethod("m", replace(loaded, config=replace(config, task="geo2mv")))
+    with pytest.raises(UsageError, match="img2tex"):
+        blind(cases(bank))
+
+
+def test_rendering_agrees_with_the_true_views(bank: GeometryBank) -> None:
+    for case in cases(bank):
+        one = torch.tensor([0.2, 0.5, 0.8])[:, None, None]
+        views = case.renderer(one.expand_as(case.images.uv))
+        assert torch.allclose(views, one * case.maps.view_mask, atol=1e-5)
+        found = scores(case, MadeTexture(texture=case.images.uv, views=case.images.views))
+        assert (found["psnr_all"], found["psnr_unseen"]) == (MAX_PSNR, MAX_PSNR)
+        shuffled = case.images.uv.flip(-1)
+        worse = scores(case, MadeTexture(texture=shuffled, views=case.images.views))
+        for name in ("view_agreement", "reference_agreement"):
+            assert worse[name] < found[name]
+        assert scores(case, MadeTexture(texture=shuffled))["view_agreement"] is None
+
+
+def test_constant_and_fully_seen_objects(bank: GeometryBank) -> None:
+    case = cases(bank)[0]
+    flat = replace(case.images, uv=torch.full_like(case.images.uv, 0.4))
+    assert replace(case, images=flat).exclusion == "constant texture"
+    everything = replace(case.maps, uv_visible=torch.ones_like(case.maps.uv_visible))
+    open_case = replace(case, maps=everything)
+    found = scores(open_case, MadeTexture(texture=case.images.uv.flip(-1)))
+    assert (found["psnr_unseen"], found["ssim_unseen"]) == (None, None)
+    assert found["psnr_all"] is not None
+    nothing = replace(case.maps, uv_visible=torch.zeros_like(case.maps.uv_visible))
+    assert replace(case, maps=nothing).exclusion == "reference shows nothing"
+    for method in baselines():
+        assert torch.isfinite(method([replace(case, maps=nothing)])[0].texture).all()
+
+
+def test_differences_are_paired_and_leave_out_excluded_objects() -> None:
+    def row(number: int, mine: float | None, base: float, exclusion: str | None) -> ObjectResult:
+        empty: dict[str, float | None] = dict.fromkeys(MEASURES)
+        results = {"m": {**empty, "psnr_unseen": mine}, NEAREST: {**empty, "psnr_unseen": base}}
+        return ObjectResult(
+            number=number,
+            family="mug",
+            kinds=("wood",),
+            unseen_share=0.5,
+            exclusion=exclusion,
+            results=results,
+        )
+
+    rows = [row(0, 12.0, 10.0, None), row(1, 13.0, 14.0, None), row(2, None, 50.0, None)]
+    found = Evaluation(methods=(), objects=[*rows, row(3, 60.0, 0.0, "constant texture")])
+    difference = found.difference("m", "psnr_unseen")
+    assert difference is not None
+    assert (difference.count, difference.mean, difference.share_above_zero) == (2, 0.5, 0.5)
+    assert found.summary("m", "ssim_all") is None
+    assert found.excluded == {"constant texture": 1}
+
+
+def test_cases_are_always_the_same(bank: GeometryBank) -> None:
+    first, second, other = cases(bank), cases(bank), cases(bank, seed=1)
+    for a, b, c in zip(first, second, other, strict=True):
+        assert torch.equal(a.images.uv, b.images.uv)
+        assert not torch.equal(a.images.uv, c.images.uv)
+    back = cases(bank, given_view=2)[0]
+    assert torch.equal(back.reference, first[0].images.views[2])
+    with pytest.raises(UsageError, match="1 to 3"):
+        list(bank_cases(bank, count=4, seed=0, kinds=split_kinds("held-out")))
+    assert isinstance(first[0].renderer, TexelRenderer)
+
+
+def test_command_writes_results_that_fit_the_schema(seqtex, bank, model, tmp_path) -> None:
+    command = ("evaluate", bank.folder, "--model", f"mine={model}", "--steps", "1,2", "--count", 2)
+    runs = []
+    for name in ("one", "two"):
+        done = seqtex(*command, "-o", tmp_path / name)
+        assert done.code == 0, done.err
+        assert "| mine, 2 steps |" in done.out
+        runs.append(json.loads((tmp_path / name / "results.json").read_text()))
+        assert (tmp_path / name / "pictures.png").stat().st_size > 1000
+        assert (tmp_path / name / "results.md").read_text() == done.out.removesuffix("\n")
+    assert problems(runs[0], RESULT_SCHEMA) == []
+    assert problems({**runs[0], "objects": [{}]}, RESULT_SCHEMA)
+    for name in ("summary", "differences", "objects"):
+        assert runs[0][name] == runs[1][name]
+    assert list(runs[0]["methods"])[-2:] == ["mine, 1 steps", "mine, 2 steps"]
+    assert str(tmp_path) not in json.dumps(runs[0])
+    text = runs[0]["objects"][0]["results"]["mine, 1 steps"]
+    assert text["psnr_all"] is not None
+
+
+def test_command_refuses_what_it_cannot_do(seqtex, bank, tmp_path) -> None:
+    for arguments, code in (
+        (("--count", "9"), 2),
+        (("--view", "top"), 2),
+        (("--steps", "2,x"), 2),
+        (("--model", "=x"), 2),
+        (("--model", "nowhere"), 4),
+    ):
+        assert seqtex("evaluate", bank.folder, "-o", tmp_path / "o", *arguments).code == code
+    assert not (tmp_path / "o").exists()
+    assert seqtex("evaluate", tmp_path / "none", "-o", tmp_path / "o").code == 3
+
+
+def test_names_of_models_and_steps(tmp_path: Path) -> None:
+    assert named_model("runs/first/model") == ("first", "runs/first/model")
+    assert named_model("new=runs/first/model") == ("new", "runs/first/model")
+    (tmp_path / "a=b").mkdir()
+    assert named_model(str(tmp_path / "a=b")) == ("a=b", str(tmp_path / "a=b"))
+    assert (parsed_steps(None), parsed_steps("4, 2,4")) == ((), (4, 2))
