@@ -22,6 +22,7 @@ from .seams import extend_nearest
 from .surface import SurfaceTensors
 
 _MIN_DEPTH_SIZE = 512  # shorter side of the depth map that decides what is hidden, in pixels
+_OPAQUE = 0.95  # alpha from here on is opaque: palettes and lossy codecs leave 0.98 or so inside
 _JUMP = 3.0  # second difference of the depth, in pixel widths, beyond which it jumps
 
 
@@ -83,7 +84,7 @@ def backproject(
         surface: everything that can hide something.
         maps: UV maps (F = 1) of the faces to paint.
         images: one per camera, ``[3, H, W]`` or with alpha ``[4, H, W]``, in [0, 1]; sizes may
-            differ. Pixels that are not opaque are not used.
+            differ. Pixels that are not opaque (alpha below 0.95) are not used.
         cameras: F cameras.
         rasterizer: from :func:`~seqtex_geometry.rasterize.choose_rasterizer`.
         settings: see :class:`BackprojectSettings`.
@@ -266,9 +267,9 @@ def _trust(
     """How far each pixel of the depth map is from outlines, 0 to 1, ``[H, W]``."""
     height, width = buffer.depth.shape
     bad = buffer.jumps(camera)
-    softness = picture[3:].remainder(1.0) > 0.01
+    softness = (picture[3:] > 0.01) & (picture[3:] < _OPAQUE)
     if picture.shape[0] == 4:
-        clear = (picture[3:] < 0.999).float()[None]
+        clear = (picture[3:] < _OPAQUE).float()[None]
         bad = bad | (torch.nn.functional.interpolate(clear, (height, width))[0, 0] > 0)
     if not bool(softness.any()):
         # Nothing says which pixels mix with the background: those next to it may.

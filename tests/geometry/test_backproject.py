@@ -68,8 +68,8 @@ def texels(surface: SurfaceTensors, size: int = 96) -> SurfaceMaps:
 
 
 @pytest.mark.parametrize("projection", ["perspective", "orthographic"])
-@pytest.mark.parametrize("alpha", [True, False])
-def test_seen_texels_get_the_colour_of_their_place(projection: str, alpha: bool) -> None:
+@pytest.mark.parametrize("alpha", [1.0, 0.97, None])
+def test_seen_texels_get_the_colour_of_their_place(projection: str, alpha: float | None) -> None:
     surface = sphere()
     cameras = CameraRig.orbit(
         azimuths=(-90.0, -30.0),
@@ -79,7 +79,10 @@ def test_seen_texels_get_the_colour_of_their_place(projection: str, alpha: bool)
         half_extent=0.33 if projection == "perspective" else 1.1,
     )
     maps = texels(surface)
-    images = [image[: 4 if alpha else 3] for image in pictures(surface, cameras, 256)]
+    images = pictures(surface, cameras, 256)
+    for image in images:
+        image[3] *= alpha or 0.0
+    images = [image[: 4 if alpha else 3] for image in images]
     result = backproject(surface, maps, images, cameras, rasterizer=BACKEND)
     truth = pattern(maps.position[0]).permute(2, 0, 1)
     error = (result.color - truth).abs()[:, result.seen]
