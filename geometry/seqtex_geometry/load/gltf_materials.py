@@ -169,4 +169,4 @@ def _image_name(file: GltfFile, index: int) -> str:
     image = file.entry("images", index)
     uri = str(image.get("uri", ""))
     label = image.get("name") or (uri if not uri.startswith("data:") else "")
-    return f"images[{index}] {label} of {file.path.name}"
+    return f"images[{index}]{f' {label}' if label else ''} of {file.path.name}"

@@ -37,8 +37,8 @@ def decode_image(data: bytes, subject: str) -> ImageArray:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(
             f"texture {subject}",
-            expected="a readable image",
-            got=f"{len(data)} bytes that fail to decode ({error})",
+            expected="an image that can be read whole (PNG, JPEG, ...)",
+            got=f"{len(data)} bytes that do not decode ({type(error).__name__})",
             remedy=_REMEDY,
         ) from error
 
