@@ -26,12 +26,13 @@ def manifest_path(output: Path) -> Path:
 def resolve_output(mesh: Path, out: Path | None) -> Path:
     """The file to write: ``out``, or ``<stem>_textured`` beside the mesh or in the folder ``out``.
 
-    An OBJ gives an OBJ unless ``out`` says otherwise; every other format gives a GLB.
+    A name without an ending is a folder, which need not exist yet. An OBJ gives an OBJ unless
+    ``out`` says otherwise; every other format gives a GLB.
     """
     name = f"{mesh.stem}_textured{'.obj' if mesh.suffix.lower() == '.obj' else '.glb'}"
     if out is None:
         return mesh.with_name(name)
-    return out / name if out.is_dir() else out
+    return out / name if out.is_dir() or not out.suffix else out
 
 
 def check_writable(target: Path) -> None:

@@ -97,6 +97,7 @@ class SeqTexPipeline:
             InputError: the mesh or an image is rejected.
             OutOfMemoryError: the device is too small for these sizes.
         """
+        self.model.check_prompt(prompt)
         if isinstance(mesh, PreparedJob):
             if references is not None:
                 raise UsageError("references", expected="none beside a job", got=str(references))

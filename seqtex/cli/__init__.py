@@ -16,8 +16,13 @@ def run(arguments: Sequence[str]) -> int:
 
     ``--debug`` may stand anywhere; it adds tracebacks to error messages.
     """
-    from .app import app
     from .exits import run_guarded
 
     kept = [argument for argument in arguments if argument != "--debug"]
-    return run_guarded(lambda: app(args=kept, prog_name="seqtex"), debug=len(kept) < len(arguments))
+
+    def command() -> None:
+        from .app import app  # in here, so that an interrupt of the imports is handled too
+
+        app(args=kept, prog_name="seqtex")
+
+    return run_guarded(command, debug=len(kept) < len(arguments))

@@ -77,7 +77,12 @@ def texture(
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option("--task", metavar="NAME", help="img2tex or mv2tex.", show_default="img2tex"),
+        typer.Option(
+            "--task",
+            metavar="NAME",
+            help="img2tex, img2tex_projected or mv2tex.",
+            show_default="the model's",
+        ),
     ] = None,
     steps: Annotated[
         int | None,
@@ -127,7 +132,8 @@ def texture(
             "--out",
             "-o",
             metavar="FILE|DIR",
-            help="Result: .glb or .gltf; for an OBJ also .obj.",
+            help="Result: .glb or .gltf; for an OBJ also .obj. A name without an ending is a "
+            "folder.",
             show_default="MESH_textured beside the mesh",
         ),
     ] = None,

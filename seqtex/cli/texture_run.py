@@ -100,9 +100,11 @@ def _load_pipeline(request: TextureRequest, report: StageReporter) -> SeqTexPipe
 
     name = request.model or DEFAULT_MODEL
     with StageClock(report).stage(f"Load model {name}"):
-        return SeqTexPipeline.from_pretrained(
+        pipeline = SeqTexPipeline.from_pretrained(
             name, device=request.device, dtype=request.dtype or "float32"
         )
+    pipeline.model.check_prompt(request.prompt)
+    return pipeline
 
 
 def _say_result(result: TextureResult, report: StageReporter) -> None:

@@ -69,16 +69,22 @@ class SeqTexModel:
         Raises:
             UsageError: a prompt for a model without a text encoder.
         """
-        if self.text_encoder is not None:
-            return self.text_encoder.encode([prompt or ""])
-        if prompt:
+        self.check_prompt(prompt)
+        return None if self.text_encoder is None else self.text_encoder.encode([prompt or ""])
+
+    def check_prompt(self, prompt: str | None) -> None:
+        """Refuse text that the model cannot read; costs nothing.
+
+        Raises:
+            UsageError: a prompt for a model without a text encoder.
+        """
+        if prompt and self.text_encoder is None:
             raise UsageError(
                 "prompt",
                 expected="none: this model was made without text",
                 got=repr(prompt),
                 remedy="Leave out --prompt; the reference image decides.",
             )
-        return None
 
 
 def model_folder(name_or_path: str | Path) -> Path:

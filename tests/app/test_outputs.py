@@ -87,6 +87,7 @@ def test_an_input_is_not_replaced_by_other_content(tmp_path: Path) -> None:
         ("m/a.OBJ", None, "m/a_textured.obj"),
         ("m/a.ply", "", "a_textured.glb"),
         ("m/a.ply", "b.glb", "b.glb"),
+        ("m/a.ply", "new/folder/", "new/folder/a_textured.glb"),
     ],
 )
 def test_names(tmp_path: Path, mesh: str, out: str | None, expected: str) -> None:
