@@ -20,8 +20,10 @@ def check_shape(name: str, tensor: Tensor, shape: Sequence[int | None], letters:
         letters: the same shape in the library's letters, for the message ("B L N D").
 
     Raises:
-        UsageError: another number of dimensions, or a size that differs.
+        UsageError: not a tensor, another number of dimensions, or a size that differs.
     """
+    if not isinstance(tensor, Tensor):
+        raise UsageError(name, expected=f"a tensor [{letters}]", got=repr(tensor))
     fits = tensor.ndim == len(shape) and all(
         want is None or size == want for size, want in zip(tensor.shape, shape, strict=True)
     )
@@ -67,6 +69,8 @@ def check_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None)
                 got=f"{other.dtype} on {other.device}",
             )
     if mask is not None:
+        if mask.device != q.device:
+            raise UsageError("mask", expected=f"one on {q.device}, as q", got=str(mask.device))
         if mask.dtype != torch.bool and not mask.is_floating_point():
             raise UsageError("mask", expected="boolean or floating point", got=str(mask.dtype))
         full = (batch, heads, q_len, k.shape[1])

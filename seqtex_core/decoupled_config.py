@@ -49,6 +49,8 @@ class DecoupledConfig:
         for name, (value, known) in choices.items():
             if value not in known:
                 raise UsageError(name, expected=f"one of {known}", got=repr(value))
+        if not isinstance(self.uv_share, frozenset):
+            raise UsageError("uv_share", expected="a frozenset", got=repr(self.uv_share))
         unknown = sorted(self.uv_share - set(SHAREABLE))
         if unknown:
             raise UsageError("uv_share", expected=f"names among {SHAREABLE}", got=str(unknown))

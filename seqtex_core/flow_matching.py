@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from .checks import check_shape
 from .errors import UsageError
 from .noise import Generators, draw_indices
 
@@ -32,7 +33,7 @@ def shift_sigmas(sigmas: Tensor, shift: float) -> Tensor:
     Raises:
         UsageError: ``shift`` is not positive.
     """
-    if shift <= 0:
+    if not shift > 0:
         raise UsageError("shift", expected="a positive number", got=str(shift))
     return shift * sigmas / (1 + (shift - 1) * sigmas)
 
@@ -43,8 +44,8 @@ def training_sigmas(num: int = NUM_LEVELS, shift: float = DEFAULT_SHIFT) -> Tens
     Raises:
         UsageError: ``num`` < 1 or ``shift`` <= 0.
     """
-    if num < 1:
-        raise UsageError("num", expected="at least 1", got=str(num))
+    if not isinstance(num, int) or num < 1:
+        raise UsageError("num", expected="a whole number of at least 1", got=repr(num))
     base = torch.arange(num, 0, -1, dtype=torch.float64) / num
     return shift_sigmas(base, shift).float()
 
@@ -58,8 +59,8 @@ def inference_sigmas(steps: int, shift: float = DEFAULT_SHIFT) -> Tensor:
     Raises:
         UsageError: ``steps`` < 1 or ``shift`` <= 0.
     """
-    if steps < 1:
-        raise UsageError("steps", expected="at least 1", got=str(steps))
+    if not isinstance(steps, int) or steps < 1:
+        raise UsageError("steps", expected="a whole number of at least 1", got=repr(steps))
     base = torch.linspace(1.0, 1.0 / NUM_LEVELS, steps + 1, dtype=torch.float64)[:-1]
     return torch.cat([shift_sigmas(base, shift), base.new_zeros(1)]).float()
 
@@ -76,6 +77,8 @@ def bell_weights(sigmas: Tensor) -> Tensor:
     Raises:
         UsageError: all weights would be 0 (fewer than two distinct distances from 0.5).
     """
+    if sigmas.numel() == 0:
+        raise UsageError("sigmas", expected="a table of several levels", got="none")
     bell = torch.exp(-2 * (sigmas.double() - 0.5) ** 2)
     bell = bell - bell.min()
     if not bool(bell.sum() > 0):
@@ -104,11 +107,20 @@ class TrainingSchedule:
         num_levels: size of the table.
         shift: flow shift of the table.
         weighting: ``"bell"`` (see :func:`bell_weights`) or ``"uniform"``.
+
+    Raises:
+        UsageError: an unknown weighting, no levels, or a shift that is not positive.
     """
 
     num_levels: int = NUM_LEVELS
     shift: float = DEFAULT_SHIFT
     weighting: Weighting = "bell"
+
+    def __post_init__(self) -> None:
+        if self.weighting not in ("bell", "uniform"):
+            raise UsageError("weighting", expected="'bell' or 'uniform'", got=repr(self.weighting))
+        if self.num_levels < 1 or not self.shift > 0:
+            raise UsageError("TrainingSchedule", expected="positive numbers", got=str(self))
 
     @cached_property
     def sigmas(self) -> Tensor:
@@ -140,36 +152,50 @@ def expand_sigma(sigma: Tensor, like: Tensor) -> Tensor:
     """``sigma`` shaped to multiply latents ``like`` ``[B, C, F, H, W]``.
 
     Args:
-        sigma: ``[]``, ``[B]``, or ``[B, F]``.
+        sigma: ``[]``, ``[B]``, or ``[B, F]``; B may be 1.
         like: the latents.
 
     Raises:
-        UsageError: another number of dimensions.
+        UsageError: another shape.
     """
     if sigma.ndim == 0:
         return sigma
-    if sigma.ndim == 1:
+    batch = 1 if sigma.shape[0] == 1 else like.shape[0]
+    if sigma.shape == (batch,):
         return sigma.view(-1, *[1] * (like.ndim - 1))
-    if sigma.ndim == 2 and like.ndim == 5:
+    if like.ndim == 5 and sigma.shape == (batch, like.shape[2]):
         return sigma[:, None, :, None, None]
-    raise UsageError("sigma", expected="shape [], [B] or [B, F]", got=str(tuple(sigma.shape)))
+    raise UsageError(
+        "sigma",
+        expected=f"shape [], [B] or [B, F] for latents {list(like.shape)}",
+        got=str(list(sigma.shape)),
+    )
 
 
 def add_noise(clean: Tensor, noise: Tensor, sigma: Tensor | float) -> Tensor:
-    """``(1 - sigma) x0 + sigma eps``; exactly ``clean`` at sigma 0 and ``noise`` at sigma 1."""
-    level = expand_sigma(sigma, clean) if isinstance(sigma, Tensor) else sigma
+    """``(1 - sigma) x0 + sigma eps``; exactly ``clean`` at sigma 0 and ``noise`` at sigma 1.
+
+    Args:
+        clean: ``[B, C, F, H, W]``.
+        noise: of the same shape.
+        sigma: see :func:`expand_sigma`.
+
+    Raises:
+        UsageError: shapes that do not fit.
+    """
+    level = _level(clean, noise, sigma, "noise")
     return (1 - level) * clean + level * noise
 
 
 def velocity_to_clean(latents: Tensor, velocity: Tensor, sigma: Tensor | float) -> Tensor:
-    """``x0 = x_sigma - sigma u``."""
-    level = expand_sigma(sigma, latents) if isinstance(sigma, Tensor) else sigma
+    """``x0 = x_sigma - sigma u``; arguments and errors as in :func:`add_noise`."""
+    level = _level(latents, velocity, sigma, "velocity")
     return latents - level * velocity
 
 
 def velocity_to_noise(latents: Tensor, velocity: Tensor, sigma: Tensor | float) -> Tensor:
-    """``eps = x_sigma + (1 - sigma) u``."""
-    level = expand_sigma(sigma, latents) if isinstance(sigma, Tensor) else sigma
+    """``eps = x_sigma + (1 - sigma) u``; arguments and errors as in :func:`add_noise`."""
+    level = _level(latents, velocity, sigma, "velocity")
     return latents + (1 - level) * velocity
 
 
@@ -179,12 +205,17 @@ def clean_to_velocity(
     """``u = (x_sigma - x0) / sigma``, sigma taken as ``min_sigma`` below that.
 
     The squared error of ``u`` is then that of ``x0`` times ``1 / max(sigma, min_sigma)^2``.
+    Arguments and errors as in :func:`add_noise`.
     """
-    if isinstance(sigma, Tensor):
-        level: Tensor | float = expand_sigma(sigma, latents).clamp_min(min_sigma)
-    else:
-        level = max(sigma, min_sigma)
-    return (latents - clean) / level
+    level = _level(latents, clean, sigma, "clean")
+    floored = level.clamp_min(min_sigma) if isinstance(level, Tensor) else max(level, min_sigma)
+    return (latents - clean) / floored
+
+
+def _level(like: Tensor, other: Tensor, sigma: Tensor | float, name: str) -> Tensor | float:
+    """``sigma`` to multiply ``like``, after the shapes of both operands were compared."""
+    check_shape(name, other, like.shape, "the latents' shape")
+    return expand_sigma(sigma, like) if isinstance(sigma, Tensor) else sigma
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,11 +252,13 @@ def flow_matching_loss(
             frame's mean is weighted by them, and a frame whose mask is all 0 counts as 0.
 
     Raises:
-        UsageError: a group to be trained is missing, or shapes differ.
+        UsageError: a group to be trained is missing, shapes differ, or a mask of a group that
+            is not in the sample.
 
     Source:
         arXiv 2507.04285, Eq. 4: ``E || u - (eps - S0) ||^2``.
     """
+    _check_weights(sample, weight, masks or {})
     groups: dict[str, Tensor] = {}
     samples: dict[str, Tensor] = {}
     for name in sample.trained_groups:
@@ -247,6 +280,22 @@ def flow_matching_loss(
         groups=groups,
         per_sample=torch.stack(list(samples.values())).sum(dim=0),
     )
+
+
+def _check_weights(sample: NoisySample, weight: Tensor | None, masks: Mapping[str, Tensor]) -> None:
+    if unknown := sorted(set(masks) - set(sample.latents)):
+        raise UsageError("masks", expected=f"groups of {[*sample.latents]}", got=str(unknown))
+    for name, mask in masks.items():
+        full = sample.target[name].shape
+        if mask.ndim != 5 or any(m not in (1, n) for m, n in zip(mask.shape, full, strict=True)):
+            raise UsageError(
+                f"masks[{name!r}]",
+                expected=f"broadcastable to {list(full)}",
+                got=str(list(mask.shape)),
+            )
+    if weight is not None:
+        batch = next(iter(sample.target.values())).shape[0]
+        check_shape("weight", weight, (batch,), "B")
 
 
 def _frame_errors(velocity: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checks import check_shape
 from .errors import UsageError
 from .flow_matching import add_noise
 from .frame_run import FrameRun, KnownLatents
@@ -93,7 +94,12 @@ class FramePlan:
         return levels
 
     def sigmas(self, sigma: Tensor) -> dict[str, Tensor]:
-        """Noise level of every frame, ``{group: [B, F]}``, for current levels ``sigma`` ``[B]``."""
+        """Noise level of every frame, ``{group: [B, F]}``, for current levels ``sigma`` ``[B]``.
+
+        Raises:
+            UsageError: ``sigma`` has another shape.
+        """
+        check_shape("sigma", sigma, (None,), "B")
         levels = {}
         for group in self.groups:
             # x + slope * sigma with slope 0 or 1, so that no value is read back from the device

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +14,7 @@ from .flow_matching import add_noise
 from .frames import Stream
 from .noise import Generators, draw_noise
 from .roles import Role
+from .samplers import check_sigmas
 
 if TYPE_CHECKING:
     from .frame_plan import FramePlan
@@ -34,6 +34,9 @@ class KnownLatents:
             texels are locked. Locks of whole frames are in the plan.
         device: where sampling runs.
         dtype: of the latents between steps.
+
+    Raises:
+        UsageError: a dtype that is not floating point.
     """
 
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -41,6 +44,10 @@ class KnownLatents:
     lock_masks: Mapping[str, Tensor] = field(default_factory=dict)
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        if not self.dtype.is_floating_point:
+            raise UsageError("dtype", expected="a floating-point dtype", got=str(self.dtype))
 
     def shape(self, group: str, num_frames: int) -> tuple[int, ...]:
         """``[B, C, F, H, W]`` of ``group``.
@@ -245,19 +252,6 @@ class _GroupRun:
 
 def _index(frames: tuple[int, ...], device: torch.device | str) -> Tensor:
     return torch.tensor(frames, dtype=torch.int64, device=device)
-
-
-def check_sigmas(sigmas: Sequence[float]) -> None:
-    """Refuse noise levels that a sampler cannot follow.
-
-    Raises:
-        UsageError: fewer than two levels, not strictly falling, or not from (0, 1] down to 0.
-    """
-    falling = all(high > low for high, low in pairwise(sigmas))
-    if len(sigmas) < 2 or not falling or sigmas[0] > 1.0 or sigmas[-1] != 0.0:
-        raise UsageError(
-            "sigmas", expected="falling levels from at most 1 down to 0", got=str(list(sigmas))
-        )
 
 
 def _check_names(plan: FramePlan, known: KnownLatents) -> None:

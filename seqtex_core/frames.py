@@ -30,8 +30,9 @@ class Grid:
     width: int
 
     def __post_init__(self) -> None:
-        if min(self.frames, self.height, self.width) < 1:
-            raise UsageError("grid", expected="positive frames, height and width", got=str(self))
+        sizes = (self.frames, self.height, self.width)
+        if not all(isinstance(size, int) for size in sizes) or min(sizes) < 1:
+            raise UsageError("grid", expected="positive whole numbers", got=str(self))
 
     @property
     def tokens_per_frame(self) -> int:
@@ -52,11 +53,18 @@ class FrameGroup:
         name: key under which the group's latents travel, unique in a layout ("views", "texture").
         stream: ``"mv"`` reads only the mv stream; ``"uv"`` reads both.
         grid: token grid after patchify.
+
+    Raises:
+        UsageError: an unknown stream.
     """
 
     name: str
     stream: Stream
     grid: Grid
+
+    def __post_init__(self) -> None:
+        if self.stream not in STREAMS:
+            raise UsageError("stream", expected=f"one of {STREAMS}", got=repr(self.stream))
 
 
 @dataclass(frozen=True, kw_only=True)

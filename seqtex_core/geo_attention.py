@@ -130,6 +130,7 @@ def geo_attention_reference(
     mask: Tensor | None = None,
 ) -> Tensor:
     """The definition of :func:`geo_attention`: fp32 (fp64 for fp64 inputs) from end to end."""
+    check_order(order)
 
     def place(rows: Tensor, placement: Placement) -> Tensor:
         text, others = placement.split(rows)
@@ -194,7 +195,8 @@ class GeoAttentionConfig:
     attention: str = "auto"
 
     def __post_init__(self) -> None:
-        if min(self.dim, self.num_heads) < 1 or self.geometry_dim < 0:
+        optional = [size for size in (self.head_dim, self.context_dim) if size is not None]
+        if min(self.dim, self.num_heads, *optional) < 1 or self.geometry_dim < 0:
             raise UsageError("GeoAttentionConfig", expected="positive sizes", got=str(self))
         if self.head_dim is None and self.dim % self.num_heads:
             raise UsageError(
@@ -266,8 +268,11 @@ class GeoAttention(nn.Module):
             mask: boolean (True = may attend) or additive, broadcastable to ``[B, N, L, Lk]``.
 
         Raises:
-            UsageError: shapes that do not fit; geometry although there is no caster.
+            UsageError: shapes that do not fit; geometry although there is no caster; a
+                placement of a context that is not given.
         """
+        if context is None and context_placement is not NOWHERE:
+            raise UsageError("context_placement", expected="none without a context", got="one")
         check_shape("hidden_states", hidden_states, (None, None, self.config.dim), "B L C")
         rows = hidden_states if context is None else context
         check_shape("context", rows, (hidden_states.shape[0], None, self.to_k.in_features), "B L C")

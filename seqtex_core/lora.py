@@ -137,6 +137,8 @@ def inject_lora(
     done = []
     for name in targets:
         parent_name, _, leaf = name.rpartition(".")
+        if not leaf:
+            raise UsageError("LoRA target", expected="a layer's name", got=repr(name))
         try:
             parent = module.get_submodule(parent_name)
             layer = parent.get_submodule(leaf)

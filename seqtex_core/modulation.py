@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .checks import check_shape
 from .frames import StreamLayout
 
 
@@ -27,7 +28,11 @@ def per_frame(
 
     Returns:
         ``[B, L, D]``, in the dtype that ``function`` returns.
+
+    Raises:
+        UsageError: rows of another number than the stream has.
     """
+    check_shape("hidden_states", hidden_states, (None, rows.num_tokens, None), "B L D")
     length = rows.uniform_length()
     if length is not None:
         tokens = hidden_states.unflatten(1, (rows.num_frames, length))

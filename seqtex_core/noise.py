@@ -71,6 +71,8 @@ def draw_indices(
 
 
 def _check_count(generators: Sequence[torch.Generator], batch: int) -> None:
+    if not isinstance(generators, Sequence):
+        raise UsageError("generator", expected="a torch.Generator", got=repr(generators))
     if len(generators) != batch:
         raise UsageError(
             "generator",

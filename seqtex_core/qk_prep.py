@@ -112,6 +112,7 @@ def qk_prep_reference(
     geometry_order: GeometryOrder = "post_rope",
 ) -> Tensor:
     """The definition of :func:`qk_prep`, every step written out."""
+    check_order(geometry_order)
     rows = x.to(compute_dtype(x))
     if norm is not None:
         groups = rows.unflatten(-1, (num_heads, -1)) if norm.scope == "head" else rows
@@ -181,9 +182,12 @@ def check_geometry(geometry: Tensor, rows: Tensor) -> None:
     """Refuse geometry that does not fit ``rows [B, L, N, D]``.
 
     Raises:
-        UsageError: another shape (a batch of 1 is spread over all samples).
+        UsageError: another shape (a batch of 1 is spread over all samples), dtype or device.
     """
     batch = None if geometry.shape[:1] == (1,) else rows.shape[0]
+    check_floating("geometry", geometry)
+    if geometry.device != rows.device:
+        raise UsageError("geometry", expected=f"on {rows.device}", got=f"on {geometry.device}")
     check_shape("geometry", geometry, (batch, *rows.shape[1:]), "B L N D")
 
 

@@ -47,7 +47,7 @@ class FrameState:
             latents. Denoised frames only; locks have no effect on training.
 
     Raises:
-        UsageError: a level out of range, or an option that the role cannot have.
+        UsageError: not a role, a level out of range, or an option that the role cannot have.
     """
 
     role: Role
@@ -55,6 +55,8 @@ class FrameState:
     lock: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.role, Role):
+            raise UsageError("role", expected="a Role", got=repr(self.role))
         if self.sigma is not None and not 0.0 <= self.sigma <= 1.0:
             raise UsageError("sigma", expected="a noise level in [0, 1]", got=str(self.sigma))
         if self.sigma is not None and self.role is Role.DENOISE:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 from torch import Tensor
+
+from .errors import UsageError
 
 
 class Sampler(Protocol):
@@ -30,12 +33,36 @@ class EulerSampler:
     """First-order steps ``x + (sigma_next - sigma) u``; exact when the velocity is constant.
 
     Args:
-        sigmas: noise levels ``[steps + 1]``, last 0.
+        sigmas: noise levels ``[steps + 1]``, falling to 0.
+
+    Raises:
+        UsageError: see :func:`check_sigmas`.
     """
 
     def __init__(self, sigmas: Sequence[float]) -> None:
+        check_sigmas(sigmas)
         self.sigmas = tuple(sigmas)
 
     def step(self, velocity: Tensor, latents: Tensor, index: int) -> Tensor:
-        """Latents at level ``index + 1``; see :meth:`Sampler.step`."""
+        """Latents at level ``index + 1``; see :meth:`Sampler.step`.
+
+        Raises:
+            UsageError: no such step.
+        """
+        if not 0 <= index < len(self.sigmas) - 1:
+            last = len(self.sigmas) - 2
+            raise UsageError("step index", expected=f"0 to {last}", got=str(index))
         return latents + (self.sigmas[index + 1] - self.sigmas[index]) * velocity
+
+
+def check_sigmas(sigmas: Sequence[float]) -> None:
+    """Refuse noise levels that a sampler cannot follow.
+
+    Raises:
+        UsageError: fewer than two levels, not strictly falling, or not from (0, 1] down to 0.
+    """
+    falling = all(high > low for high, low in pairwise(sigmas))
+    if len(sigmas) < 2 or not falling or sigmas[0] > 1.0 or sigmas[-1] != 0.0:
+        raise UsageError(
+            "sigmas", expected="falling levels from at most 1 down to 0", got=str(list(sigmas))
+        )

@@ -129,6 +129,8 @@ def sample(
 
 
 def _answer(velocity: Mapping[str, Tensor], group: str, latents: Tensor) -> Tensor:
+    if not isinstance(velocity, Mapping):
+        raise UsageError("velocity", expected="a mapping by group", got=type(velocity).__name__)
     if group not in velocity or velocity[group].shape != latents.shape:
         raise UsageError(
             f"velocity of {group!r}",

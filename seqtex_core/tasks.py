@@ -42,6 +42,12 @@ def img2tex(*, num_views: int = 4, condition_views: Sequence[int] = (0,)) -> Fra
     Raises:
         UsageError: no view given, one named twice, or one that is not there.
     """
+    if isinstance(condition_views, int):
+        raise UsageError(
+            "condition_views",
+            expected=f"a sequence: ({condition_views},)",
+            got=str(condition_views),
+        )
     given = set(condition_views)
     valid = given and len(given) == len(condition_views) and given <= set(range(num_views))
     if not valid:

@@ -141,7 +141,8 @@ class SeqTexTransformer(nn.Module):
                 are off). Without it every block recomputes its own.
 
         Raises:
-            UsageError: geometry for some groups only, or of another size than the layout.
+            UsageError: no mv group, geometry for some groups only or of another size than the
+                layout, text of other width, or different batch sizes.
         """
         if "mv" not in layout.streams:
             raise UsageError("layout", expected="a group in the mv stream", got="none")
@@ -153,6 +154,13 @@ class SeqTexTransformer(nn.Module):
         image = None if image is None else image.to(place)
         rope = self._shell("mv").rope(layout)
         tokens = self._geometry_tokens(layout, geometry or {}, place)
+        for name, maps in (geometry or {}).items():
+            if maps.position.shape[0] not in (1, text.shape[0]):
+                raise UsageError(
+                    f"geometry of {name!r}",
+                    expected=f"batch 1 or {text.shape[0]}, as the text (batch_size without one)",
+                    got=f"batch {maps.position.shape[0]}",
+                )
         context = {s: self._shell(s).encode_text(text, image) for s in self._encoders(layout)}
         branches = {
             stream: BranchInputs(

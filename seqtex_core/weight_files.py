@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .errors import WeightsError
+from .errors import UsageError, WeightsError
 
 PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"})
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
@@ -120,7 +120,12 @@ def write_tensors(
         path: the file; replaced if it exists.
         tensors: by name; no two may share memory.
         metadata: text stored in the header.
+
+    Raises:
+        UsageError: the folder does not exist.
     """
+    if not path.parent.is_dir():
+        raise UsageError(str(path), expected="a path in a folder that exists", got="none such")
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)

@@ -91,7 +91,8 @@ class FlowMatchingObjective(nn.Module):
             batch_size=encoded.batch_size,
         )
         velocity = transformer(sample.latents, sample.sigmas, cache)
-        loss = flow_matching_loss(velocity, sample, weight=batch.levels.weight, masks=encoded.masks)
+        masks = {name: mask for name, mask in encoded.masks.items() if name in sizes}
+        loss = flow_matching_loss(velocity, sample, weight=batch.levels.weight, masks=masks)
         total = torch.stack([self._weight(n) * part for n, part in loss.groups.items()]).sum()
         return {"total": total, "per_sample": loss.per_sample.detach(), **loss.groups}
 

@@ -6,14 +6,17 @@ import importlib
 import importlib.util
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..checks import check_attention
 from ..errors import MissingDependencyError, UnsupportedError
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +216,16 @@ class AttendBase(ABC):
         if not torch.compiler.is_compiling():
             self.require(AttentionInputs.of(q, k, v, mask))
         return self.attend(q, k, v, mask, q.shape[3] ** -0.5 if scale is None else scale)
+
+
+def constant_in_graphs(function: FunctionT) -> FunctionT:
+    """``function``, whose result ``torch.compile`` takes as given instead of tracing it.
+
+    What ``torch.compiler.assume_constant_result`` does, without its import of the compiler, which
+    would double the time that ``import torch`` takes for everybody who compiles nothing.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 _REFUSAL = "a refusal: "

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import cast
 
 import torch
 from torch import Tensor
 
+from ..checks import check_attention
+from ..errors import UsageError
 from ..registry import Registry
-from .attend import Attend, AttendBase, AttentionInputs, refusal
+from .attend import Attend, AttendBase, AttentionInputs, constant_in_graphs, refusal
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +42,16 @@ def list_attention(device: torch.device | str | None = None) -> list[tuple[str, 
 
     Args:
         device: CUDA if there is one, else CPU, by default.
+
+    Raises:
+        UsageError: not the name of a device.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    where = torch.device(device)
+    try:
+        where = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError("device", expected="a torch device", got=repr(device)) from error
     dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
     inputs = AttentionInputs(device=where, dtype=dtype)
     return [(name, ATTENTION.get(name).reason_unsupported(inputs)) for name in ATTENTION]
@@ -114,7 +120,12 @@ class AutoAttend:
         mask: Tensor | None = None,
         scale: float | None = None,
     ) -> Tensor:
-        """Attention by the chosen implementation; see :class:`Attend`."""
+        """Attention by the chosen implementation; see :class:`Attend`.
+
+        Raises:
+            UsageError: tensors that do not fit together.
+        """
+        check_attention(q, k, v, mask)
         if torch.compiler.is_compiling():
             grad = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad)
             name = _choose_while_tracing(q.device, q.dtype, q.shape[3], mask is not None, grad)
@@ -125,16 +136,12 @@ class AutoAttend:
 AUTO = AutoAttend()
 
 
-def _choose_name(
+# In a traced graph the choice is a constant; sizes, which may be symbolic, take no part in it.
+@constant_in_graphs
+def _choose_while_tracing(
     device: torch.device, dtype: torch.dtype, head_dim: int, has_mask: bool, needs_grad: bool
 ) -> str:
     inputs = AttentionInputs(
         device=device, dtype=dtype, head_dim=head_dim, has_mask=has_mask, needs_grad=needs_grad
     )
     return AUTO.choose(inputs).name
-
-
-# In a traced graph the choice is a constant; sizes, which may be symbolic, take no part in it.
-_choose_while_tracing = cast(
-    Callable[..., str], torch.compiler.assume_constant_result(_choose_name)
-)

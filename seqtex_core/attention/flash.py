@@ -8,7 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .attend import AttendBase, AttentionInputs, OptionalPackage, refuse_unless_16_bit_cuda
+from .attend import (
+    AttendBase,
+    AttentionInputs,
+    OptionalPackage,
+    constant_in_graphs,
+    refuse_unless_16_bit_cuda,
+)
 
 FLASH_2 = OptionalPackage(
     module="flash_attn", install="pip install flash-attn --no-build-isolation"
@@ -48,7 +54,7 @@ class FlashAttend(AttendBase):
 
 
 # An import cannot be traced by torch.compile, so a traced graph takes the name as given.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_in_graphs
 def _load(device: torch.device) -> str:
     package = FLASH.package(AttentionInputs(device=device))
     _KERNELS[package.module] = package.load().flash_attn_func

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..checks import check_attention
 from .attend import AttendBase, AttentionInputs
 
 
@@ -20,7 +21,11 @@ def attention_reference(
         mask: boolean (True = may attend) or additive, broadcastable to ``[B, N, Lq, Lk]``.
             A query that may attend to nothing gets zeros.
         scale: factor on the logits; ``1 / sqrt(D)`` by default.
+
+    Raises:
+        UsageError: tensors that do not fit together.
     """
+    check_attention(q, k, v, mask)
     wide = torch.promote_types(q.dtype, torch.float32)
     factor = q.shape[3] ** -0.5 if scale is None else scale
     logits = torch.einsum("bqnd,bknd->bnqk", q.to(wide), k.to(wide)) * factor

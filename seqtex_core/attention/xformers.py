@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from .attend import AttendBase, AttentionInputs, OptionalPackage, refusal, refuse_unless_16_bit_cuda
+from .attend import (
+    AttendBase,
+    AttentionInputs,
+    OptionalPackage,
+    constant_in_graphs,
+    refusal,
+    refuse_unless_16_bit_cuda,
+)
 
 XFORMERS_PACKAGE = OptionalPackage(
     module="xformers", entry="xformers.ops", install="pip install 'seqtex[cuda]'"
@@ -50,7 +56,7 @@ class XformersAttend(AttendBase):
 
 
 # An import cannot be traced by torch.compile, so a traced graph takes the name as given.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_in_graphs
 def _load() -> str:
     _KERNELS["xformers"] = XFORMERS_PACKAGE.load().memory_efficient_attention
     return "xformers"

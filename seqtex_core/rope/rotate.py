@@ -27,7 +27,8 @@ class Rope:
             ``"half"`` pairs (0, D/2), (1, D/2 + 1), ...
 
     Raises:
-        UsageError: ``cos`` and ``sin`` differ in shape, or are not tables.
+        UsageError: ``cos`` and ``sin`` differ in shape or device, or are not tables of fp32 (or
+            fp64) numbers.
     """
 
     cos: Tensor
@@ -40,6 +41,13 @@ class Rope:
                 "rope",
                 expected="cos and sin of one shape, [L, D/2] or [L, N, D/2]",
                 got=f"{list(self.cos.shape)} and {list(self.sin.shape)}",
+            )
+        wide = (torch.float32, torch.float64)
+        if self.cos.dtype not in wide or self.sin.dtype != self.cos.dtype:
+            raise UsageError("rope", expected="float32", got=f"{self.cos.dtype}, {self.sin.dtype}")
+        if self.cos.device != self.sin.device:
+            raise UsageError(
+                "rope", expected="one device", got=f"{self.cos.device} and {self.sin.device}"
             )
         if self.pairing not in ("interleaved", "half"):
             raise UsageError("pairing", expected="'interleaved' or 'half'", got=repr(self.pairing))

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from ..checks import check_shape
 from ..errors import UsageError
 from ..frames import Grid, Stream, TokenLayout
 from .rotate import Pairing, Rope
@@ -109,7 +110,8 @@ class RopeSpec:
         pairing: which channels form a plane.
 
     Raises:
-        UsageError: odd or negative ``axis_dims``.
+        UsageError: odd or negative ``axis_dims`` or not three, a base that is not positive, or
+            an unknown pairing.
     """
 
     axis_dims: AxisDims
@@ -118,8 +120,19 @@ class RopeSpec:
     pairing: Pairing = "interleaved"
 
     def __post_init__(self) -> None:
-        if any(dim < 0 or dim % 2 for dim in self.axis_dims) or sum(self.axis_dims) == 0:
+        odd = any(dim < 0 or dim % 2 for dim in self.axis_dims)
+        if len(self.axis_dims) != 3 or odd or sum(self.axis_dims) == 0:
             raise UsageError("axis_dims", expected="three even sizes", got=str(self.axis_dims))
+        if len(self._bases) != 3 or not all(base > 0 for base in self._bases):
+            raise UsageError(
+                "theta", expected="a positive number, or three of them", got=str(self.theta)
+            )
+        if self.pairing not in ("interleaved", "half"):
+            raise UsageError("pairing", expected="'interleaved' or 'half'", got=repr(self.pairing))
+
+    @property
+    def _bases(self) -> tuple[float, ...]:
+        return self.theta if isinstance(self.theta, tuple) else (self.theta,) * 3
 
     @property
     def head_dim(self) -> int:
@@ -128,10 +141,9 @@ class RopeSpec:
 
     def frequencies(self) -> tuple[Tensor, Tensor, Tensor]:
         """Angle per unit of position for frame, height and width, fp64, ``[axis_dim / 2]``."""
-        theta = self.theta if isinstance(self.theta, tuple) else (self.theta,) * 3
         frames, height, width = (
             1.0 / base ** (torch.arange(0, dim, 2, dtype=torch.float64) / dim)
-            for base, dim in zip(theta, self.axis_dims, strict=True)
+            for base, dim in zip(self._bases, self.axis_dims, strict=True)
         )
         return frames, height, width
 
@@ -194,8 +206,12 @@ def rope_for_grid(grid: Grid, spec: RopeSpec, *, frame_positions: Tensor | None 
         grid: token grid.
         spec: axis split, coordinates and frequencies.
         frame_positions: temporal position of each frame, ``[F]``; 0, 1, 2, ... by default.
+
+    Raises:
+        UsageError: not one position per frame.
     """
     frames = _count(grid.frames) if frame_positions is None else frame_positions
+    check_shape("frame_positions", frames, (grid.frames,), "F")
     positions = (frames.double(), *spec.policy.spatial_positions(grid))
     size = (grid.frames, grid.height, grid.width)
     angles: list[Tensor] = []
