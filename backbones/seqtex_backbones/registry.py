@@ -111,10 +111,13 @@ def load_backbone(
         local_files_only: no network for a hub id either.
 
     Raises:
-        UsageError: unknown name, or not exactly one of ``weights`` and ``seed``.
+        UsageError: unknown name, not exactly one of ``weights`` and ``seed``, or a dtype that is
+            not floating point.
         WeightsError: weights that are missing, damaged, pickled, or of another model.
     """
     entry = _entry(name)
+    if dtype is not None and not dtype.is_floating_point:
+        raise UsageError("dtype", expected="a floating-point dtype", got=str(dtype))
     if (weights is None) == (seed is None):
         raise UsageError(
             "load_backbone",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seqtex_core.errors import MissingDependencyError, UnsupportedError, UsageError
 from seqtex_core.registry import Registry
-from seqtex_core.samplers import SamplerFactory
+from seqtex_core.samplers import SamplerFactory, check_sigmas
 
 SAMPLERS: Registry[SamplerFactory] = Registry(
     "sampler",
@@ -40,6 +40,7 @@ class UniPCSampler:
         solver_type: ``"bh2"``, or ``"bh1"`` for fewer than ten steps.
 
     Raises:
+        UsageError: levels that do not fall to 0, or an unknown order or type.
         MissingDependencyError: diffusers is missing or older than 0.37.
         UnsupportedError: this diffusers did not take the levels as given.
     """
@@ -51,6 +52,11 @@ class UniPCSampler:
         solver_order: int = 2,
         solver_type: Literal["bh1", "bh2"] = "bh2",
     ) -> None:
+        check_sigmas(sigmas)
+        if solver_order < 1:
+            raise UsageError("solver_order", expected="at least 1", got=str(solver_order))
+        if solver_type not in ("bh1", "bh2"):
+            raise UsageError("solver_type", expected="'bh1' or 'bh2'", got=repr(solver_type))
         self._scheduler: Any = _scheduler_class()(
             num_train_timesteps=1000,
             prediction_type="flow_prediction",

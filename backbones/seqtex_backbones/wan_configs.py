@@ -35,6 +35,10 @@ class WanConfig:
         prediction: what the network itself predicts: the velocity, as all released models, or the
             clean latents, which suits narrow models with wide patches (the noise of a patch then
             need not pass through the network). Not part of diffusers' config.
+
+    Raises:
+        UsageError: a size that is not a positive whole number, an odd ``attention_head_dim``, or
+            an unknown ``prediction``.
     """
 
     num_attention_heads: int
@@ -52,6 +56,20 @@ class WanConfig:
     pos_embed_seq_len: int | None = None
     text_length: int = 512
     prediction: Literal["velocity", "clean"] = "velocity"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            size = getattr(self, field.name)
+            if field.type == "int" and not (isinstance(size, int) and size > 0):
+                raise UsageError(field.name, expected="a positive whole number", got=repr(size))
+        if self.attention_head_dim % 2:
+            raise UsageError(
+                "attention_head_dim", expected="an even number", got=str(self.attention_head_dim)
+            )
+        if self.prediction not in ("velocity", "clean"):
+            raise UsageError(
+                "prediction", expected="'velocity' or 'clean'", got=repr(self.prediction)
+            )
 
     def to_diffusers(self) -> dict[str, Any]:
         """Arguments of ``WanTransformer3DModel``."""

@@ -135,9 +135,15 @@ def codec_from_config(config: Mapping[str, Any]) -> Codec:
     """The codec that ``to_config`` of any registered codec described.
 
     Raises:
-        UsageError: no such codec.
+        UsageError: no such codec, or a setting that is missing.
     """
-    return CODECS.get(str(config.get("codec"))).from_config(config)
+    kind = CODECS.get(str(config.get("codec")))
+    try:
+        return kind.from_config(config)
+    except KeyError as error:
+        raise UsageError(
+            "codec config", expected=f"the setting {error}", got=str(sorted(config))
+        ) from error
 
 
 def images_to_video(images: Tensor, spatial_factor: int) -> Tensor:
