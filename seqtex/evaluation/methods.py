@@ -88,7 +88,8 @@ class NearestFill:
     name = NEAREST
     facts: Mapping[str, Any] = {
         "description": "(b) true colour of every texel that the reference shows; the others take "
-        "that of the nearest such texel in space (one neighbour, no symmetry, no smoothing)"
+        "that of the nearest such texel in space (one neighbour, no symmetry, no smoothing). Seen "
+        "texels are exact, better than sampling any picture could make them: this favours (b), (c)"
     }
 
     def __call__(self, cases: Sequence[EvaluationCase]) -> list[MadeTexture]:

@@ -82,6 +82,7 @@ class ModelMethod:
             "sha256": self.model.record.sha256,
             "notes": list(self.model.record.notes),
             "task": config.task,
+            "texture_base": config.texture_base,
             "sampler": config.sampling.sampler,
             "steps": self.steps,
             "shift": config.sampling.shift,
