@@ -11,7 +11,13 @@ import numpy as np
 from seqtex_core.errors import InputError
 
 from .axes import Axes, choose_axes
-from .load.parsed import ParsedFile, PrimitiveRef, check_mesh_arrays, count_degenerate
+from .load.parsed import (
+    ParsedFile,
+    PrimitiveRef,
+    check_mesh_arrays,
+    count_degenerate,
+    lies_far_out,
+)
 from .mesh import IntArray, Mesh
 from .normals import complete_normals
 from .texture_sets import assign_texture_sets
@@ -183,10 +189,8 @@ def _mesh_notes(parsed: ParsedFile, mesh: Mesh, has_uvs: np.ndarray) -> list[str
     instances = sum(ref.is_instance for ref in parsed.primitives)
     if instances:
         notes.append(f"{instances} parts repeat another part and share its texels")
-    used = parsed.vertices[parsed.faces].reshape(-1, 3)
-    # 24 bits: what is left of them for the object itself
-    if float(np.abs(used).max()) * 2.0**-24 > 1e-4 * float(np.ptp(used, axis=0).max()):
-        notes.append("positions lie far from the origin; single precision blurs them")
+    if lies_far_out(parsed.vertices[parsed.faces].reshape(-1, 3)):
+        notes.append("positions lie far from the origin; many programs will blur them")
     degenerate = count_degenerate(parsed.vertices, parsed.faces)
     if degenerate:
         notes.append(f"{degenerate} faces have no area; they are kept")

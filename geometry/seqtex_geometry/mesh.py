@@ -36,7 +36,8 @@ class Mesh:
     """A triangle mesh with everything that rendering and baking need; never changed in place.
 
     Args:
-        vertices: positions, ``[V, 3]``. As loaded: the file's own axes, scene transforms applied.
+        vertices: positions, ``[V, 3]``. As loaded: the file's own axes, scene transforms applied;
+            float64 where the mesh lies so far from the origin that float32 would blur it.
             After ``normalize``: z up, facing -y, longest bounding-box edge 2, centred.
         faces: vertex indices, ``[T, 3]``, in the order of the file.
         vertex_normals: unit normals, ``[V, 3]``: the author's, or smooth ones where there are none.

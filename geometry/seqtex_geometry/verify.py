@@ -238,7 +238,8 @@ def _check_new_gltf(asset: MeshAsset, new: GltfFile, new_uvs: FloatArray | None)
     for rows, primitive in zip(groups, primitives, strict=True):
         triangles = triangle_indices(new, primitive)
         positions = read_stored(new, primitive["attributes"]["POSITION"])[triangles]
-        require(positions.tobytes() == mesh.vertices[mesh.faces[rows]].tobytes(), "corners")
+        expected = mesh.vertices[mesh.faces[rows]].astype(np.float32)
+        require(positions.tobytes() == expected.tobytes(), "corners")
         if "TEXCOORD_0" in primitive["attributes"]:
             stored = read_stored(new, primitive["attributes"]["TEXCOORD_0"])[triangles]
             require(np.array_equal(stored, flip_v(uvs[rows])), "UVs")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqtex_core.errors import InputError, UsageError
-from seqtex_geometry import load_asset, normalize, smooth_normals
+from seqtex_geometry import export_textured, load_asset, normalize, smooth_normals
 from seqtex_geometry.axes import AXIS_NAMES, Axes, axis_vector, choose_axes
 
 AXIS_PAIRS = [(up, front) for up in AXIS_NAMES for front in AXIS_NAMES if up[-1] != front[-1]]
@@ -128,3 +128,33 @@ def _mesh(vertices, faces):
         face_primitive=np.zeros(len(faces), np.int64),
         face_texture_set=np.full(len(faces), -1),
     )
+
+
+def test_a_mesh_far_from_the_origin_keeps_its_shape(tmp_path, gltf_maker, box_obj):
+    """Coordinates on Earth, 4e6 m away: single precision has steps of 0.25 m there."""
+    offset = np.array([500_000.0, 4_000_000.0, 12.5])
+    moved = []
+    for line in box_obj.read_text().splitlines():
+        words = line.split()
+        if words and words[0] == "v":
+            place = 0.137 * np.array(words[1:], np.float64) + offset
+            line = "v " + " ".join(map(repr, place.tolist()))
+        moved.append(line)
+    far_obj = box_obj.with_name("far.obj")
+    far_obj.write_text("\n".join(moved))
+    paths = {far_obj: box_obj}
+    for name, place in (("near", {}), ("far", {"translation": offset.tolist()})):
+        maker = gltf_maker()
+        maker.show(maker.box_primitive(), scale=[0.137] * 3, **place)
+        maker.write_glb(tmp_path / f"{name}.glb")
+    paths[tmp_path / "far.glb"] = tmp_path / "near.glb"
+    for far, near in paths.items():
+        asset, twin = load_asset(far), load_asset(near)
+        assert any("far from the origin" in note for note in asset.notes)
+        working, _ = normalize(asset.mesh, asset.axes)
+        expected, _ = normalize(twin.mesh, twin.axes)
+        # double precision has steps of 5e-10 m there, on a box of 0.27 m
+        np.testing.assert_allclose(working.vertices, expected.vertices, atol=1e-6)
+        textures = [np.zeros((8, 8, 3), np.uint8)] * asset.mesh.num_texture_sets
+        for ending in (far.suffix, ".glb"):
+            export_textured(asset, textures, tmp_path / f"out{ending}", extras={})

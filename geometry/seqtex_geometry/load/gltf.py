@@ -16,7 +16,7 @@ from .gltf_accessors import AnyArray, read_floats, read_stored
 from .gltf_file import GltfFile, JsonObject, read_gltf_file
 from .gltf_materials import MaterialTable, apply_transform, read_materials
 from .gltf_scene import MeshInstance, mesh_instances
-from .parsed import BORDER_TOLERANCE, ParsedFile, PrimitiveRef
+from .parsed import BORDER_TOLERANCE, ParsedFile, PrimitiveRef, rounded_positions
 
 _MODES = {0: "points", 1: "lines", 2: "lines", 3: "lines"}
 _TRIANGLE_MODES = (4, 5, 6)
@@ -27,7 +27,7 @@ _REPEAT = 10497
 class _Part:
     """One primitive of one instance, in world space."""
 
-    vertices: FloatArray
+    vertices: npt.NDArray[np.float64]
     normals: FloatArray
     faces: IntArray
     face_uvs: FloatArray
@@ -172,7 +172,7 @@ def _read_part(
 
 def _place(
     file: GltfFile, primitive: JsonObject, instance: MeshInstance
-) -> tuple[FloatArray, FloatArray, bool]:
+) -> tuple[npt.NDArray[np.float64], FloatArray, bool]:
     """World positions, world normals (NaN if none), and whether the winding turns over."""
     attributes = primitive["attributes"]
     positions = _morphed(file, primitive, instance, "POSITION")
@@ -181,7 +181,7 @@ def _place(
     vertices = np.einsum("...ij,...j->...i", linear, positions) + offset
     mirrored = bool(np.median(np.linalg.det(linear)) < 0)
     if "NORMAL" not in attributes:
-        return vertices.astype(np.float32), np.full(vertices.shape, np.nan, np.float32), mirrored
+        return vertices, np.full(vertices.shape, np.nan, np.float32), mirrored
     normals = _morphed(file, primitive, instance, "NORMAL")
     cofactors = np.stack(
         [np.cross(linear[..., (i + 1) % 3, :], linear[..., (i + 2) % 3, :]) for i in range(3)],
@@ -191,7 +191,7 @@ def _place(
     length = np.linalg.norm(turned, axis=-1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         unit = np.where(length > 0, turned / length, np.nan)
-    return vertices.astype(np.float32), unit.astype(np.float32), mirrored
+    return vertices, unit.astype(np.float32), mirrored
 
 
 def _morphed(
@@ -261,7 +261,9 @@ def _assemble(
     )
     faces = [part.faces + start for part, start in zip(parts, starts, strict=False)]
     return ParsedFile(
-        vertices=np.concatenate([np.zeros((0, 3), np.float32), *(p.vertices for p in parts)]),
+        vertices=rounded_positions(
+            np.concatenate([np.zeros((0, 3)), *(p.vertices for p in parts)])
+        ),
         faces=np.concatenate([np.zeros((0, 3), np.int64), *faces]),
         vertex_normals=np.concatenate([np.zeros((0, 3), np.float32), *(p.normals for p in parts)]),
         face_uvs=np.concatenate([np.zeros((0, 3, 2), np.float32), *(p.face_uvs for p in parts)]),

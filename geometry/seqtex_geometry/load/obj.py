@@ -12,7 +12,7 @@ from .images import srgb_to_linear
 from .lookup import find_beside
 from .mtl import MtlLibrary, MtlMaterial, read_mtl
 from .obj_text import ObjText, parse_obj_text
-from .parsed import ParsedFile, PrimitiveRef
+from .parsed import ParsedFile, PrimitiveRef, rounded_positions
 from .polygons import triangulate
 
 DEFAULT_MATERIAL = "default"
@@ -47,8 +47,7 @@ def read_obj(path: Path) -> ParsedFile:
     text = parse_obj_text(path, source)
     libraries, notes = _find_libraries(path, text)
     materials, keys, names = _materials(text, libraries, notes)
-    with np.errstate(over="ignore"):  # infinities are refused by the caller
-        positions = text.positions.astype(np.float32)
+    positions = rounded_positions(text.positions)
     face_polygon, face_corners = triangulate(text.corner_counts, text.corners[:, 0], positions)
     group_starts = [group.first_polygon for group in text.groups]
     polygon_group = (

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from seqtex_core.errors import InputError
 
@@ -47,7 +49,7 @@ class ParsedFile:
     """A mesh file as read, before normals and texture sets are decided.
 
     Args:
-        vertices: ``[V, 3]``, the file's axes, node transforms applied.
+        vertices: ``[V, 3]``, the file's axes, node transforms applied; see ``rounded_positions``.
         faces: ``[T, 3]``.
         vertex_normals: ``[V, 3]``; NaN rows where the file has none.
         face_uvs: ``[T, 3, 2]``, v up; NaN where a face has none.
@@ -76,6 +78,26 @@ class ParsedFile:
     resources: Mapping[str, bytes] = field(default_factory=dict)
     document: object = None
     notes: Sequence[str] = ()
+
+
+def lies_far_out(positions: npt.NDArray[Any]) -> bool:
+    """Whether single precision, with its 24 bits, would leave too few for the object itself."""
+    if len(positions) == 0 or not np.isfinite(positions).all():
+        return False
+    farthest, extent = float(np.abs(positions).max()), float(np.ptp(positions, axis=0).max())
+    return farthest * 2.0**-24 > 1e-4 * extent
+
+
+def rounded_positions(positions: npt.NDArray[np.float64]) -> FloatArray:
+    """Positions in single precision, or in double where they lie far from the origin, ``[V, 3]``.
+
+    Maps and scans are often placed by their coordinates on Earth: millions of metres away, where
+    single precision has steps of half a metre.
+    """
+    if lies_far_out(positions):
+        return cast(FloatArray, positions)
+    with np.errstate(over="ignore"):  # infinities are refused by the caller
+        return positions.astype(np.float32)
 
 
 def check_mesh_arrays(subject: str, vertices: FloatArray, faces: IntArray) -> None:

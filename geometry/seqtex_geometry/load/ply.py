@@ -13,7 +13,7 @@ from seqtex_core.errors import InputError
 from ..mesh import FloatArray, IntArray, Material
 from .images import decode_image, srgb_to_linear
 from .lookup import find_beside
-from .parsed import ParsedFile, PrimitiveRef
+from .parsed import ParsedFile, PrimitiveRef, rounded_positions
 from .ply_file import PlyList, PlyTable, read_ply_tables
 from .polygons import triangulate
 
@@ -38,7 +38,7 @@ def read_ply(path: Path) -> ParsedFile:
             got="a file without them",
             remedy="Export the mesh again.",
         )
-    vertices = _columns(vertex, ("x", "y", "z")).astype(np.float32)
+    vertices = rounded_positions(_columns(vertex, ("x", "y", "z")))
     faces, corner_uvs = _faces(path, tables, vertices)
     uv_names = next((pair for pair in _UV_NAMES if pair[0] in vertex and pair[1] in vertex), None)
     if corner_uvs is None and uv_names is not None and len(faces):
