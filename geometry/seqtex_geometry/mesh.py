@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -70,7 +69,6 @@ class Mesh:
     face_primitive: IntArray
     face_texture_set: IntArray
     vertex_colors: FloatArray | None = None
-    notes: Mapping[str, object] = field(default_factory=dict)
     corner_source: IntArray | None = None
 
     @property

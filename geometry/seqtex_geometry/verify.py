@@ -138,12 +138,17 @@ def _check_materials(before: JsonObject, after: JsonObject, same_uvs: bool) -> N
         skipped = _BASE_COLOR_KEYS | (set() if same_uvs else {"texCoord"})
         same = _without(entry, skipped) == _without(other, skipped)
         require(same, f"materials[{index}]")
+        require(_info_extras(entry) == _info_extras(other), f"extras in materials[{index}]")
         slot, new_slot = base_color_slot(entry), base_color_slot(other)
         require(slot.factor[3] == new_slot.factor[3], f"alpha of materials[{index}]")
         if same_uvs and slot.texture is not None:
             same = slot.tex_coord == new_slot.tex_coord and slot.transform == new_slot.transform
             require(same, f"UVs of materials[{index}]")
     _check_entries(before, after, "textures")
+
+
+def _info_extras(material: JsonObject) -> Any:
+    return material.get("pbrMetallicRoughness", {}).get("baseColorTexture", {}).get("extras")
 
 
 def _without(entry: Any, skipped: set[str]) -> Any:

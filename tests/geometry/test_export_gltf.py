@@ -271,6 +271,25 @@ def test_primitives_without_material_of_which_one_has_no_uvs(gltf_maker, tmp_pat
     assert [primitive.get("material") for primitive in primitives] == [0, None, None]
 
 
+@pytest.mark.parametrize("new", [False, True])
+def test_extras_beside_the_replaced_texture_stay(gltf_maker, tmp_path, new):
+    maker = gltf_maker()
+    more = {
+        "extras": {"source": "scan"},
+        "extensions": {"KHR_texture_transform": {"scale": [2, 2]}, "EXT_other": {"a": 1}},
+    }
+    material = maker.textured_material(maker.image(), **more)
+    maker.show(maker.box_primitive(material=material))
+    asset = load_asset(maker.write_glb(tmp_path / "a.glb"))
+    uvs = unwrap(asset.mesh, timeout_s=60).face_uvs if new else None
+    out = export_textured(asset, [picture()], tmp_path / "b.glb", extras={}, new_uvs=uvs).path
+    entry = read_gltf_file(out).document["materials"][0]
+    info = entry["pbrMetallicRoughness"]["baseColorTexture"]
+    assert info["extras"] == more["extras"]
+    kept = {"EXT_other": {"a": 1}} if new else more["extensions"]
+    assert info["extensions"] == kept
+
+
 def test_other_glb_chunks_survive(box_glb, tmp_path):
     chunk = struct.pack("<II", 8, 0x54534554) + b"contents"
     data = bytearray(box_glb.read_bytes() + chunk)

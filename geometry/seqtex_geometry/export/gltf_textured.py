@@ -9,7 +9,7 @@ from typing import Any
 
 from ..asset import MeshAsset
 from ..load.gltf_file import GltfFile, JsonObject
-from ..load.gltf_materials import SPECULAR_GLOSSINESS, base_color_slot
+from ..load.gltf_materials import SPECULAR_GLOSSINESS, TEXTURE_TRANSFORM, base_color_slot
 from ..mesh import FloatArray, ImageArray
 from .gltf_builder import GltfBuilder
 from .gltf_split import rewrite_primitive
@@ -176,7 +176,7 @@ def _point_to_image(
         replaced = builder.document["textures"][old["index"]]
         texture = {**{key: replaced[key] for key in ("sampler",) if key in replaced}, **texture}
     index = _existing_texture(builder, texture)
-    info = {**(old if keep_slot else {}), "index": index}
+    info = {**(old if keep_slot else _without_placement(old)), "index": index}
     targets = [(pbr, "baseColorTexture", "baseColorFactor")]
     if glossy is not None:
         targets.append((glossy, "diffuseTexture", "diffuseFactor"))
@@ -185,6 +185,14 @@ def _point_to_image(
         factor = target.get(factor_key, [1.0, 1.0, 1.0, 1.0])
         if list(factor[:3]) != [1.0, 1.0, 1.0]:
             target[factor_key] = [1.0, 1.0, 1.0, factor[3]]
+
+
+def _without_placement(info: JsonObject) -> JsonObject:
+    """A texture info without what says where the image lies: its UV set and transform."""
+    kept = {key: value for key, value in info.items() if key not in ("texCoord", "extensions")}
+    extensions = dict(info.get("extensions", {}))
+    extensions.pop(TEXTURE_TRANSFORM, None)
+    return {**kept, "extensions": extensions} if extensions else kept
 
 
 def _existing_texture(builder: GltfBuilder, texture: JsonObject) -> int:

@@ -89,7 +89,6 @@ def _faces(
             got=f"index {int(indices[outside][0])}",
             remedy="The file is damaged: export it again.",
         )
-    starts = np.cumsum(lists.counts) - lists.counts
     rows = np.flatnonzero(lists.counts >= 3)
     counts = lists.counts[rows]
     kept = np.repeat(lists.counts >= 3, lists.counts)
@@ -106,7 +105,6 @@ def _faces(
     has = wedge.counts[polygon] == 2 * lists.counts[polygon]
     at = uv_starts[polygon][:, None] + 2 * corner_number
     uvs[has] = np.stack([wedge.values[at[has]], wedge.values[at[has] + 1]], axis=-1)
-    assert len(starts) == len(lists.counts)
     return faces, uvs
 
 
