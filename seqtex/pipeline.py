@@ -98,6 +98,7 @@ class SeqTexPipeline:
             OutOfMemoryError: the device is too small for these sizes.
         """
         self.model.check_prompt(prompt)
+        self.model.check_sizes(view_size=view_size, uv_size=uv_size)
         if isinstance(mesh, PreparedJob):
             if references is not None:
                 raise UsageError("references", expected="none beside a job", got=str(references))

@@ -114,7 +114,7 @@ def _states(table: Registry[Any]) -> dict[str, str | None]:
 
 def _models() -> dict[str, str]:
     from seqtex.models.config import WEIGHTS_NAME
-    from seqtex.models.load import BUILT_IN, model_folder
+    from seqtex.models.folder import BUILT_IN, model_folder
 
     trained = {True: "trained", False: "untrained: seeded random weights, for trying things out"}
     return {name: trained[(model_folder(name) / WEIGHTS_NAME).is_file()] for name in BUILT_IN}

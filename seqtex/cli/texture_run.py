@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from seqtex.models.folder import model_folder
 from seqtex.outputs import STEPS_RECORD, check_folder, check_replaceable, resolve_output
 from seqtex.prepare_options import PrepareOptions
 from seqtex.references import ReferenceImage, read_references
@@ -29,6 +30,8 @@ def run_texture(request: TextureRequest) -> None:
         SeqTexError: of any kind; nothing is written then.
     """
     references = request.check()
+    if request.model is not None:
+        model_folder(request.model)
     images = read_references(references)
     asset = load_asset(request.mesh, up=request.up, front=request.front)
     out = check_output(asset, resolve_output(request.mesh, request.out))
@@ -104,6 +107,7 @@ def _load_pipeline(request: TextureRequest, report: StageReporter) -> SeqTexPipe
             name, device=request.device, dtype=request.dtype or "float32"
         )
     pipeline.model.check_prompt(request.prompt)
+    pipeline.model.check_sizes(**{"--view-size": request.view_size, "--uv-size": request.uv_size})
     return pipeline
 
 

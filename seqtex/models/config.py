@@ -11,7 +11,8 @@ from typing import Any, Literal
 from seqtex_core.decoupled_config import DecoupledConfig
 from seqtex_core.errors import WeightsError
 
-CONFIG_NAME = "seqtex.json"
+from .folder import CONFIG_NAME
+
 WEIGHTS_NAME = "model.safetensors"
 CODEC_WEIGHTS_NAME = "codec.safetensors"
 FORMAT = 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,8 @@ from seqtex_core.errors import UsageError, WeightsError
 from seqtex_core.transformer import SeqTexTransformer
 
 from ..manifest import ModelRecord, file_sha256
-from .config import CODEC_WEIGHTS_NAME, CONFIG_NAME, WEIGHTS_NAME, ModelConfig
-
-BUILT_IN = ("seqtex-tiny",)
+from .config import CODEC_WEIGHTS_NAME, WEIGHTS_NAME, ModelConfig
+from .folder import BUILT_IN, model_folder
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,6 +70,26 @@ class SeqTexModel:
         self.check_prompt(prompt)
         return None if self.text_encoder is None else self.text_encoder.encode([prompt or ""])
 
+    def check_sizes(self, **sizes: int | None) -> None:
+        """Refuse sizes in pixels that the codec and the transformer cannot cut into tokens.
+
+        Args:
+            sizes: by the setting's name, such as ``view_size=512``; ``None`` is not checked.
+
+        Raises:
+            UsageError: not a multiple of the token's edge in pixels.
+        """
+        multiple = self.codec.spatial_factor * max(self.transformer.spec.patch_size[1:])
+        for name, size in sizes.items():
+            if size is not None and size % multiple:
+                near = max(round(size / multiple), 1) * multiple
+                raise UsageError(
+                    name,
+                    expected=f"a multiple of {multiple} with this model",
+                    got=str(size),
+                    remedy=f"The nearest is {near}.",
+                )
+
     def check_prompt(self, prompt: str | None) -> None:
         """Refuse text that the model cannot read; costs nothing.
 
@@ -85,25 +103,6 @@ class SeqTexModel:
                 got=repr(prompt),
                 remedy="Leave out --prompt; the reference image decides.",
             )
-
-
-def model_folder(name_or_path: str | Path) -> Path:
-    """Folder of a built-in model, or the folder itself.
-
-    Raises:
-        WeightsError: neither a built-in name nor a folder with a model config.
-    """
-    if str(name_or_path) in BUILT_IN:
-        return Path(str(files("seqtex") / "models" / str(name_or_path)))
-    folder = Path(name_or_path)
-    if not (folder / CONFIG_NAME).is_file():
-        raise WeightsError(
-            f"model {str(name_or_path)!r}",
-            expected=f"one of {', '.join(BUILT_IN)}, or a folder with {CONFIG_NAME}",
-            got="no such folder" if not folder.is_dir() else f"a folder without {CONFIG_NAME}",
-            remedy="`seqtex info` lists the models.",
-        )
-    return folder
 
 
 def load_model(

@@ -11,7 +11,8 @@ from seqtex_core.errors import UsageError, WeightsError
 from seqtex_core.transformer import SeqTexTransformer
 
 from ..models.config import WEIGHTS_NAME, ModelConfig
-from ..models.load import BUILT_IN, build_transformer, model_folder
+from ..models.folder import BUILT_IN, model_folder
+from ..models.load import build_transformer
 from .config import TrainingConfig, merge_tables
 
 

@@ -15,7 +15,8 @@ from seqtex_core.checkpoint import save_model, unique_tensors
 from seqtex_core.transformer import SeqTexTransformer
 from seqtex_core.weight_files import write_tensors
 
-from ..models.config import CODEC_WEIGHTS_NAME, CONFIG_NAME, WEIGHTS_NAME, ModelConfig
+from ..models.config import CODEC_WEIGHTS_NAME, WEIGHTS_NAME, ModelConfig
+from ..models.folder import CONFIG_NAME
 from ..outputs import staged
 from .config import ModelSection
 from .sharding import gather

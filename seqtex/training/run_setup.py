@@ -10,7 +10,8 @@ from seqtex_backbones.text import load_text_encoder
 from seqtex_core.tasks import VIEWS
 
 from ..models.config import ModelConfig
-from ..models.load import BUILT_IN, load_codec, model_folder
+from ..models.folder import BUILT_IN, model_folder
+from ..models.load import load_codec
 from .batch import SOURCES, SourceContext
 from .batches import BatchShape
 from .build import first_transformer, model_config

@@ -26,7 +26,8 @@ from seqtex.evaluation.run import Evaluation, ObjectResult
 from seqtex.evaluation.schema import RESULT_SCHEMA
 from seqtex.evaluation.scores import MEASURES, scores
 from seqtex.models.config import ModelConfig
-from seqtex.models.load import build_transformer, load_model, model_folder
+from seqtex.models.folder import model_folder
+from seqtex.models.load import build_transformer, load_model
 from seqtex.training.export import collect_weights, write_model
 from seqtex_core.errors import UsageError
 

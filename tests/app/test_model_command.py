@@ -14,8 +14,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from seqtex.manifest import read_manifest
-from seqtex.models.config import CONFIG_NAME, WEIGHTS_NAME
-from seqtex.models.load import model_folder
+from seqtex.models.config import WEIGHTS_NAME
+from seqtex.models.folder import CONFIG_NAME, model_folder
 
 Seqtex = Callable[..., Any]
 SMALL = ["--method", "model", "--steps", "1", "--view-size", "32", "--uv-size", "64"]
@@ -107,4 +107,6 @@ def test_a_prompt_for_a_model_without_text(
 def test_sizes_that_the_model_cannot_take(
     seqtex: Seqtex, work: Path, good: list[str | Path]
 ) -> None:
-    refused(seqtex, work, [*good, "--view-size", "33"], 2)
+    text = refused(seqtex, work, [*good, "--view-size", "35"], 2)
+    assert "--view-size" in text
+    assert "36" in text  # not the latents' size

@@ -11,7 +11,8 @@ from diffusers import AutoencoderKLWan
 
 from seqtex.generate import make_plan
 from seqtex.latents import encode_geometry, reference_frames
-from seqtex.models.config import CODEC_WEIGHTS_NAME, CONFIG_NAME, WEIGHTS_NAME, ModelConfig
+from seqtex.models.config import CODEC_WEIGHTS_NAME, WEIGHTS_NAME, ModelConfig
+from seqtex.models.folder import CONFIG_NAME
 from seqtex.models.load import build_transformer, load_model
 from seqtex.pipeline import SeqTexPipeline
 from seqtex.prepare import prepare_job

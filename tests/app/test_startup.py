@@ -41,6 +41,7 @@ def test_help_loads_nothing_heavy(start: Callable[..., Any], words: list[str]) -
         (["--front", "y"], 2),
         (["-o", "out.stl"], 2),
         (["-o", "figure.glb"], 2),
+        (["--method", "model", "--model", "seqtex-tinny"], 4),
     ],
 )
 def test_bad_options_are_refused_before_torch_is_loaded(
