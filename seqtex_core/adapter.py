@@ -121,7 +121,8 @@ class BackboneBlock(nn.Module, ABC):
     returned; nobody else looks inside.
 
     Attributes:
-        shareable: submodules, by sharing name, that a UV branch may share with its origin.
+        shareable: submodules, by sharing name, that a UV branch may share with its origin;
+            ``"cross_attn"`` holds everything that ``cross_key_values`` computes with.
     """
 
     shareable: ClassVar[Mapping[str, tuple[str, ...]]] = {}

@@ -191,18 +191,31 @@ class TokenLayout:
 
     def pack(self, name: str, tokens: Tensor) -> Tensor:
         """Kept tokens ``[B, K, ...]`` of a group's full tokens ``[B, F*H*W, ...]``."""
-        index = self.keep.get(name)
-        return tokens if index is None else tokens.index_select(1, index.to(tokens.device))
+        index = self._kept(name, tokens.device)
+        return tokens if index is None else tokens.index_select(1, index)
 
     def unpack(self, name: str, tokens: Tensor) -> Tensor:
         """Full tokens ``[B, F*H*W, ...]`` with zeros where a token was not kept."""
-        index = self.keep.get(name)
+        index = self._kept(name, tokens.device)
         if index is None:
             return tokens
         full = tokens.new_zeros(
             tokens.shape[0], self.group(name).grid.num_tokens, *tokens.shape[2:]
         )
-        return full.index_copy(1, index.to(tokens.device), tokens)
+        return full.index_copy(1, index, tokens)
+
+    @cached_property
+    def _moved(self) -> dict[tuple[str, torch.device], Tensor]:
+        return {}
+
+    def _kept(self, name: str, device: torch.device) -> Tensor | None:
+        """Indices of a group on ``device``; moved once, as the host waits for every move."""
+        index = self.keep.get(name)
+        if index is None or index.device == device:
+            return index
+        if (name, device) not in self._moved:
+            self._moved[name, device] = index.to(device)
+        return self._moved[name, device]
 
     def _stream(self, stream: Stream) -> StreamLayout:
         groups = tuple(group for group in self.groups if group.stream == stream)

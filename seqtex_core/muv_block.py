@@ -133,8 +133,12 @@ class MUVBlock(nn.Module):
         return self.mv.feed_forward(x_mv, modulation, rows), x_uv
 
     def build_cache(self, inputs: Mapping[Stream, BranchInputs]) -> BlockCache:
-        """Geometry (cast, split into heads, rotated if it goes before RoPE) and context keys."""
+        """Geometry (cast, split into heads, rotated if it goes before RoPE) and context keys.
+
+        Where both branches read one context with one cross-attention, its keys are made once.
+        """
         geometry: dict[Stream, Tensor] = {}
+        cross: dict[Stream, tuple[KeyValue, ...]]
         for stream, branch in inputs.items():
             if branch.geometry_tokens is not None:
                 cast = self.geometry_caster(branch.geometry_tokens)
@@ -142,9 +146,20 @@ class MUVBlock(nn.Module):
                 if self.geometry_order == "pre_rope" and branch.rope is not None:
                     heads = rotate_geometry(heads, branch.rope)
                 geometry[stream] = heads
-        blocks: dict[Stream, BackboneBlock] = {"mv": self.mv, "uv": self.uv}
-        cross = {s: blocks[s].cross_key_values(branch.context) for s, branch in inputs.items()}
+        cross = {"mv": self.mv.cross_key_values(inputs["mv"].context)}
+        if "uv" in inputs:
+            same = self.shares_cross_attention and inputs["uv"].context is inputs["mv"].context
+            own = cross["mv"] if same else self.uv.cross_key_values(inputs["uv"].context)
+            cross["uv"] = own
         return BlockCache(geometry=geometry, cross=cross)
+
+    @property
+    def shares_cross_attention(self) -> bool:
+        """Whether both branches compute context keys with the same modules."""
+        names = self.mv.shareable.get("cross_attn", ())
+        return bool(names) and all(
+            self.mv.get_submodule(name) is self.uv.get_submodule(name) for name in names
+        )
 
     def _uv_branch(
         self,

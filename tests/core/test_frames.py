@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqtex_core.errors import UsageError
 from seqtex_core.frames import FrameGroup, Grid, TokenLayout
@@ -143,3 +144,26 @@ def test_unknown_groups_are_named_with_the_known() -> None:
             ask("material")
     with pytest.raises(UsageError, match="material"):
         TokenLayout(groups=(VIEWS,), keep={"material": torch.tensor([0])})
+
+
+class Moves(TorchDispatchMode):
+    """Counts copies from the CPU to another device: each makes the host wait on CUDA."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        moved = function(*args, **(kwargs or {}))
+        if "_to_copy" in str(function):
+            self.count += args[0].device != moved.device
+        return moved
+
+
+def test_indices_of_packed_tokens_move_to_the_device_once() -> None:
+    layout = TokenLayout(groups=(TEXTURE,), keep={TEXTURE.name: torch.tensor([0, 2])})
+    tokens = torch.empty(1, TEXTURE.grid.num_tokens, 3, device="meta")
+    with Moves() as moves:
+        for _ in range(3):
+            packed = layout.pack(TEXTURE.name, tokens)
+            assert layout.unpack(TEXTURE.name, packed).shape == tokens.shape
+    assert packed.shape == (1, 2, 3)
+    assert moves.count == 1

@@ -254,6 +254,35 @@ def test_caches_are_precomputed_only_without_gradients(transformer: SeqTexTransf
     assert [set(block.geometry) for block in blocks] == [{"mv", "uv"}] * 2
 
 
+@pytest.mark.parametrize("share", [(), ("cross_attn",), ("time_text",), SHAREABLE])
+def test_context_keys_are_made_once_where_both_branches_use_the_same(
+    share: tuple[str, ...],
+) -> None:
+    transformer = make(DecoupledConfig(uv_share=frozenset(share), lora_rank=2))
+    layout = transformer.layout(SIZES, STREAMS)
+    text = torch.randn(1, 8, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        blocks = transformer.prepare(layout, text=text).blocks
+    assert blocks is not None
+    for block in blocks:
+        assert (block.cross["uv"] is block.cross["mv"]) == (share == SHAREABLE)
+        # a copied part is equal at init
+        assert torch.equal(block.cross["uv"][0].key, block.cross["mv"][0].key)
+
+
+def test_training_compiles_without_graph_breaks() -> None:
+    """Nothing precomputed: every block makes its geometry and context keys in the graph."""
+    transformer = make()
+    cache = transformer.prepare(transformer.layout(SIZES, STREAMS), geometry=geometry())
+    x, levels = latents(), sigmas()
+    want = transformer(x, levels, cache)["texture"]
+    transformer.compile_blocks(backend="aot_eager")
+    got = transformer(x, levels, cache)["texture"]
+    got.square().mean().backward()
+    # rotations are complex in eager mode, real in the graph: a few roundings
+    torch.testing.assert_close(got, want, rtol=0, atol=4e-6)
+
+
 def test_building_draws_only_from_the_configured_seed() -> None:
     backbone = load_backbone("wan-tiny", seed=0)
     state = torch.random.get_rng_state()
