@@ -46,8 +46,8 @@ def main() -> None:
         antialias=True,
     )
     panels = torch.cat([given, render(None)[:1], render(result.textures)])
-    side, top = SIZE // 4, SIZE // 6  # the rig leaves room around the object
-    row = torch.cat(list(panels[:, :, top:-top, side:-side]), dim=-1)
+    side, top, bottom = SIZE // 4, SIZE // 6, SIZE // 10  # the rig leaves room around the object
+    row = torch.cat(list(panels[:, :, top:-bottom, side:-side]), dim=-1)
     small = interpolate(row[None], scale_factor=0.5, mode="bilinear", antialias=True)[0]
     pixels = (small.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     target = ROOT / "docs" / "images" / "demo.png"
