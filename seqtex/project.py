@@ -16,6 +16,7 @@ from .result import ResultMaps, TextureResult
 from .stages import OnProgress, StageClock
 
 _MAX_SOURCE_POINTS = 200_000
+_MIRRORED_SIDES = {"x": "left-right", "y": "front-back"}  # of the working copy, which faces -y
 
 
 def project_references(
@@ -124,7 +125,8 @@ def _choices(painted: list[ProjectedTexture]) -> dict[str, str]:
     copied = sum(int((one.mirrored & one.mask).sum()) for one in painted)
     share = max(covered, 1)
     text = f"{seen / share:.0%} of the texels seen in a reference"
-    planes = ", ".join(sorted({axis for one in painted for axis in one.mirrors}))
+    sides = {_MIRRORED_SIDES[axis] for one in painted for axis in one.mirrors}
     if copied:
-        text += f", {copied / share:.0%} copied across the mesh's mirror plane {planes} = 0"
+        text += f", {copied / share:.0%} copied across the mesh's symmetry "
+        text += f"({' and '.join(sorted(sides))})"
     return {"coverage": text + ", the rest filled from the surface around"}
