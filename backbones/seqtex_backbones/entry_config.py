@@ -11,7 +11,9 @@ from seqtex_core.registry import Registry
 from .registry import BACKBONES, BackboneEntry
 
 ARCHITECTURES: Registry[Callable[[str, Mapping[str, Any]], BackboneEntry]] = Registry(
-    "architecture", {"wan": "seqtex_backbones.wan_configs:wan_entry"}
+    "architecture",
+    {"wan": "seqtex_backbones.wan_configs:wan_entry"},
+    entry_point_group="seqtex.architectures",
 )
 """``(name, sizes) -> entry`` by architecture."""
 

@@ -26,6 +26,7 @@ ATTENTION: Registry[Attend] = Registry(
         "xformers": "seqtex_core.attention.xformers:XFORMERS",
         "flex": "seqtex_core.attention.flex:FLEX",
     },
+    entry_point_group="seqtex.attention",
 )
 
 AUTO_ORDER = ("flash_attn", "sdpa", "xformers", "flex", "reference")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
@@ -71,3 +72,26 @@ def test_entry_points_of_other_distributions(
     assert "lazy_entry_module" not in sys.modules
     assert table.get("theirs") is sys.modules["lazy_entry_module"].VALUE
     assert Registry("thing", {}, entry_point_group="another").names() == []
+
+
+@pytest.mark.parametrize(
+    ("module", "registry", "group"),
+    [
+        ("seqtex_core.attention.choose", "ATTENTION", "seqtex.attention"),
+        ("seqtex_core.tasks", "TASKS", "seqtex.tasks"),
+        ("seqtex_backbones.registry", "BACKBONES", "seqtex.backbones"),
+        ("seqtex_backbones.entry_config", "ARCHITECTURES", "seqtex.architectures"),
+        ("seqtex_backbones.codecs.protocol", "CODECS", "seqtex.codecs"),
+        ("seqtex_backbones.unipc", "SAMPLERS", "seqtex.samplers"),
+    ],
+)
+def test_every_table_is_open_to_other_distributions(
+    monkeypatch: pytest.MonkeyPatch, module: str, registry: str, group: str
+) -> None:
+    def points(*, group: str) -> list[EntryPoint]:
+        return [EntryPoint(name=f"from {group}", value="sys:path", group=group)]
+
+    monkeypatch.setattr(registry_module, "entry_points", points)
+    table = getattr(importlib.import_module(module), registry)
+    assert f"from {group}" in table.names()
+    assert len(table.names()) > 1
