@@ -16,6 +16,7 @@ from seqtex_core.errors import UsageError
 
 MANIFEST_SUFFIX = ".seqtex.json"
 STEPS_RECORD = "steps.json"
+_COPYING_SECONDS = 2.0  # copies of a folder need not keep the order of its files' times
 
 
 def manifest_path(output: Path) -> Path:
@@ -93,6 +94,30 @@ def check_folder(folder: Path, *, record: str, overwrite: bool) -> None:
             got=f"{folder}, which has other files and no {record}",
             remedy="Add --overwrite to write there all the same, or choose another name.",
         )
+
+
+def check_unedited(files: Iterable[Path], *, record: Path, overwrite: bool) -> None:
+    """Refuse to replace results that somebody has worked on since we wrote them.
+
+    Args:
+        files: about to be written; they need not exist.
+        record: what our results leave last.
+        overwrite: replace them all the same.
+
+    Raises:
+        UsageError: one of them is newer than the record.
+    """
+    if overwrite or not record.is_file():
+        return
+    written = record.stat().st_mtime + _COPYING_SECONDS
+    for file in files:
+        if file.is_file() and file.stat().st_mtime > written:
+            raise UsageError(
+                "--out",
+                expected="results as we left them",
+                got=f"{file}, which was changed since",
+                remedy="Rename that file, choose another folder with -o, or add --overwrite.",
+            )
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seqtex.outputs import check_folder, staged
+from seqtex.outputs import check_folder, check_unedited, staged
 from seqtex.prepare_options import PrepareOptions
 from seqtex.references import check_view_name
 from seqtex_geometry.asset import load_asset
@@ -74,6 +74,8 @@ def render(
     wanted = {check_view_name(name.strip(), subject="--views") for name in views.split(",")}
     names = [name for name in VIEW_NAMES if name in wanted]
     check_folder(out, record=RECORD, overwrite=overwrite)
+    pictures_to_write = [out / f"{VIEW_NAMES.index(name)}_{name}.png" for name in names]
+    check_unedited(pictures_to_write, record=out / RECORD, overwrite=overwrite)
     asset = load_asset(mesh, up=up, front=front)
     with StageReporter() as report, naming_smaller_setting(f"Use --size {size // 2}."):
         from seqtex.pictures import numbered, save_pictures

@@ -12,6 +12,7 @@ import pytest
 from seqtex.outputs import (
     check_folder,
     check_replaceable,
+    check_unedited,
     check_writable,
     manifest_path,
     resolve_output,
@@ -93,6 +94,18 @@ def test_an_input_is_not_replaced_by_other_content(tmp_path: Path) -> None:
 def test_names(tmp_path: Path, mesh: str, out: str | None, expected: str) -> None:
     place = None if out is None else tmp_path / out
     assert resolve_output(tmp_path / mesh, place) == tmp_path / expected
+
+
+def test_results_that_were_painted_over_are_kept(tmp_path: Path) -> None:
+    record, picture = tmp_path / "render.json", tmp_path / "0_front.png"
+    check_unedited([picture], record=record, overwrite=False)  # a new folder
+    for path in (picture, record):
+        path.write_text("ours")
+    check_unedited([picture], record=record, overwrite=False)
+    os.utime(picture, (0, record.stat().st_mtime + 60))
+    with pytest.raises(UsageError, match="changed since"):
+        check_unedited([picture], record=record, overwrite=False)
+    check_unedited([picture], record=record, overwrite=True)
 
 
 def test_only_our_results_are_replaced(tmp_path: Path) -> None:
