@@ -1,7 +1,7 @@
 """The reference laid out in UV space, as one more conditioning frame for the model.
 
 A model of few parameters should not have to learn how to copy a picture onto a mesh: geometry can
-do that. The frame shows what the references show and, elsewhere, the nearest seen colour; its
+do that. The frame shows what the references show and, elsewhere, their smooth continuation; its
 normals are zero where nothing was seen, so that the model can tell the two apart.
 """
 
@@ -12,11 +12,11 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, normalize
 
 from seqtex_core.tasks import PROJECTION, TEXTURE
 from seqtex_geometry.backproject import backproject
-from seqtex_geometry.fill import fill_nearest_surface
+from seqtex_geometry.fill import fill_smooth_surface
 from seqtex_geometry.maps import SurfaceMaps
 
 from .models.config import TextureBase
@@ -26,13 +26,16 @@ NOTHING_SEEN = 0.5
 """Grey level of the frame if no texel at all was seen."""
 
 
-def completed_frame(color: Tensor, seen: Tensor, position: Tensor, mask: Tensor) -> Tensor:
+def completed_frame(
+    color: Tensor, seen: Tensor, position: Tensor, normal: Tensor, mask: Tensor
+) -> Tensor:
     """The frame's colours, ``[3, H, W]``; black off the charts.
 
     Args:
         color: of the texels that were seen, ``[3, H, W]`` in [0, 1].
         seen: True where the colour counts, ``[H, W]``.
         position: of the surface, ``[3, H, W]``.
+        normal: of the surface, ``[3, H, W]``, of any length.
         mask: True on the charts, ``[H, W]``.
     """
     known = (seen & mask)[mask]
@@ -41,7 +44,8 @@ def completed_frame(color: Tensor, seen: Tensor, position: Tensor, mask: Tensor)
         frame[:, mask] = NOTHING_SEEN
         return frame
     points, colors = position[:, mask].T, color[:, mask].T
-    frame[:, mask] = fill_nearest_surface(points, colors, known, neighbors=1).T
+    facing = normalize(normal[:, mask].T, dim=-1)
+    frame[:, mask] = fill_smooth_surface(points, colors, known, normal=facing).T
     return frame
 
 
@@ -96,7 +100,7 @@ def project_frame(job: PreparedJob, maps: SurfaceMaps) -> tuple[Tensor, SurfaceM
         color, seen = shown.color, shown.seen
     position = maps.position[0].permute(2, 0, 1)
     normal = maps.normal[0].permute(2, 0, 1)
-    frame = completed_frame(color, seen, position, maps.hit[0])
+    frame = completed_frame(color, seen, position, normal, maps.hit[0])
     marked = marked_normal(normal, seen).permute(1, 2, 0)[None]
     return frame, replace(maps, normal=marked)
 

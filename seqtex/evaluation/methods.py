@@ -8,9 +8,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from seqtex_geometry.fill import fill_smooth_surface
+from seqtex_geometry.fill import fill_nearest_surface
 
 from ..projection_frame import NOTHING_SEEN, completed_frame
 from .cases import EvaluationCase
@@ -97,7 +96,18 @@ class NearestFill:
         return [MadeTexture(texture=self._filled(case)) for case in cases]
 
     def _filled(self, case: EvaluationCase) -> Tensor:
-        return completed_frame(case.images.uv, case.seen, case.maps.uv_position, case.charted)
+        mask = case.charted
+        texture = torch.zeros_like(case.images.uv)
+        if not bool((case.seen & mask).any()):
+            texture[:, mask] = NOTHING_SEEN
+            return texture
+        texture[:, mask] = fill_nearest_surface(
+            case.maps.uv_position[:, mask].T,
+            case.images.uv[:, mask].T,
+            case.seen[mask],
+            neighbors=1,
+        ).T
+        return texture
 
 
 class SmoothFill:
@@ -114,15 +124,10 @@ class SmoothFill:
         return [MadeTexture(texture=self._filled(case)) for case in cases]
 
     def _filled(self, case: EvaluationCase) -> Tensor:
-        mask = case.charted
-        texture = torch.zeros_like(case.images.uv)
-        texture[:, mask] = fill_smooth_surface(
-            case.maps.uv_position[:, mask].T,
-            (case.images.uv * case.seen)[:, mask].T,
-            case.seen[mask],
-            normal=normalize(case.maps.uv_normal[:, mask].T, dim=-1),
-        ).T
-        return texture
+        maps = case.maps
+        return completed_frame(
+            case.images.uv, case.seen, maps.uv_position, maps.uv_normal, case.charted
+        )
 
 
 def baselines() -> list[TexturingMethod]:

@@ -40,8 +40,9 @@ def with_projection(batch: TrainingBatch, plans: Sequence[FramePlan]) -> Trainin
         mask = texture.mask[row, 0, 0] > 0
         seen = batch.visible[row, given].any(dim=0) & mask
         color, position = texture.images[row, 0], texture.position[row, 0]
-        frames.append(completed_frame(color, seen, position, mask))
-        normals.append(marked_normal(texture.normal[row, 0], seen))
+        normal = texture.normal[row, 0]
+        frames.append(completed_frame(color, seen, position, normal, mask))
+        normals.append(marked_normal(normal, seen))
     group = GroupImages(
         images=torch.stack(frames)[:, None],
         position=texture.position,

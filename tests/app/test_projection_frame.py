@@ -21,6 +21,8 @@ from seqtex.training.projection import with_projection
 from seqtex_core.errors import UsageError
 from seqtex_core.tasks import PROJECTION, TEXTURE, VIEWS, img2tex_projected
 
+UP = torch.tensor([0.0, 0.0, 1.0])[:, None, None].expand(3, 1, 6)
+
 
 def row_of_texels(count: int = 6):
     """A chart of one row along x; the last texel is off the chart."""
@@ -31,22 +33,25 @@ def row_of_texels(count: int = 6):
     return position, mask
 
 
-def test_unseen_texels_take_the_nearest_seen_colour():
+def test_unseen_texels_continue_what_was_seen():
     position, mask = row_of_texels()
     color = torch.rand(3, 1, 6)
     seen = torch.tensor([[True, False, False, False, True, True]])
-    frame = completed_frame(color, seen, position, mask)
-    nearest = [0, 0, None, 4, 4]  # texel 2 is as near to 0 as to 4
-    for texel, source in enumerate(nearest):
-        if source is not None:
-            assert torch.equal(frame[:, 0, texel], color[:, 0, source]), texel
+    frame = completed_frame(color, seen, position, UP, mask)
+    for texel in (0, 4):
+        assert torch.equal(frame[:, 0, texel], color[:, 0, texel])
+    ends = color[:, 0, [0, 4]]
+    between = frame[:, 0, 1:4]
+    assert (between >= ends.amin(1, keepdim=True) - 1e-6).all()
+    assert (between <= ends.amax(1, keepdim=True) + 1e-6).all()
+    assert (between[:, 0] - ends[:, 0]).abs().sum() < (between[:, 2] - ends[:, 0]).abs().sum()
     assert torch.equal(frame[:, 0, 5], torch.zeros(3))  # off the chart, though marked as seen
 
 
 def test_nothing_seen_is_grey_on_the_charts():
     position, mask = row_of_texels()
     seen = torch.zeros(1, 6, dtype=torch.bool)
-    frame = completed_frame(torch.rand(3, 1, 6), seen, position, mask)
+    frame = completed_frame(torch.rand(3, 1, 6), seen, position, UP, mask)
     assert torch.equal(frame, NOTHING_SEEN * mask.float().expand(3, 1, 6))
 
 
