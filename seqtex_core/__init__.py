@@ -187,4 +187,5 @@ _MODULES = {
     "wan_axis_dims": "rope",
     "with_guidance": "guidance",
 }
+__all__ = sorted(_MODULES)
 __getattr__, __dir__ = lazy_exports(__name__, _MODULES)

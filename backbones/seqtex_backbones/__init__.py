@@ -50,4 +50,5 @@ _MODULES = {
     "load_backbone": "registry",
     "load_text_encoder": "text",
 }
+__all__ = sorted(_MODULES)
 __getattr__, __dir__ = lazy_exports(__name__, _MODULES)

@@ -34,4 +34,5 @@ _MODULES = {
     "set_up_run": "run_setup",
     "train": "trainer",
 }
+__all__ = sorted(_MODULES)
 __getattr__, __dir__ = lazy_exports(__name__, _MODULES)

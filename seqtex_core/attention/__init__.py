@@ -30,4 +30,5 @@ _MODULES = {
     "choose_attention": "choose",
     "list_attention": "choose",
 }
+__all__ = sorted(_MODULES)
 __getattr__, __dir__ = lazy_exports(__name__, _MODULES)

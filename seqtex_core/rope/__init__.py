@@ -34,4 +34,5 @@ _MODULES = {
     "rope_table": "table",
     "wan_axis_dims": "table",
 }
+__all__ = sorted(_MODULES)
 __getattr__, __dir__ = lazy_exports(__name__, _MODULES)
