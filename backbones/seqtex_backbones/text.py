@@ -77,7 +77,7 @@ def load_text_encoder(
             "transformers",
             expected="an installed package, for text prompts",
             got="none",
-            remedy="pip install 'seqtex[text]'",
+            remedy="pip install transformers sentencepiece",
         ) from error
     for part in ("tokenizer", "text_encoder"):
         if not (folder / part).is_dir():

@@ -126,7 +126,7 @@ def make_parallel(strategy: Strategy, device: torch.device) -> Parallel:
                 "accelerate",
                 expected="the package that launches DDP",
                 got=str(error),
-                remedy="pip install 'seqtex[train]'",
+                remedy="pip install accelerate",
             ) from error
         return DataParallelProcesses(device)
     return SingleProcess(device)

@@ -13,7 +13,7 @@ from .attend import AttendBase, AttentionInputs, OptionalPackage
 
 MAX_CPU_SCORES = 2**24
 """On CPU all scores are held in memory: 64 MiB of fp32."""
-TRITON = OptionalPackage(module="triton", install="pip install 'seqtex[cuda]'")
+TRITON = OptionalPackage(module="triton", install="pip install triton")
 
 
 class FlexAttend(AttendBase):

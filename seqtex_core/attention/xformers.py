@@ -17,7 +17,7 @@ from .attend import (
 )
 
 XFORMERS_PACKAGE = OptionalPackage(
-    module="xformers", entry="xformers.ops", install="pip install 'seqtex[cuda]'"
+    module="xformers", entry="xformers.ops", install="pip install 'xformers>=0.0.35,<0.0.36'"
 )
 
 _KERNELS: dict[str, Callable[..., Any]] = {}
