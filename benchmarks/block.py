@@ -10,7 +10,7 @@ from torch import Tensor
 
 from seqtex_core.attention import choose_attention
 from seqtex_core.frames import Stream
-from seqtex_core.muv_block import BranchInputs, BranchTimes
+from seqtex_core.muv_block import BranchInputs, BranchTimes, Hidden
 from seqtex_core.transformer import SeqTexTransformer, StepCache
 
 from .formulas import LayerOptions, layer_work, unified_layer_flop
@@ -99,12 +99,10 @@ def _stack(
 
     @torch.no_grad()
     def call() -> tuple[Tensor, ...]:
-        x_mv: Tensor = tokens["mv"]
-        x_uv: Tensor | None = tokens.get("uv")
+        hidden = Hidden(mv=tokens["mv"], uv=tokens.get("uv"))
         for index, block in enumerate(model.muv_blocks()):
-            block_cache = _block_cache(cache, index)
-            x_mv, x_uv = block(x_mv, x_uv, inputs, times, block_cache, model.attend)
-        return (x_mv,) if x_uv is None else (x_mv, x_uv)
+            hidden = block(hidden, inputs, times, _block_cache(cache, index), model.attend)
+        return (hidden.mv,) if hidden.uv is None else (hidden.mv, hidden.uv)
 
     return call
 

@@ -44,6 +44,8 @@ class BackboneSpec:
         lora_targets: linear layers of a block that get an adapter, as names inside the block.
         image_dim: width of the image encoder's output that the model can read besides text, or
             ``None``.
+        joint_text: text rows are attended together with the others and change from block to block
+            (CogVideoX); otherwise they are the context of cross-attention (Wan).
     """
 
     name: str
@@ -57,6 +59,7 @@ class BackboneSpec:
     text_length: int
     lora_targets: tuple[str, ...]
     image_dim: int | None = None
+    joint_text: bool = False
 
     @property
     def inner_dim(self) -> int:
@@ -94,10 +97,11 @@ class TimeEmbedding:
 
 @dataclass(frozen=True, kw_only=True)
 class TextContext:
-    """Encoded conditions that cross-attention reads; constant over the sampling steps.
+    """Encoded conditions; constant over the sampling steps.
 
     Args:
-        text: ``[B, S, D]``.
+        text: what cross-attention reads, or what the text rows of a joint model are before the
+            first block, ``[B, S, D]``.
         image: image tokens of image-to-video models, ``[B, S', D]``, or ``None``.
     """
 
@@ -113,19 +117,14 @@ class KeyValue:
     value: Tensor
 
 
-class BackboneBlock(nn.Module, ABC):
-    """The sublayers of one transformer block, for the rows of one stream.
+class RowSublayers(ABC):
+    """What one transformer block does to one set of rows: those of a stream, or the text rows.
 
-    ``MUVBlock`` calls them in order: ``pre_attention``, projections, attention, ``post_attention``,
-    ``cross_attention``, ``feed_forward``. ``modulation`` is whatever the block's own ``modulation``
+    ``MUVBlock`` calls the parts in order: ``pre_attention``, projections, attention,
+    ``post_attention``, ``feed_forward``. ``modulation`` is whatever the part's own ``modulation``
     returned; nobody else looks inside.
-
-    Attributes:
-        shareable: submodules, by sharing name, that a UV branch may share with its origin;
-            ``"cross_attn"`` holds everything that ``cross_key_values`` computes with.
     """
 
-    shareable: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     num_heads: int
 
     @property
@@ -161,10 +160,36 @@ class BackboneBlock(nn.Module, ABC):
         """The residual stream after self-attention; ``attended`` is ``[B, L, N, D]``."""
 
     @abstractmethod
+    def feed_forward(self, hidden_states: Tensor, modulation: Any, rows: StreamLayout) -> Tensor:
+        """The residual stream after the feed-forward sublayer."""
+
+
+class BackboneBlock(nn.Module, RowSublayers):
+    """The sublayers of one transformer block, for the rows of one stream.
+
+    A model whose text is a context overrides the two methods of cross-attention, which comes
+    between ``post_attention`` and ``feed_forward``. A model that attends text and video jointly
+    overrides ``text_rows`` instead.
+
+    Attributes:
+        shareable: submodules, by sharing name, that a UV branch may share with its origin;
+            ``"cross_attn"`` holds everything that ``cross_key_values`` computes with.
+        text_only: submodules that only text rows pass through after attention; there is one text
+            stream, so that a copy of the block has no use for them and refers to the same ones.
+    """
+
+    shareable: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    text_only: ClassVar[tuple[str, ...]] = ()
+
+    def text_rows(self) -> RowSublayers | None:
+        """What the block does to text rows; ``None`` if text is only a context."""
+        return None
+
     def cross_key_values(self, context: TextContext) -> tuple[KeyValue, ...]:
         """Keys and values of the context; constant over steps. Empty without cross-attention."""
+        del context
+        return ()
 
-    @abstractmethod
     def cross_attention(
         self,
         hidden_states: Tensor,
@@ -173,17 +198,21 @@ class BackboneBlock(nn.Module, ABC):
         rows: StreamLayout,
         attend: Attend,
     ) -> Tensor:
-        """The residual stream after cross-attention."""
-
-    @abstractmethod
-    def feed_forward(self, hidden_states: Tensor, modulation: Any, rows: StreamLayout) -> Tensor:
-        """The residual stream after the feed-forward sublayer."""
+        """The residual stream after cross-attention; unchanged without it."""
+        del key_values, modulation, rows, attend
+        return hidden_states
 
 
 class BackboneShell(nn.Module, ABC):
-    """Everything around the blocks: patches in, time, text, positions, prediction out."""
+    """Everything around the blocks: patches in, time, text, positions, prediction out.
+
+    Attributes:
+        shareable: see ``BackboneBlock``.
+        text_only: see ``BackboneBlock``.
+    """
 
     shareable: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    text_only: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def embed(self, latents: Tensor, sigma: Tensor) -> Tensor:
@@ -199,7 +228,10 @@ class BackboneShell(nn.Module, ABC):
 
     @abstractmethod
     def encode_time(self, sigma: Tensor) -> TimeEmbedding:
-        """Embedding of the noise levels ``[B, F]``, in [0, 1], fp32."""
+        """Embedding of the noise levels ``[B, F]``, in [0, 1], fp32.
+
+        The text rows of joint models are a single frame whose level is ``text_sigma``.
+        """
 
     @abstractmethod
     def encode_text(self, text: Tensor, image: Tensor | None = None) -> TextContext:
@@ -208,6 +240,11 @@ class BackboneShell(nn.Module, ABC):
     @abstractmethod
     def rope(self, layout: TokenLayout) -> Mapping[str, Rope] | None:
         """Rotary tables per stream, rows in stream order; ``None`` for a model without RoPE."""
+
+    def position_embedding(self, layout: TokenLayout) -> Mapping[str, Tensor] | None:
+        """What is added to the tokens per stream, ``[L, D]``; ``None`` for models that rotate."""
+        del layout
+        return None
 
     @abstractmethod
     def head(self, hidden_states: Tensor, time: TimeEmbedding, rows: StreamLayout) -> Tensor:
@@ -267,7 +304,7 @@ class Backbone(ABC):
 
 
 def copy_for_branch(module: ModuleT, share: frozenset[str]) -> ModuleT:
-    """A deep copy of a block or shell in which the parts named in ``share`` stay the same objects.
+    """A deep copy of a block or shell in which shared and text-only parts stay the same objects.
 
     Args:
         module: a ``BackboneBlock`` or ``BackboneShell``.
@@ -280,6 +317,8 @@ def copy_for_branch(module: ModuleT, share: frozenset[str]) -> ModuleT:
     if unknown:
         raise UsageError("uv_share", expected=f"names among {SHAREABLE}", got=str(unknown))
     shareable: Mapping[str, tuple[str, ...]] = getattr(module, "shareable", {})
+    text_only: tuple[str, ...] = getattr(module, "text_only", ())
     names = [name for key, names in shareable.items() if key in share for name in names]
+    names += text_only
     shared = [module.get_submodule(name) for name in names]
     return copy.deepcopy(module, {id(part): part for part in shared})

@@ -1,7 +1,8 @@
 """The MUV block: one backbone block doubled into a multi-view and a UV branch.
 
 The only place that knows there are two streams, and the unit of compilation, gradient
-checkpointing and sharding.
+checkpointing and sharding. Where text is attended jointly, its rows belong to the mv branch: they
+read text and mv, never uv, and the uv branch reads them as keys and values only.
 
 Source:
     SeqTex (arXiv 2507.04285), section 3.2, Eq. 5-7.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +22,24 @@ from .attention import Attend
 from .frames import Stream, StreamLayout
 from .qk_prep import GeometryOrder, QKNorm, qk_prep, rotate_geometry
 from .rope import Rope
+from .text_rows import TextRows
 
 UVKeySource = Literal["norm_pre_attn", "norm_post_attn", "raw_post_attn"]
 UV_KEY_SOURCES: tuple[UVKeySource, ...] = ("norm_pre_attn", "norm_post_attn", "raw_post_attn")
+
+
+class Hidden(NamedTuple):
+    """The residual streams.
+
+    Attributes:
+        mv: ``[B, L_mv, D]``.
+        uv: ``[B, L_uv, D]``, or ``None`` where the branch is skipped.
+        text: text rows ``[B, S, D]`` of joint models, which belong to the mv branch; or ``None``.
+    """
+
+    mv: Tensor
+    uv: Tensor | None = None
+    text: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +50,14 @@ class BranchInputs:
         rows: token rows of the stream.
         context: text context.
         rope: rotary table of the stream, or ``None``.
+        position: position embedding ``[L, D]`` that is added before the first block, or ``None``.
         geometry_tokens: embedded geometry, ``[B, L, D]``, or ``None`` without geometry.
     """
 
     rows: StreamLayout
     context: TextContext
     rope: Rope | None = None
+    position: Tensor | None = None
     geometry_tokens: Tensor | None = None
 
 
@@ -51,11 +69,15 @@ class BranchTimes:
         mv: of the mv frames, by the mv branch's shell.
         uv: of the uv frames, by the uv branch's shell; ``None`` when the branch is skipped.
         mv_as_keys: of the mv frames, by the uv branch's shell; ``None`` when it is skipped.
+        text: of the text rows of a joint model, by the mv branch's shell.
+        text_as_keys: of the text rows as the uv branch reads them, by its shell.
     """
 
     mv: TimeEmbedding
     uv: TimeEmbedding | None = None
     mv_as_keys: TimeEmbedding | None = None
+    text: TimeEmbedding | None = None
+    text_as_keys: TimeEmbedding | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,18 +123,16 @@ class MUVBlock(nn.Module):
 
     def forward(
         self,
-        x_mv: Tensor,
-        x_uv: Tensor | None,
+        hidden: Hidden,
         inputs: Mapping[Stream, BranchInputs],
         times: BranchTimes,
         cache: BlockCache | None,
         attend: Attend,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Both residual streams after the block.
+    ) -> Hidden:
+        """The residual streams after the block.
 
         Args:
-            x_mv: ``[B, L_mv, D]``.
-            x_uv: ``[B, L_uv, D]``, or ``None`` to skip the branch.
+            hidden: before it; without ``uv`` that branch is skipped.
             inputs: per stream.
             times: noise levels.
             cache: geometry and context of this block; computed here (with gradients) if ``None``.
@@ -120,17 +140,29 @@ class MUVBlock(nn.Module):
         """
         if cache is None:
             cache = self.build_cache(inputs)
-        rows = inputs["mv"].rows
-        modulation = self.mv.modulation(times.mv)
-        normed = self.mv.pre_attention(x_mv, modulation, rows)
-        query = self._prepare(self.mv.query(normed), self.mv.q_norm, "mv", inputs, cache)
-        key, value = self._key_value(self.mv, normed, "mv", inputs, cache)
-        attended = self.mv.post_attention(x_mv, attend(query, key, value), modulation, rows)
+        block, rows = self.mv, inputs["mv"].rows
+        modulation = block.modulation(times.mv)
+        normed = block.pre_attention(hidden.mv, modulation, rows)
+        query = self._prepare(block.query(normed), block.q_norm, "mv", inputs, cache)
+        key, value = self._key_value(block, normed, "mv", inputs, cache)
+        text = TextRows.before(block, hidden.text, times.text)
+        if text is not None:
+            query = torch.cat([text.query(), query], dim=1)
+            key, value = text.in_front_of(key, value)
+        out = attend(query, key, value)
+        attended = Hidden(
+            mv=block.post_attention(hidden.mv, _last(out, hidden.mv), modulation, rows),
+            text=None if text is None else text.attended(out),
+        )
+        x_uv = hidden.uv
         if x_uv is not None:
-            source = x_mv if self.uv_key_source == "norm_pre_attn" else attended
+            source = hidden if self.uv_key_source == "norm_pre_attn" else attended
             x_uv = self._uv_branch(x_uv, source, inputs, times, cache, attend)
-        x_mv = self.mv.cross_attention(attended, cache.cross["mv"], modulation, rows, attend)
-        return self.mv.feed_forward(x_mv, modulation, rows), x_uv
+        x_mv = block.cross_attention(attended.mv, cache.cross["mv"], modulation, rows, attend)
+        x_text = attended.text
+        if text is not None and x_text is not None:
+            x_text = text.sublayers.feed_forward(x_text, text.modulation, text.rows)
+        return Hidden(mv=block.feed_forward(x_mv, modulation, rows), uv=x_uv, text=x_text)
 
     def build_cache(self, inputs: Mapping[Stream, BranchInputs]) -> BlockCache:
         """Geometry (cast, split into heads, rotated if it goes before RoPE) and context keys.
@@ -164,7 +196,7 @@ class MUVBlock(nn.Module):
     def _uv_branch(
         self,
         x_uv: Tensor,
-        mv_source: Tensor,
+        source: Hidden,
         inputs: Mapping[Stream, BranchInputs],
         times: BranchTimes,
         cache: BlockCache,
@@ -175,7 +207,9 @@ class MUVBlock(nn.Module):
         block, rows = self.uv, inputs["uv"].rows
         modulation = block.modulation(times.uv)
         normed = block.pre_attention(x_uv, modulation, rows)
-        if self.uv_key_source != "raw_post_attn":
+        mv_source = source.mv
+        normalised = self.uv_key_source != "raw_post_attn"
+        if normalised:
             mv_modulation = block.modulation(times.mv_as_keys)
             mv_source = block.pre_attention(mv_source, mv_modulation, inputs["mv"].rows)
         query = self._prepare(block.query(normed), block.q_norm, "uv", inputs, cache)
@@ -183,6 +217,9 @@ class MUVBlock(nn.Module):
         key_uv, value_uv = self._key_value(block, normed, "uv", inputs, cache)
         key = torch.cat([key_mv, key_uv], dim=1)
         value = torch.cat([value_mv, value_uv], dim=1)
+        text = TextRows.before(block, source.text, times.text_as_keys, normalised=normalised)
+        if text is not None:
+            key, value = text.in_front_of(key, value)
         x_uv = block.post_attention(x_uv, attend(query, key, value), modulation, rows)
         x_uv = block.cross_attention(x_uv, cache.cross["uv"], modulation, rows, attend)
         return block.feed_forward(x_uv, modulation, rows)
@@ -214,3 +251,9 @@ class MUVBlock(nn.Module):
             rope=inputs[stream].rope,
             geometry=cache.geometry.get(stream),
         )
+
+
+def _last(attended: Tensor, rows: Tensor) -> Tensor:
+    """The rows after the text rows, as many as ``rows [B, L, ...]`` has."""
+    start = attended.shape[1] - rows.shape[1]
+    return attended[:, start:] if start else attended

@@ -22,7 +22,8 @@ from .errors import UsageError
 from .frames import FrameGroup, Stream, TokenLayout
 from .geometry_embedding import GeometryEmbedding, GeometryLatents, zero_caster
 from .lora import inject_lora, merged_state_dict
-from .muv_block import BlockCache, BranchInputs, BranchTimes, MUVBlock
+from .muv_block import BlockCache, BranchInputs, BranchTimes, Hidden, MUVBlock
+from .text_rows import text_sigma
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -153,6 +154,7 @@ class SeqTexTransformer(nn.Module):
         text = text.to(place)
         image = None if image is None else image.to(place)
         rope = self._shell("mv").rope(layout)
+        position = self._shell("mv").position_embedding(layout)
         tokens = self._geometry_tokens(layout, geometry or {}, place)
         for name, maps in (geometry or {}).items():
             if maps.position.shape[0] not in (1, text.shape[0]):
@@ -167,6 +169,7 @@ class SeqTexTransformer(nn.Module):
                 rows=rows,
                 context=context.get(stream, context["mv"]),
                 rope=rope[stream].to(place.device) if rope else None,
+                position=position[stream].to(place) if position else None,
                 geometry_tokens=tokens.get(stream),
             )
             for stream, rows in layout.streams.items()
@@ -196,19 +199,20 @@ class SeqTexTransformer(nn.Module):
         """
         streams = self._check(latents, sigmas, cache)
         times = self._times(streams, sigmas, cache.layout)
-        hidden = {s: self._embed(cache.layout, s, latents, sigmas) for s in streams}
-        x_mv, x_uv = hidden["mv"], hidden.get("uv")
         inputs = {s: cache.branches[s] for s in streams}
+        tokens = {s: self._embed(cache, s, latents, sigmas) for s in streams}
+        text = inputs["mv"].context.text if self.spec.joint_text else None
+        hidden = Hidden(mv=tokens["mv"], uv=tokens.get("uv"), text=text)
         for index, block in enumerate(self.muv_blocks()):
             block_cache = cache.blocks[index] if cache.blocks else None
-            arguments = (x_mv, x_uv, inputs, times, block_cache, self.attend)
+            arguments = (hidden, inputs, times, block_cache, self.attend)
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x_mv, x_uv = checkpoint(block, *arguments, use_reentrant=False)
+                hidden = checkpoint(block, *arguments, use_reentrant=False)
             else:
-                x_mv, x_uv = block(*arguments)
-        velocity = self._velocity("mv", x_mv, times.mv, latents, sigmas, cache.layout)
-        if x_uv is not None and times.uv is not None:
-            velocity |= self._velocity("uv", x_uv, times.uv, latents, sigmas, cache.layout)
+                hidden = block(*arguments)
+        velocity = self._velocity("mv", hidden.mv, times.mv, latents, sigmas, cache.layout)
+        if hidden.uv is not None and times.uv is not None:
+            velocity |= self._velocity("uv", hidden.uv, times.uv, latents, sigmas, cache.layout)
         return velocity
 
     def mv_state_dict(self) -> dict[str, Tensor]:
@@ -256,13 +260,23 @@ class SeqTexTransformer(nn.Module):
         self, streams: Sequence[Stream], sigmas: Mapping[str, Tensor], layout: TokenLayout
     ) -> BranchTimes:
         sigma = {s: layout.streams[s].join(sigmas).float() for s in streams}
-        mv = self._shell("mv").encode_time(sigma["mv"])
+        shell = self._shell("mv")
+        mv = shell.encode_time(sigma["mv"])
+        text = {
+            s: text_sigma(sigma[s], layout.streams[s]) for s in streams if self.spec.joint_text
+        }
+        of_text = shell.encode_time(text["mv"]) if text else None
         if "uv" not in streams:
-            return BranchTimes(mv=mv)
+            return BranchTimes(mv=mv, text=of_text)
         shell = self._shell("uv")
         shared = "time_text" in self.config.uv_share
-        as_keys = mv if shared else shell.encode_time(sigma["mv"])
-        return BranchTimes(mv=mv, uv=shell.encode_time(sigma["uv"]), mv_as_keys=as_keys)
+        return BranchTimes(
+            mv=mv,
+            uv=shell.encode_time(sigma["uv"]),
+            mv_as_keys=mv if shared else shell.encode_time(sigma["mv"]),
+            text=of_text,
+            text_as_keys=shell.encode_time(text["uv"]) if text else None,
+        )
 
     def _geometry_tokens(
         self, layout: TokenLayout, geometry: Mapping[str, GeometryLatents], place: Tensor
@@ -313,11 +327,12 @@ class SeqTexTransformer(nn.Module):
 
     def _embed(
         self,
-        layout: TokenLayout,
+        cache: StepCache,
         stream: Stream,
         latents: Mapping[str, Tensor],
         sigmas: Mapping[str, Tensor],
     ) -> Tensor:
+        layout, position = cache.layout, cache.branches[stream].position
         rows = layout.streams[stream]
         dtype = next(self.geometry.parameters()).dtype
         tokens = {
@@ -327,7 +342,8 @@ class SeqTexTransformer(nn.Module):
             )
             for group in rows.groups
         }
-        return rows.join(tokens)
+        joined = rows.join(tokens)
+        return joined if position is None else joined + position
 
     def _velocity(
         self,

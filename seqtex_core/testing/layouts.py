@@ -71,10 +71,16 @@ class LayoutChecks(Harness):
         for name, index in keep.items():
             visible[name][index] = True
         both = torch.cat([visible["views"], visible["texture"]])
-        mask = KeyMask({(27, 27): visible["views"], (25, 52): both})
+        num_text = inputs.text.shape[1] if packed.spec.joint_text else 0
+        text = torch.ones(num_text).bool()
+        masks = {
+            (num_text + 27, num_text + 27): torch.cat([text, visible["views"]]),
+            (25, num_text + 52): torch.cat([text, both]),
+        }
+        mask = KeyMask(masks)
         dense = self.make_transformer(attention=mask)
         want = self.velocity(dense, replace(inputs, layout=dense_layout))
-        assert mask.used == {(27, 27), (25, 52)}
+        assert mask.used == set(masks)
         for name in want:
             shown = self._shown(packed, inputs, name)
             assert bool((got[name][~shown] == 0).all()), f"{name}: dropped tokens have a velocity"

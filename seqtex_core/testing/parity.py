@@ -23,11 +23,12 @@ class ParityChecks(Harness):
         assert len(backbone.blocks) == spec.num_blocks
         for block in backbone.blocks:
             assert block.num_heads == spec.num_heads
+            assert (block.text_rows() is not None) == spec.joint_text
             for target in spec.lora_targets:
                 assert isinstance(block.get_submodule(target), torch.nn.Linear), target
         parts: list[BackboneShell | BackboneBlock] = [backbone.shell, *backbone.blocks]
         for part in parts:
-            for name in itertools.chain.from_iterable(part.shareable.values()):
+            for name in itertools.chain(*part.shareable.values(), part.text_only):
                 part.get_submodule(name)
         assert {key for part in parts for key in part.shareable} <= set(SHAREABLE)
 

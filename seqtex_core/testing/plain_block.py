@@ -12,8 +12,9 @@ from ..adapter import BackboneBlock
 from ..attention import Attend, attention_reference
 from ..attention.reference import REFERENCE
 from ..frames import Stream
-from ..muv_block import BlockCache, BranchInputs, BranchTimes, MUVBlock
+from ..muv_block import BlockCache, BranchInputs, BranchTimes, Hidden, MUVBlock
 from ..qk_prep import QKNorm, qk_prep_reference
+from ..text_rows import text_layout
 
 
 class PlainMUVBlock(MUVBlock):
@@ -36,25 +37,25 @@ class PlainMUVBlock(MUVBlock):
 
     def forward(
         self,
-        x_mv: Tensor,
-        x_uv: Tensor | None,
+        hidden: Hidden,
         inputs: Mapping[Stream, BranchInputs],
         times: BranchTimes,
         cache: BlockCache | None,
         attend: Attend,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> Hidden:
         """See ``MUVBlock.forward``; the cache and the attention implementation are not used."""
         del cache, attend
 
-        def heads(projected: Tensor, norm: QKNorm, stream: Stream, block: BackboneBlock) -> Tensor:
-            tokens = inputs[stream].geometry_tokens
+        def heads(projected: Tensor, norm: QKNorm, stream: Stream | None) -> Tensor:
+            branch = inputs[stream] if stream else None
+            tokens = branch.geometry_tokens if branch else None
             cast = None if tokens is None else self.geometry_caster(tokens)
             return qk_prep_reference(
                 projected,
                 norm,
-                num_heads=block.num_heads,
-                rope=inputs[stream].rope,
-                geometry=None if cast is None else cast.unflatten(-1, (block.num_heads, -1)),
+                num_heads=self.mv.num_heads,
+                rope=branch.rope if branch else None,
+                geometry=None if cast is None else cast.unflatten(-1, (self.mv.num_heads, -1)),
                 geometry_order=self.geometry_order,
             )
 
@@ -65,35 +66,58 @@ class PlainMUVBlock(MUVBlock):
             return block.feed_forward(x, modulation, rows)
 
         mv, uv = self.mv, self.uv
+        x_mv, x_uv, x_text = hidden
         mv_rows = inputs["mv"].rows
         mod_mv = mv.modulation(times.mv)
         n_mv = mv.pre_attention(x_mv, mod_mv, mv_rows)
-        q = heads(mv.query(n_mv), mv.q_norm, "mv", mv)
+        q = heads(mv.query(n_mv), mv.q_norm, "mv")
         k_raw, v = mv.key_value(n_mv)
-        k = heads(k_raw, mv.k_norm, "mv", mv)
+        k = heads(k_raw, mv.k_norm, "mv")
+
+        text, h_text, length = mv.text_rows(), None, 0
+        if text is not None:
+            assert x_text is not None
+            assert times.text is not None
+            length = x_text.shape[1]
+            rows = text_layout(length)
+            mod_text = text.modulation(times.text)
+            n_text = text.pre_attention(x_text, mod_text, rows)
+            k_raw, v_text = text.key_value(n_text)
+            q = torch.cat([heads(text.query(n_text), text.q_norm, None), q], dim=1)
+            k = torch.cat([heads(k_raw, text.k_norm, None), k], dim=1)
+            v = torch.cat([v_text, v], dim=1)
         out = attention_reference(q, k, v.unflatten(-1, (mv.num_heads, -1)))
-        h_mv = mv.post_attention(x_mv, out, mod_mv, mv_rows)
+        h_mv = mv.post_attention(x_mv, out[:, length:], mod_mv, mv_rows)
+        end = Hidden(mv=rest(mv, h_mv, mod_mv, "mv"))
+        if text is not None:
+            h_text = text.post_attention(x_text, out[:, :length], mod_text, rows)
+            end = end._replace(text=text.feed_forward(h_text, mod_text, rows))
         if x_uv is None:
-            return rest(mv, h_mv, mod_mv, "mv"), None
+            return end
 
         assert times.uv is not None
         assert times.mv_as_keys is not None
         uv_rows = inputs["uv"].rows
         mod_uv = uv.modulation(times.uv)
         n_uv = uv.pre_attention(x_uv, mod_uv, uv_rows)
-        source = {
-            "norm_pre_attn": lambda: uv.pre_attention(
-                x_mv, uv.modulation(times.mv_as_keys), mv_rows
-            ),
-            "norm_post_attn": lambda: uv.pre_attention(
-                h_mv, uv.modulation(times.mv_as_keys), mv_rows
-            ),
-            "raw_post_attn": lambda: h_mv,
-        }[self.uv_key_source]()
+        before = self.uv_key_source == "norm_pre_attn"
+        source = x_mv if before else h_mv
+        if self.uv_key_source != "raw_post_attn":
+            source = uv.pre_attention(source, uv.modulation(times.mv_as_keys), mv_rows)
         k_mv, v_mv = uv.key_value(source)
         k_uv, v_uv = uv.key_value(n_uv)
-        q = heads(uv.query(n_uv), uv.q_norm, "uv", uv)
-        k = torch.cat([heads(k_mv, uv.k_norm, "mv", uv), heads(k_uv, uv.k_norm, "uv", uv)], dim=1)
-        v = torch.cat([v_mv, v_uv], dim=1).unflatten(-1, (uv.num_heads, -1))
-        h_uv = uv.post_attention(x_uv, attention_reference(q, k, v), mod_uv, uv_rows)
-        return rest(mv, h_mv, mod_mv, "mv"), rest(uv, h_uv, mod_uv, "uv")
+        q = heads(uv.query(n_uv), uv.q_norm, "uv")
+        k = torch.cat([heads(k_mv, uv.k_norm, "mv"), heads(k_uv, uv.k_norm, "uv")], dim=1)
+        v = torch.cat([v_mv, v_uv], dim=1)
+        text = uv.text_rows()
+        if text is not None:
+            assert times.text_as_keys is not None
+            source = x_text if before else h_text
+            if self.uv_key_source != "raw_post_attn":
+                source = text.pre_attention(source, text.modulation(times.text_as_keys), rows)
+            k_raw, v_text = text.key_value(source)
+            k = torch.cat([heads(k_raw, text.k_norm, None), k], dim=1)
+            v = torch.cat([v_text, v], dim=1)
+        out = attention_reference(q, k, v.unflatten(-1, (uv.num_heads, -1)))
+        h_uv = uv.post_attention(x_uv, out, mod_uv, uv_rows)
+        return end._replace(uv=rest(uv, h_uv, mod_uv, "uv"))

@@ -1,0 +1,107 @@
+"""Text rows that are attended together with the tokens: one frame without position and geometry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from .adapter import BackboneBlock, RowSublayers, TimeEmbedding
+from .frames import StreamLayout
+from .qk_prep import qk_prep
+
+
+def text_sigma(sigma: Tensor, rows: StreamLayout) -> Tensor:
+    """The noise level that text rows are modulated with, ``[B, 1]``: the highest of the frames.
+
+    Joint models know one level for text and video; here every frame has its own. In every
+    built-in task the frames being denoised are the noisiest of their stream (conditions lie at
+    0.07, nonsense frames have a stream to themselves), so that text is modulated with their level,
+    as in the pretrained model; where all frames are conditions, with theirs. A plan of one's own
+    with a nonsense frame beside denoised ones would pull the text up to level 1.
+
+    Args:
+        sigma: levels of a stream's frames, ``[B, F]``.
+        rows: the stream; frames without a token do not count.
+    """
+    present = [frame for frame, length in enumerate(rows.frame_lengths) if length]
+    return sigma[:, present].amax(dim=1, keepdim=True)
+
+
+def text_layout(length: int) -> StreamLayout:
+    """The layout of ``length`` text rows: one frame of no group."""
+    return StreamLayout(groups=(), frame_lengths=(length,), group_lengths=())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TextRows:
+    """Text rows inside one block, on their way through attention.
+
+    Args:
+        sublayers: what the block does to them.
+        hidden_states: before the block, ``[B, S, D]``.
+        normed: what queries, keys and values are made of, ``[B, S, D]``.
+        modulation: the block's own.
+        rows: their layout.
+    """
+
+    sublayers: RowSublayers
+    hidden_states: Tensor
+    normed: Tensor
+    modulation: Any
+    rows: StreamLayout
+
+    @classmethod
+    def before(
+        cls,
+        block: BackboneBlock,
+        text: Tensor | None,
+        time: TimeEmbedding | None,
+        *,
+        normalised: bool = True,
+    ) -> Self | None:
+        """The rows ready for attention; ``None`` if the model has no text rows.
+
+        Args:
+            block: whose weights and norm are used.
+            text: ``[B, S, D]``, or ``None``.
+            time: their noise level.
+            normalised: without it, ``text`` is projected as it is.
+        """
+        sublayers = block.text_rows()
+        if sublayers is None or text is None:
+            return None
+        assert time is not None
+        rows = text_layout(text.shape[1])
+        modulation = sublayers.modulation(time)
+        normed = sublayers.pre_attention(text, modulation, rows) if normalised else text
+        return cls(
+            sublayers=sublayers,
+            hidden_states=text,
+            normed=normed,
+            modulation=modulation,
+            rows=rows,
+        )
+
+    def query(self) -> Tensor:
+        """Normalised queries, ``[B, S, N, D]``."""
+        sublayers = self.sublayers
+        projected = sublayers.query(self.normed)
+        return qk_prep(projected, sublayers.q_norm, num_heads=sublayers.num_heads)
+
+    def in_front_of(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values with those of the text before them."""
+        sublayers = self.sublayers
+        text_key, text_value = sublayers.key_value(self.normed)
+        text_key = qk_prep(text_key, sublayers.k_norm, num_heads=sublayers.num_heads)
+        text_value = text_value.unflatten(-1, (sublayers.num_heads, -1))
+        return torch.cat([text_key, key], dim=1), torch.cat([text_value, value], dim=1)
+
+    def attended(self, out: Tensor) -> Tensor:
+        """The rows after attention, from ``out [B, S + L, N, D]``, ``[B, S, D]``."""
+        length = self.hidden_states.shape[1]
+        return self.sublayers.post_attention(
+            self.hidden_states, out[:, :length], self.modulation, self.rows
+        )
