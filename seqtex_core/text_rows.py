@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from .adapter import BackboneBlock, RowSublayers, TimeEmbedding
 from .frames import StreamLayout
-from .qk_prep import qk_prep
+from .qk_prep import QKNorm, qk_prep
 
 
 def text_sigma(sigma: Tensor, rows: StreamLayout) -> Tensor:
@@ -105,3 +106,53 @@ class TextRows:
         return self.sublayers.post_attention(
             self.hidden_states, out[:, :length], self.modulation, self.rows
         )
+
+
+class SharedTextRows(RowSublayers):
+    """Text rows that pass through the sublayers of the video rows, modulated in their own way.
+
+    Args:
+        block: whose sublayers they are.
+        modulation: shifts, scales and gates of text rows, as ``block`` itself understands them.
+    """
+
+    def __init__(self, block: BackboneBlock, modulation: Callable[[TimeEmbedding], Any]) -> None:
+        self.block = block
+        self.num_heads = block.num_heads
+        self._modulation = modulation
+
+    @property
+    def q_norm(self) -> QKNorm:
+        """The block's."""
+        return self.block.q_norm
+
+    @property
+    def k_norm(self) -> QKNorm:
+        """The block's."""
+        return self.block.k_norm
+
+    def modulation(self, time: TimeEmbedding) -> Any:
+        """That of text rows."""
+        return self._modulation(time)
+
+    def pre_attention(self, hidden_states: Tensor, modulation: Any, rows: StreamLayout) -> Tensor:
+        """The block's."""
+        return self.block.pre_attention(hidden_states, modulation, rows)
+
+    def query(self, normed: Tensor) -> Tensor:
+        """The block's."""
+        return self.block.query(normed)
+
+    def key_value(self, normed: Tensor) -> tuple[Tensor, Tensor]:
+        """The block's."""
+        return self.block.key_value(normed)
+
+    def post_attention(
+        self, hidden_states: Tensor, attended: Tensor, modulation: Any, rows: StreamLayout
+    ) -> Tensor:
+        """The block's."""
+        return self.block.post_attention(hidden_states, attended, modulation, rows)
+
+    def feed_forward(self, hidden_states: Tensor, modulation: Any, rows: StreamLayout) -> Tensor:
+        """The block's."""
+        return self.block.feed_forward(hidden_states, modulation, rows)

@@ -262,9 +262,7 @@ class SeqTexTransformer(nn.Module):
         sigma = {s: layout.streams[s].join(sigmas).float() for s in streams}
         shell = self._shell("mv")
         mv = shell.encode_time(sigma["mv"])
-        text = {
-            s: text_sigma(sigma[s], layout.streams[s]) for s in streams if self.spec.joint_text
-        }
+        text = {s: text_sigma(sigma[s], layout.streams[s]) for s in streams if self.spec.joint_text}
         of_text = shell.encode_time(text["mv"]) if text else None
         if "uv" not in streams:
             return BranchTimes(mv=mv, text=of_text)

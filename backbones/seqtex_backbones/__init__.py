@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from .codecs.protocol import ValueRanges as ValueRanges
     from .codecs.protocol import codec_from_config as codec_from_config
     from .codecs.wan_vae import WanVAECodec as WanVAECodec
+    from .cogvideox import CogVideoXBackbone as CogVideoXBackbone
+    from .cogvideox_configs import CogVideoXConfig as CogVideoXConfig
+    from .cogvideox_configs import CogVideoXEntry as CogVideoXEntry
+    from .cogvideox_schedule import VPSchedule as VPSchedule
     from .entry_config import ARCHITECTURES as ARCHITECTURES
     from .entry_config import entry_from_config as entry_from_config
     from .registry import BACKBONES as BACKBONES
@@ -34,11 +38,15 @@ _MODULES = {
     "BackboneEntry": "registry",
     "CODECS": "codecs.protocol",
     "Codec": "codecs.protocol",
+    "CogVideoXBackbone": "cogvideox",
+    "CogVideoXConfig": "cogvideox_configs",
+    "CogVideoXEntry": "cogvideox_configs",
     "PixelCodec": "codecs.pixel",
     "SAMPLERS": "unipc",
     "T5TextEncoder": "text",
     "TextEncoder": "text",
     "UniPCSampler": "unipc",
+    "VPSchedule": "cogvideox_schedule",
     "ValueRanges": "codecs.protocol",
     "WanBackbone": "wan",
     "WanConfig": "wan_configs",

@@ -12,7 +12,10 @@ from .registry import BACKBONES, BackboneEntry
 
 ARCHITECTURES: Registry[Callable[[str, Mapping[str, Any]], BackboneEntry]] = Registry(
     "architecture",
-    {"wan": "seqtex_backbones.wan_configs:wan_entry"},
+    {
+        "cogvideox": "seqtex_backbones.cogvideox_configs:cogvideox_entry",
+        "wan": "seqtex_backbones.wan_configs:wan_entry",
+    },
     entry_point_group="seqtex.architectures",
 )
 """``(name, sizes) -> entry`` by architecture."""

@@ -66,6 +66,12 @@ BACKBONES: Registry[BackboneEntry] = Registry(
         "wan2.2-ti2v-5b": "seqtex_backbones.wan_configs:WAN_2_2_TI2V_5B",
         "wan-tiny": "seqtex_backbones.wan_configs:WAN_TINY",
         "wan-tiny-i2v": "seqtex_backbones.wan_configs:WAN_TINY_I2V",
+        "cogvideox-2b": "seqtex_backbones.cogvideox_configs:COGVIDEOX_2B",
+        "cogvideox-5b": "seqtex_backbones.cogvideox_configs:COGVIDEOX_5B",
+        "cogvideox-1.5-5b": "seqtex_backbones.cogvideox_configs:COGVIDEOX_1_5_5B",
+        "cogvideox-tiny-2b": "seqtex_backbones.cogvideox_configs:COGVIDEOX_TINY_2B",
+        "cogvideox-tiny-5b": "seqtex_backbones.cogvideox_configs:COGVIDEOX_TINY_5B",
+        "cogvideox-tiny-1.5": "seqtex_backbones.cogvideox_configs:COGVIDEOX_TINY_1_5",
     },
     entry_point_group="seqtex.backbones",
 )

@@ -189,9 +189,7 @@ class BranchChecks(Harness):
         return hidden, branches, times
 
     @torch.no_grad()
-    def _after_block(
-        self, transformer: SeqTexTransformer, inputs: Inputs, *, block: int
-    ) -> Hidden:
+    def _after_block(self, transformer: SeqTexTransformer, inputs: Inputs, *, block: int) -> Hidden:
         """Residual streams after a block."""
         seen: list[Hidden] = []
         chosen = list(transformer.muv_blocks())[block]

@@ -89,7 +89,7 @@ class PlainMUVBlock(MUVBlock):
         out = attention_reference(q, k, v.unflatten(-1, (mv.num_heads, -1)))
         h_mv = mv.post_attention(x_mv, out[:, length:], mod_mv, mv_rows)
         end = Hidden(mv=rest(mv, h_mv, mod_mv, "mv"))
-        if text is not None:
+        if text is not None and x_text is not None:
             h_text = text.post_attention(x_text, out[:, :length], mod_text, rows)
             end = end._replace(text=text.feed_forward(h_text, mod_text, rows))
         if x_uv is None:
@@ -112,10 +112,12 @@ class PlainMUVBlock(MUVBlock):
         text = uv.text_rows()
         if text is not None:
             assert times.text_as_keys is not None
-            source = x_text if before else h_text
+            source_text = x_text if before else h_text
+            assert source_text is not None
             if self.uv_key_source != "raw_post_attn":
-                source = text.pre_attention(source, text.modulation(times.text_as_keys), rows)
-            k_raw, v_text = text.key_value(source)
+                mod_text = text.modulation(times.text_as_keys)
+                source_text = text.pre_attention(source_text, mod_text, rows)
+            k_raw, v_text = text.key_value(source_text)
             k = torch.cat([heads(k_raw, text.k_norm, None), k], dim=1)
             v = torch.cat([v_text, v], dim=1)
         out = attention_reference(q, k, v.unflatten(-1, (uv.num_heads, -1)))

@@ -1,0 +1,193 @@
+"""Named sizes of the CogVideoX architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from seqtex_core.adapter import Backbone
+from seqtex_core.errors import UsageError
+
+_OWN = frozenset({"snr_shift"})
+_SAMPLE_SIZE = frozenset({"sample_height", "sample_width", "sample_frames"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CogVideoXConfig:
+    """Sizes of a CogVideoX transformer, under the argument names (and defaults) of diffusers.
+
+    Args:
+        num_attention_heads: attention heads.
+        attention_head_dim: channels per head; a multiple of 16 with rotary positions.
+        num_layers: transformer blocks.
+        in_channels: latent channels read.
+        out_channels: latent channels predicted.
+        time_embed_dim: width of the embedded noise level.
+        text_embed_dim: width of the text encoder's output.
+        max_text_seq_length: text rows that the model was trained with.
+        sample_height: latent rows that it was trained on; fixes rotary positions of the 5B model.
+        sample_width: latent columns, likewise.
+        sample_frames: frames before compression, likewise; no influence here.
+        patch_size: latent rows and columns per token.
+        patch_size_t: latent frames per token in version 1.5, or ``None`` before it.
+        patch_bias: whether the patch embedding has a bias (before 1.5; there it always has one).
+        norm_eps: of the LayerNorms.
+        spatial_interpolation_scale: rows and columns per unit of a sinusoidal position.
+        temporal_interpolation_scale: frames per unit of a sinusoidal position.
+        use_rotary_positional_embeddings: rotate queries and keys instead of adding sinusoids.
+        snr_shift: of the noise schedule. Not part of diffusers' transformer config.
+    """
+
+    num_attention_heads: int = 30
+    attention_head_dim: int = 64
+    num_layers: int = 30
+    in_channels: int = 16
+    out_channels: int = 16
+    time_embed_dim: int = 512
+    text_embed_dim: int = 4096
+    max_text_seq_length: int = 226
+    sample_height: int = 60
+    sample_width: int = 90
+    sample_frames: int = 49
+    patch_size: int = 2
+    patch_size_t: int | None = None
+    patch_bias: bool = True
+    norm_eps: float = 1e-5
+    spatial_interpolation_scale: float = 1.875
+    temporal_interpolation_scale: float = 1.0
+    use_rotary_positional_embeddings: bool = False
+    snr_shift: float = 1.0
+
+    def to_diffusers(self) -> dict[str, Any]:
+        """Arguments of ``CogVideoXTransformer3DModel``."""
+        return {name: value for name, value in asdict(self).items() if name not in _OWN}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CogVideoXEntry:
+    """A named CogVideoX model; see ``registry.BackboneEntry``.
+
+    Args:
+        name: registry name.
+        summary: one line for listings.
+        config: its sizes.
+    """
+
+    name: str
+    summary: str
+    config: CogVideoXConfig
+    keep_in_fp32: tuple[str, ...] = ()
+
+    def build(self) -> Backbone:
+        """The model with torch's default initialisation, on the current default device."""
+        from diffusers import CogVideoXTransformer3DModel
+
+        from .cogvideox import CogVideoXBackbone
+
+        model = CogVideoXTransformer3DModel(**self.config.to_diffusers())
+        return CogVideoXBackbone(model, name=self.name, snr_shift=self.config.snr_shift)
+
+    def native_names(self, keys: Iterable[str]) -> dict[str, str]:
+        """Keys of a diffusers file, which are the names themselves."""
+        return {key: key for key in keys}
+
+    def differences(self, config: Mapping[str, Any]) -> list[str]:
+        """What a diffusers ``config.json`` says otherwise than this entry, one phrase per field.
+
+        The size of the samples counts only where positions depend on it (rotary, before 1.5).
+
+        Raises:
+            UsageError: a config of another architecture.
+        """
+        kind = str(config.get("_class_name", "CogVideoXTransformer3DModel"))
+        if kind != "CogVideoXTransformer3DModel":
+            raise UsageError(
+                "config.json", expected="_class_name 'CogVideoXTransformer3DModel'", got=repr(kind)
+            )
+        ours = self.config.to_diffusers() | {
+            "use_learned_positional_embeddings": False,
+            "ofs_embed_dim": None,
+        }
+        defaults = {field.name: field.default for field in fields(CogVideoXConfig)}
+        ignored = {"sample_frames"}
+        if not self.config.use_rotary_positional_embeddings or self.config.patch_size_t:
+            ignored = set(_SAMPLE_SIZE)
+        theirs = {name: config.get(name, defaults.get(name, ours[name])) for name in ours}
+        return [
+            f"{name} is {theirs[name]}, not {ours[name]}"
+            for name in ours
+            if name not in ignored and theirs[name] != ours[name]
+        ]
+
+
+def cogvideox_entry(name: str, sizes: Mapping[str, Any]) -> CogVideoXEntry:
+    """An entry of one's own from plain data.
+
+    Raises:
+        UsageError: sizes that a CogVideoX transformer does not have.
+    """
+    try:
+        config = CogVideoXConfig(**sizes)
+    except TypeError as error:
+        raise UsageError(
+            "CogVideoX sizes", expected="fields of CogVideoXConfig", got=str(error)
+        ) from error
+    return CogVideoXEntry(name=name, summary=f"a CogVideoX model called {name}", config=config)
+
+
+COGVIDEOX_2B = CogVideoXEntry(
+    name="cogvideox-2b",
+    summary="CogVideoX text-to-video, 2B: sinusoidal positions",
+    config=CogVideoXConfig(snr_shift=3.0),
+)
+COGVIDEOX_5B = CogVideoXEntry(
+    name="cogvideox-5b",
+    summary="CogVideoX text-to-video, 5B: rotary positions, interpolated",
+    config=CogVideoXConfig(
+        num_attention_heads=48, num_layers=42, use_rotary_positional_embeddings=True
+    ),
+)
+COGVIDEOX_1_5_5B = CogVideoXEntry(
+    name="cogvideox-1.5-5b",
+    summary="CogVideoX 1.5 text-to-video, 5B: two frames per token, so every view is given twice",
+    config=CogVideoXConfig(
+        num_attention_heads=48,
+        num_layers=42,
+        sample_height=96,
+        sample_width=170,
+        sample_frames=81,
+        patch_size_t=2,
+        patch_bias=False,
+        use_rotary_positional_embeddings=True,
+    ),
+)
+
+
+def _tiny(name: str, **changes: Any) -> CogVideoXEntry:
+    sizes: dict[str, Any] = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,
+        "num_layers": 2,
+        "time_embed_dim": 24,
+        "text_embed_dim": 20,
+        "max_text_seq_length": 8,
+        "sample_height": 12,
+        "sample_width": 18,
+        "sample_frames": 5,
+    }
+    return CogVideoXEntry(
+        name=name,
+        summary="two narrow CogVideoX blocks for tests; there are no trained weights",
+        config=CogVideoXConfig(**(sizes | changes)),
+    )
+
+
+COGVIDEOX_TINY_2B = _tiny("cogvideox-tiny-2b", snr_shift=3.0)
+COGVIDEOX_TINY_5B = _tiny("cogvideox-tiny-5b", use_rotary_positional_embeddings=True)
+COGVIDEOX_TINY_1_5 = _tiny(
+    "cogvideox-tiny-1.5",
+    use_rotary_positional_embeddings=True,
+    patch_size_t=2,
+    patch_bias=False,
+)
