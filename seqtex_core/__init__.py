@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .adapter import BackboneBlock as BackboneBlock
     from .adapter import BackboneShell as BackboneShell
     from .adapter import BackboneSpec as BackboneSpec
+    from .adapter import RowSublayers as RowSublayers
     from .adapter import KeyValue as KeyValue
     from .adapter import TextContext as TextContext
     from .adapter import TimeEmbedding as TimeEmbedding
@@ -136,6 +137,7 @@ _MODULES = {
     "Role": "roles",
     "Rope": "rope",
     "RopeSpec": "rope",
+    "RowSublayers": "adapter",
     "Sampler": "samplers",
     "SeqTexError": "errors",
     "SeqTexTransformer": "transformer",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from seqtex_core.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
+    from .codecs.cogvideox_vae import CogVideoXVAECodec as CogVideoXVAECodec
     from .codecs.pixel import PixelCodec as PixelCodec
     from .codecs.protocol import CODECS as CODECS
     from .codecs.protocol import Codec as Codec
@@ -40,6 +41,7 @@ _MODULES = {
     "Codec": "codecs.protocol",
     "CogVideoXBackbone": "cogvideox",
     "CogVideoXConfig": "cogvideox_configs",
+    "CogVideoXVAECodec": "codecs.cogvideox_vae",
     "CogVideoXEntry": "cogvideox_configs",
     "PixelCodec": "codecs.pixel",
     "SAMPLERS": "unipc",

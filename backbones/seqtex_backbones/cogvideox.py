@@ -62,7 +62,7 @@ class LatentEmbed(nn.Module):
         frames = latents.transpose(1, 2)
         if isinstance(self.proj, nn.Conv2d):
             rows: Tensor = self.proj(frames.flatten(0, 1)).flatten(2).transpose(1, 2)
-            return rows.unflatten(0, frames.shape[:2]).flatten(1, 2)
+            return rows.reshape(frames.shape[0], -1, rows.shape[-1])
         patch = self.patch_size
         blocks = frames.unflatten(4, (-1, patch)).unflatten(3, (-1, patch))
         blocks = blocks.permute(0, 1, 3, 5, 2, 4, 6).unsqueeze(5)

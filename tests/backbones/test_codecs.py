@@ -15,6 +15,7 @@ from seqtex_backbones.codecs import (
     CODECS,
     RELEASED_RANGES,
     SYMMETRIC_RANGES,
+    CogVideoXVAECodec,
     PixelCodec,
     ValueRanges,
     WanVAECodec,
@@ -22,6 +23,7 @@ from seqtex_backbones.codecs import (
     video_to_images,
 )
 from seqtex_backbones.codecs.pixel import colour_basis, cosine_basis
+from seqtex_backbones.codecs.video_vae import VideoVAECodec
 from seqtex_core.errors import UsageError, WeightsError
 
 # float32 sums of up to 192 products below 1: rounding 6e-8 sqrt(192) each way, times four
@@ -42,6 +44,27 @@ TINY_VAE: dict[str, Any] = {
     "sample_posterior": False,
     "frames_per_chunk": 1,
 }
+
+
+TINY_COGVIDEOX_VAE: dict[str, Any] = {
+    "codec": "cogvideox_vae",
+    "vae": {
+        "block_out_channels": [8, 8, 8],
+        "down_block_types": ["CogVideoXDownBlock3D"] * 3,
+        "up_block_types": ["CogVideoXUpBlock3D"] * 3,
+        "latent_channels": 4,
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "scaling_factor": 0.7,
+    },
+    "ranges": SYMMETRIC_RANGES.to_config(),
+    "sample_posterior": False,
+    "frames_per_chunk": 1,
+}
+
+
+def tiny_cogvideox_vae(**changes: Any) -> CogVideoXVAECodec:
+    return CogVideoXVAECodec.from_config({**TINY_COGVIDEOX_VAE, **changes})
 
 
 def tiny_vae(**changes: Any) -> WanVAECodec:
@@ -154,9 +177,13 @@ def test_pixel_gradients_are_the_transpose() -> None:
     torch.testing.assert_close(x.grad, video_to_images(wanted), rtol=0, atol=ROUND_TRIP)
 
 
-@pytest.mark.parametrize("codec", [PixelCodec(patch_size=4), tiny_vae()], ids=["pixel", "wan_vae"])
+@pytest.mark.parametrize(
+    "codec",
+    [PixelCodec(patch_size=4), tiny_vae(), tiny_cogvideox_vae()],
+    ids=["pixel", "wan_vae", "cogvideox_vae"],
+)
 class TestEveryCodec:
-    def test_both_layouts_agree(self, codec: PixelCodec | WanVAECodec) -> None:
+    def test_both_layouts_agree(self, codec: PixelCodec | VideoVAECodec) -> None:
         frames = images()
         as_video = frames.transpose(0, 1)[None]
         assert torch.equal(codec.encode(frames), codec.encode(as_video))
@@ -168,7 +195,7 @@ class TestEveryCodec:
             24 // codec.spatial_factor,
         )
 
-    def test_batched_is_one_by_one(self, codec: PixelCodec | WanVAECodec) -> None:
+    def test_batched_is_one_by_one(self, codec: PixelCodec | VideoVAECodec) -> None:
         batch = torch.stack([images(), images().flip(0)]).transpose(1, 2)
         latents = codec.encode(batch)
         pixels = codec.decode(latents)
@@ -180,14 +207,14 @@ class TestEveryCodec:
                 back = codec.decode(latents[b : b + 1, :, f : f + 1])
                 torch.testing.assert_close(back[0, :, 0], pixels[b, :, f], rtol=0, atol=2e-6)
 
-    def test_configuration_survives_json(self, codec: PixelCodec | WanVAECodec) -> None:
+    def test_configuration_survives_json(self, codec: PixelCodec | VideoVAECodec) -> None:
         config = json.loads(json.dumps(codec.to_config()))
         again = codec_from_config(config)
         assert again.to_config() == codec.to_config()
         assert torch.equal(again.encode(images()), codec.encode(images()))
 
     def test_sizes_and_shapes_that_do_not_fit_are_refused(
-        self, codec: PixelCodec | WanVAECodec
+        self, codec: PixelCodec | VideoVAECodec
     ) -> None:
         with pytest.raises(UsageError, match="multiples of 4"):
             codec.encode(images(1, 16, 18))
@@ -200,7 +227,7 @@ class TestEveryCodec:
         with pytest.raises(UsageError, match="geometry"):
             codec.encode(images(), content="depth")  # type: ignore[arg-type]
 
-    def test_decoded_colours_stay_in_range(self, codec: PixelCodec | WanVAECodec) -> None:
+    def test_decoded_colours_stay_in_range(self, codec: PixelCodec | VideoVAECodec) -> None:
         latents = 5 * torch.randn(1, codec.latent_channels, 1, 4, 4)
         colours = codec.decode(latents)
         assert 0.0 <= float(colours.min()) < float(colours.max()) <= 1.0
@@ -227,6 +254,27 @@ def test_wan_latents_are_those_of_diffusers_normalised() -> None:
     torch.testing.assert_close(
         video_to_images(codec.decode(latents)), decoded * 0.5 + 0.5, rtol=0, atol=2e-6
     )
+
+
+def test_cogvideox_latents_are_those_of_diffusers_scaled(tmp_path: Path) -> None:
+    frame = images(1)
+    for factor in (0.7, 1.15258426):
+        settings = {**TINY_COGVIDEOX_VAE["vae"], "scaling_factor": factor}
+        codec = tiny_cogvideox_vae(vae=settings, frames_per_chunk=3)
+        vae: Any = codec.vae
+        raw = vae.encode((frame * 2 - 1)[:, :, None]).latent_dist.mode()
+        latents = codec.encode(frame)
+        torch.testing.assert_close(latents, raw * factor, rtol=0, atol=1e-6)
+        decoded = vae.decode(raw).sample[:, :, 0]
+        torch.testing.assert_close(
+            video_to_images(codec.decode(latents, clamp=False)),
+            decoded * 0.5 + 0.5,
+            rtol=0,
+            atol=2e-6,
+        )
+    vae.save_pretrained(tmp_path / "vae", safe_serialization=True)
+    again = CogVideoXVAECodec.from_pretrained(tmp_path, subfolder="vae")
+    assert torch.equal(again.encode(frame), latents)
 
 
 def test_wan_first_latent_of_a_video_is_the_latent_of_its_first_frame() -> None:
@@ -334,7 +382,7 @@ def test_pixel_options_that_cannot_be_used_are_refused(options: dict[str, Any]) 
 
 
 def test_codecs_by_name() -> None:
-    assert CODECS.names() == ["pixel", "wan_vae"]
+    assert CODECS.names() == ["cogvideox_vae", "pixel", "wan_vae"]
     with pytest.raises(UsageError, match="codec name"):
         codec_from_config({"codec": "pixels"})
     with pytest.raises(UsageError, match="codec name"):

@@ -12,6 +12,7 @@ _PUBLIC = {
     "RELEASED_RANGES": "protocol",
     "SYMMETRIC_RANGES": "protocol",
     "video_to_images": "protocol",
+    "CogVideoXVAECodec": "cogvideox_vae",
     "PixelCodec": "pixel",
     "WanVAECodec": "wan_vae",
 }

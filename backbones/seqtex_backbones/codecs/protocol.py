@@ -123,6 +123,7 @@ RELEASED_RANGES = ValueRanges(rgb=(0.0, 1.0), geometry=(0.0, 1.0))
 CODECS: Registry[type[Codec]] = Registry(
     "codec",
     {
+        "cogvideox_vae": "seqtex_backbones.codecs.cogvideox_vae:CogVideoXVAECodec",
         "pixel": "seqtex_backbones.codecs.pixel:PixelCodec",
         "wan_vae": "seqtex_backbones.codecs.wan_vae:WanVAECodec",
     },

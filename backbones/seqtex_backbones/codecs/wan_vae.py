@@ -1,123 +1,31 @@
-"""The Wan video VAE as an image codec: every frame is encoded as the first frame of a video."""
+"""The Wan video VAE as an image codec."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
-from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
-from seqtex_core.errors import UsageError, WeightsError
-from seqtex_core.noise import Generators, draw_noise
-
-from .protocol import SYMMETRIC_RANGES, Content, ValueRanges, check_latents, images_to_video
+from .video_vae import VideoVAECodec
 
 
-class WanVAECodec(nn.Module):
+class WanVAECodec(VideoVAECodec):
     """diffusers' ``AutoencoderKLWan`` over single frames, latents normalised per channel.
 
-    Latents are ``(z - mean) / std`` with the statistics of the VAE's configuration. The released
-    SeqTex weights expect ``ranges=RELEASED_RANGES`` and ``sample_posterior=True``. The VAE is
-    frozen; float32 is recommended whatever the transformer runs in.
-
-    Args:
-        vae: an ``AutoencoderKLWan``.
-        ranges: value ranges that the VAE sees.
-        sample_posterior: draw latents (needs a generator) instead of taking the mode.
-        frames_per_chunk: frames that go through the VAE at once; bounds memory.
-
-    Raises:
-        UsageError: ``frames_per_chunk`` < 1.
+    The statistics are those of the VAE's configuration. The released SeqTex weights expect
+    ``ranges=RELEASED_RANGES`` and ``sample_posterior=True``. The VAE itself cuts what it decodes to
+    [-1, 1], clamped or not.
     """
 
     name = "wan_vae"
 
-    def __init__(
-        self,
-        vae: nn.Module,
-        *,
-        ranges: ValueRanges = SYMMETRIC_RANGES,
-        sample_posterior: bool = False,
-        frames_per_chunk: int = 1,
-    ) -> None:
-        super().__init__()
-        if frames_per_chunk < 1:
-            raise UsageError("frames_per_chunk", expected="at least 1", got=str(frames_per_chunk))
-        self.vae = vae.eval().requires_grad_(False)
-        self.ranges = ranges
-        self.sample_posterior = sample_posterior
-        self.frames_per_chunk = frames_per_chunk
-
     @classmethod
-    def from_pretrained(
-        cls,
-        path: str | Path,
-        *,
-        subfolder: str | None = None,
-        dtype: torch.dtype = torch.float32,
-        ranges: ValueRanges = SYMMETRIC_RANGES,
-        sample_posterior: bool = False,
-        frames_per_chunk: int = 1,
-        local_files_only: bool = False,
-    ) -> Self:
-        """The codec of a diffusers folder, or of a hub id (the only case that uses the network).
-
-        Args:
-            path: folder of the VAE, or of a pipeline with ``subfolder="vae"``, or a hub id.
-            subfolder: where the VAE is in it.
-            dtype: of the weights.
-            ranges: see the class.
-            sample_posterior: see the class.
-            frames_per_chunk: see the class.
-            local_files_only: no network for a hub id either.
-
-        Raises:
-            WeightsError: nothing there that diffusers can read as safetensors.
-        """
+    def vae_class(cls) -> Any:
+        """``AutoencoderKLWan``."""
         from diffusers import AutoencoderKLWan
 
-        try:
-            vae = AutoencoderKLWan.from_pretrained(
-                str(path),
-                subfolder=subfolder,
-                torch_dtype=dtype,
-                use_safetensors=True,
-                local_files_only=local_files_only or Path(path).exists(),
-            )
-        except (OSError, ValueError) as error:
-            raise WeightsError(
-                str(path),
-                expected="a diffusers AutoencoderKLWan with safetensors weights",
-                got=(str(error).splitlines() or [repr(error)])[0],
-            ) from error
-        return cls(
-            vae,
-            ranges=ranges,
-            sample_posterior=sample_posterior,
-            frames_per_chunk=frames_per_chunk,
-        )
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any], *, seed: int = 0) -> Self:
-        """The codec that :meth:`to_config` described, with seeded random weights.
-
-        Load weights afterwards with ``load_state_dict``; a VAE without trained weights is of use
-        in tests only.
-        """
-        from diffusers import AutoencoderKLWan
-
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            vae = AutoencoderKLWan(**config["vae"])
-        return cls(
-            vae,
-            ranges=ValueRanges.from_config(config["ranges"]),
-            sample_posterior=config["sample_posterior"],
-            frames_per_chunk=config["frames_per_chunk"],
-        )
+        return AutoencoderKLWan
 
     @property
     def latent_channels(self) -> int:
@@ -130,85 +38,8 @@ class WanVAECodec(nn.Module):
         halvings = len(self._vae_config["dim_mult"]) - 1
         return int(2**halvings * (self._vae_config["patch_size"] or 1))
 
-    def encode(
-        self, images: Tensor, *, content: Content = "rgb", generator: Generators | None = None
-    ) -> Tensor:
-        """Latents ``[B, C, F, h, w]``, float32; see :meth:`Codec.encode`.
-
-        Raises:
-            UsageError: images of another shape, dtype or size, or no generator although the codec
-                samples its latents.
-        """
-        if self.sample_posterior and generator is None:
-            raise UsageError(
-                "generator",
-                expected="a torch.Generator, because this codec samples its latents",
-                got="None",
-                remedy="Pass one, or build the codec with sample_posterior=False.",
-            )
-        video = images_to_video(images, self.spatial_factor)
-        batch = len(video)
-        moments = self._by_chunks(self._moments, self.ranges.inward(video, content))
-        moments = rearrange(moments, "(b f) c 1 h w -> b c f h w", b=batch).float()
-        latents, log_variance = moments.chunk(2, dim=1)
-        if self.sample_posterior and generator is not None:
-            noise = draw_noise(latents.shape, generator=generator, device=latents.device)
-            latents = latents + torch.exp(0.5 * log_variance.clamp(-30.0, 20.0)) * noise
-        mean, std = self._statistics(latents)
-        return (latents - mean) / std
-
-    def decode(self, latents: Tensor, *, content: Content = "rgb", clamp: bool = True) -> Tensor:
-        """Images ``[B, 3, F, H, W]``, float32; see :meth:`Codec.decode`.
-
-        The VAE itself cuts its output to [-1, 1], ``clamp`` or not.
-
-        Raises:
-            UsageError: latents of another shape.
-        """
-        check_latents(latents, self.latent_channels)
-        mean, std = self._statistics(latents)
-        video = self._by_chunks(self._decode_frames, latents.float() * std + mean)
-        video = rearrange(video, "(b f) c 1 h w -> b c f h w", b=len(latents))
-        return self.ranges.outward(video.float(), content, clamp=clamp)
-
-    def to_config(self) -> dict[str, Any]:
-        """JSON-able settings; the weights are not included."""
-        config = {key: _plain(value) for key, value in self._vae_config.items() if key[0] != "_"}
-        return {
-            "codec": self.name,
-            "vae": config,
-            "ranges": self.ranges.to_config(),
-            "sample_posterior": self.sample_posterior,
-            "frames_per_chunk": self.frames_per_chunk,
-        }
-
-    @property
-    def _vae_config(self) -> Mapping[str, Any]:
-        config: Any = self.vae.config
-        return dict(config)
-
-    def _by_chunks(self, run: Callable[[Tensor], Tensor], video: Tensor) -> Tensor:
-        """``run`` over all frames as single-frame videos, a few at a time, ``[B*F, C, 1, ...]``."""
-        weight = next(self.vae.parameters())
-        frames = rearrange(video, "b c f h w -> (b f) c 1 h w").to(weight)
-        return torch.cat([run(chunk) for chunk in frames.split(self.frames_per_chunk)])
-
-    def _moments(self, frames: Tensor) -> Tensor:
-        vae: Any = self.vae
-        moments: Tensor = vae.encode(frames).latent_dist.parameters
-        return moments
-
-    def _decode_frames(self, latents: Tensor) -> Tensor:
-        vae: Any = self.vae
-        frames: Tensor = vae.decode(latents, return_dict=False)[0]
-        return frames
-
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         shape = (1, -1, 1, 1, 1)
         mean = torch.tensor(self._vae_config["latents_mean"], device=like.device).view(shape)
         std = torch.tensor(self._vae_config["latents_std"], device=like.device).view(shape)
         return mean, std
-
-
-def _plain(value: object) -> object:
-    return list(value) if isinstance(value, tuple | list) else value

@@ -1,0 +1,40 @@
+"""The CogVideoX video VAE as an image codec."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from .video_vae import VideoVAECodec
+
+
+class CogVideoXVAECodec(VideoVAECodec):
+    """diffusers' ``AutoencoderKLCogVideoX`` over single frames.
+
+    Latents are ``z`` times one factor for all channels (0.7; 1.15258426 for the 2B model), taken
+    from the VAE's configuration.
+    """
+
+    name = "cogvideox_vae"
+
+    @classmethod
+    def vae_class(cls) -> Any:
+        """``AutoencoderKLCogVideoX``."""
+        from diffusers import AutoencoderKLCogVideoX
+
+        return AutoencoderKLCogVideoX
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the latents (16)."""
+        return int(self._vae_config["latent_channels"])
+
+    @property
+    def spatial_factor(self) -> int:
+        """Pixels per latent texel (8)."""
+        return int(2 ** (len(self._vae_config["block_out_channels"]) - 1))
+
+    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        std = like.new_tensor(1.0 / float(self._vae_config["scaling_factor"]))
+        return like.new_zeros(()), std
