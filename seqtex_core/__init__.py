@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from .adapter import BackboneBlock as BackboneBlock
     from .adapter import BackboneShell as BackboneShell
     from .adapter import BackboneSpec as BackboneSpec
-    from .adapter import RowSublayers as RowSublayers
     from .adapter import KeyValue as KeyValue
+    from .adapter import RowSublayers as RowSublayers
     from .adapter import TextContext as TextContext
     from .adapter import TimeEmbedding as TimeEmbedding
     from .attention import ATTENTION as ATTENTION
