@@ -37,6 +37,9 @@ class CogVideoXConfig:
         temporal_interpolation_scale: frames per unit of a sinusoidal position.
         use_rotary_positional_embeddings: rotate queries and keys instead of adding sinusoids.
         snr_shift: of the noise schedule. Not part of diffusers' transformer config.
+
+    Raises:
+        UsageError: a size that is not a positive whole number, or that the positions cannot have.
     """
 
     num_attention_heads: int = 30
@@ -58,6 +61,28 @@ class CogVideoXConfig:
     temporal_interpolation_scale: float = 1.0
     use_rotary_positional_embeddings: bool = False
     snr_shift: float = 1.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            size = getattr(self, field.name)
+            if field.type == "int" and not (isinstance(size, int) and size > 0):
+                raise UsageError(field.name, expected="a positive whole number", got=repr(size))
+        if not self.snr_shift > 0:
+            raise UsageError("snr_shift", expected="a positive number", got=str(self.snr_shift))
+        rotates = self.use_rotary_positional_embeddings
+        width = self.attention_head_dim * (1 if rotates else self.num_attention_heads)
+        if width % 16:
+            raise UsageError(
+                "attention_head_dim" if rotates else "num_attention_heads * attention_head_dim",
+                expected="a multiple of 16",
+                got=str(width),
+            )
+        if self.patch_size_t is not None and not (rotates and self.patch_size_t > 0):
+            raise UsageError(
+                "patch_size_t",
+                expected="None, or a positive number with rotary positions",
+                got=str(self.patch_size_t),
+            )
 
     def to_diffusers(self) -> dict[str, Any]:
         """Arguments of ``CogVideoXTransformer3DModel``."""

@@ -52,7 +52,7 @@ class VPSchedule:
     @property
     def sigmas(self) -> Tensor:
         """Noise level by timestep, fp64 ``[1000]`` on CPU, strictly rising to exactly 1."""
-        return _sigmas(self.snr_shift)
+        return _sigmas(self.snr_shift, torch.device("cpu"))
 
     def timesteps(self, sigma: Tensor) -> Tensor:
         """The timestep of every level, fp32, shaped like ``sigma``; between entries, fractional.
@@ -60,7 +60,7 @@ class VPSchedule:
         Levels below the table's first (0.028, or 0.048 for the 2B model) get timestep 0. Rounded
         to 1/1024, so that the level of a whole timestep gives that timestep back, also from fp32.
         """
-        table = self.sigmas.to(sigma.device)
+        table = _sigmas(self.snr_shift, sigma.device)
         level = sigma.double().contiguous()
         above = torch.searchsorted(table, level).clamp(1, NUM_TIMESTEPS - 1)
         low, high = table[above - 1], table[above]
@@ -119,8 +119,9 @@ def _alphas_cumprod(snr_shift: float) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _sigmas(snr_shift: float) -> Tensor:
+def _sigmas(snr_shift: float, device: torch.device) -> Tensor:
+    """Kept per device, as the host waits for every move."""
     alphas = _alphas_cumprod(snr_shift)
     with torch.inference_mode(False):
         signal, noise = alphas.sqrt(), (1 - alphas).sqrt()
-        return noise / (signal + noise)
+        return (noise / (signal + noise)).to(device)

@@ -112,6 +112,25 @@ def test_config_files_of_diffusers_come_back() -> None:
 
 
 @pytest.mark.parametrize(
+    ("field", "sizes"),
+    [
+        ("num_layers", {"num_layers": 0}),
+        ("snr_shift", {"snr_shift": -1.0}),
+        (
+            "attention_head_dim",
+            {"attention_head_dim": 24, "use_rotary_positional_embeddings": True},
+        ),
+        ("num_attention_heads", {"num_attention_heads": 1, "attention_head_dim": 24}),
+        ("patch_size_t", {"patch_size_t": 2}),
+    ],
+)
+def test_sizes_that_cannot_be_are_named(field: str, sizes: dict[str, Any]) -> None:
+    with pytest.raises(UsageError) as caught:
+        cogvideox_entry("mine", sizes)
+    assert caught.value.subject.startswith(field)
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {"in_channels": 32},
