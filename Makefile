@@ -29,14 +29,14 @@ demo: $(RUN_STAMP)
 	$(BIN)/seqtex texture $(MESH) --image $(REFERENCE) --method project \
 	  -o $(OUT)/mesh_textured.glb --save-intermediates $(OUT)/steps
 	@echo
-	@echo "The same through the model that ships. It is not trained yet: expect noise."
-	$(BIN)/seqtex texture $(MESH) --image $(REFERENCE) --method model --seed 0 --steps 4 \
-	  -o $(OUT)/mesh_model_untrained.glb --save-intermediates $(OUT)/steps_model_untrained
+	@echo "The same through the small model that ships: 128 texels, made on the CPU in seconds."
+	$(BIN)/seqtex texture $(MESH) --image $(REFERENCE) --method model --seed 0 \
+	  -o $(OUT)/mesh_model.glb --save-intermediates $(OUT)/steps_model
 	@echo
 	@echo "The textured mesh:   $(OUT)/mesh_textured.glb"
 	@echo "All views at once:   $(OUT)/steps/contact_sheet.png"
 	@echo "What was done:       $(OUT)/mesh_textured.glb.seqtex.json"
-	@echo "Untrained model:     $(OUT)/mesh_model_untrained.glb"
+	@echo "By the small model:  $(OUT)/mesh_model.glb"
 	@echo "Your own mesh:       $(BIN)/seqtex texture MESH --image REFERENCE"
 
 test: $(DEV_STAMP)

@@ -123,6 +123,13 @@ def generate(
         job,
         shared_condition_noise=model.config.sampling.shared_condition_noise,
     )
+    if model.config.texture_base == "projection" and PROJECTION not in plan.groups:
+        raise UsageError(
+            "task",
+            expected=f"one with a projection frame, as {model.config.task}: "
+            "this model's textures are measured from it",
+            got=settings.task,
+        )
     noise = torch.Generator().manual_seed(settings.seed)
     sets = range(job.num_texture_sets) if TEXTURE in plan.required_groups() else ()
     with clock.stage("Maps"):

@@ -41,7 +41,7 @@ def test_options_reach_the_model_and_the_manifest(
     assert outcome.code == 0, outcome.err
     assert "seqtex-tiny" in outcome.err
     record = read_manifest(work / "figure_textured.glb.seqtex.json")
-    assert (record["method"], record["seed"], record["task"]) == ("model", 7, "img2tex")
+    assert (record["method"], record["seed"], record["task"]) == ("model", 7, "img2tex_projected")
     wanted = {"steps": 1, "view_size": 32, "uv_size": 64, "guidance": 1.0, "prompt": None}
     assert {key: record["settings"][key] for key in wanted} == wanted
     assert "bfloat16" in record["settings"]["dtype"]
@@ -54,7 +54,7 @@ def test_all_views_to_texture(seqtex: Seqtex, work: Path, monkeypatch: pytest.Mo
     names = {"front": "0_front", "left": "1_left", "back": "2_back", "right": "3_right"}
     refs = [x for n, f in names.items() for x in ("--ref", f"{n}={work / 'views' / f}.png")]
     steps = work / "steps"
-    command = ["texture", work / "figure.glb", *refs, *SMALL, "--task", "mv2tex"]
+    command = ["texture", work / "figure.glb", *refs, *SMALL, "--task", "img2tex_projected"]
     outcome = seqtex(*command, "--save-intermediates", steps)
     assert outcome.code == 0, outcome.err
     assert {path.name for path in (steps / "views").iterdir()} == {
@@ -109,4 +109,4 @@ def test_sizes_that_the_model_cannot_take(
 ) -> None:
     text = refused(seqtex, work, [*good, "--view-size", "35"], 2)
     assert "--view-size" in text
-    assert "36" in text  # not the latents' size
+    assert "nearest is 32" in text  # pixels, not the latents' size

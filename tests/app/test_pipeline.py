@@ -132,6 +132,16 @@ def test_projected_references_reach_the_texture(pipeline, job):
     assert not torch.allclose(projected.textures[0], other.textures[0], atol=1e-4)
 
 
+def test_a_model_measured_from_the_projection_needs_one(pipeline, job):
+    model = replace(
+        pipeline.model, config=replace(pipeline.model.config, texture_base="projection")
+    )
+    with pytest.raises(UsageError, match="projection frame"):
+        SeqTexPipeline(model)(job, task="img2tex", steps=1)
+    result = SeqTexPipeline(model)(job, task="img2tex_projected", steps=1)
+    assert result.texture.isfinite().all()
+
+
 def test_geo2mv_makes_views_and_no_texture(pipeline, job):
     result = pipeline(replace(job, references=()), task="geo2mv", steps=2)
     assert result.textures == ()

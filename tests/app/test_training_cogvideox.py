@@ -41,7 +41,8 @@ def test_smoke_config_with_cogvideox(
             **SIZES[version],
         },
     }
-    base |= {"view_size": 16, "uv_size": 32}
+    base |= {"view_size": 16, "uv_size": 32, "task": "img2tex", "texture_base": "none"}
+    base["codec"]["patch_size"] = 2
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "seqtex.json").write_text(json.dumps(base))
     smoke = (ROOT / "configs" / "smoke.toml").read_text()
