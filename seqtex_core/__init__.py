@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from .attention import attention_reference as attention_reference
     from .attention import choose_attention as choose_attention
     from .attention import list_attention as list_attention
+    from .attention.geo_attention import GeoAttention as GeoAttention
+    from .attention.geo_attention import GeoAttentionConfig as GeoAttentionConfig
+    from .attention.geo_attention import Placement as Placement
+    from .attention.geo_attention import geo_attention as geo_attention
+    from .attention.geo_attention import geo_attention_reference as geo_attention_reference
     from .checkpoint import load_model as load_model
     from .checkpoint import save_model as save_model
     from .decoupled_config import DecoupledConfig as DecoupledConfig
@@ -54,10 +59,6 @@ if TYPE_CHECKING:
     from .frames import Grid as Grid
     from .frames import StreamLayout as StreamLayout
     from .frames import TokenLayout as TokenLayout
-    from .geo_attention import GeoAttention as GeoAttention
-    from .geo_attention import GeoAttentionConfig as GeoAttentionConfig
-    from .geo_attention import Placement as Placement
-    from .geo_attention import geo_attention_reference as geo_attention_reference
     from .geometry_embedding import GeometryEmbedding as GeometryEmbedding
     from .geometry_embedding import GeometryLatents as GeometryLatents
     from .guidance import with_guidance as with_guidance
@@ -116,8 +117,8 @@ _MODULES = {
     "FrameGroup": "frames",
     "FramePlan": "frame_plan",
     "FrameState": "roles",
-    "GeoAttention": "geo_attention",
-    "GeoAttentionConfig": "geo_attention",
+    "GeoAttention": "attention.geo_attention",
+    "GeoAttentionConfig": "attention.geo_attention",
     "GeometryEmbedding": "geometry_embedding",
     "GeometryLatents": "geometry_embedding",
     "Grid": "frames",
@@ -131,7 +132,7 @@ _MODULES = {
     "NONSENSE": "roles",
     "NoisySample": "frame_plan",
     "OutOfMemoryError": "errors",
-    "Placement": "geo_attention",
+    "Placement": "attention.geo_attention",
     "QKNorm": "qk_prep",
     "Registry": "registry",
     "Role": "roles",
@@ -165,7 +166,8 @@ _MODULES = {
     "flow_matching_loss": "flow_matching",
     "gated_residual": "modulation",
     "geo2mv": "tasks",
-    "geo_attention_reference": "geo_attention",
+    "geo_attention": "attention.geo_attention",
+    "geo_attention_reference": "attention.geo_attention",
     "img2tex": "tasks",
     "inference_sigmas": "flow_matching",
     "inject_lora": "lora",

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from seqtex_core.attention import ATTENTION, AttentionInputs, attention_reference
-from seqtex_core.errors import UsageError
-from seqtex_core.frames import FrameGroup, Grid, TokenLayout
-from seqtex_core.geo_attention import (
+from seqtex_core.attention.geo_attention import (
     GeoAttention,
     GeoAttentionConfig,
     Placement,
     geo_attention,
     geo_attention_reference,
 )
+from seqtex_core.errors import UsageError
+from seqtex_core.frames import FrameGroup, Grid, TokenLayout
 from seqtex_core.qk_prep import rotate_geometry
 from seqtex_core.rope import Rope, RopeSpec, rope_table, wan_axis_dims
 

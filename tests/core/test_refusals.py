@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 import seqtex_core as core
+from seqtex_core.attention.geo_attention import geo_attention
 from seqtex_core.errors import UsageError
-from seqtex_core.geo_attention import geo_attention
 from seqtex_core.lora import inject_lora
 from seqtex_core.modulation import modulate
 from seqtex_core.qk_prep import qk_prep_reference

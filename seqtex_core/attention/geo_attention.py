@@ -12,12 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .attention.attend import Attend
-from .attention.choose import choose_attention
-from .attention.reference import attention_reference
-from .checks import check_attention, check_floating, check_shape
-from .errors import UsageError
-from .qk_prep import (
+from ..checks import check_attention, check_floating, check_shape
+from ..errors import UsageError
+from ..qk_prep import (
     GeometryOrder,
     QKNorm,
     check_geometry,
@@ -26,7 +23,10 @@ from .qk_prep import (
     rotate_and_add,
     split_heads,
 )
-from .rope.rotate import Rope, apply_rope_reference, check_rope, compute_dtype
+from ..rope.rotate import Rope, apply_rope_reference, check_rope, compute_dtype
+from .attend import Attend
+from .choose import choose_attention
+from .reference import attention_reference
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
