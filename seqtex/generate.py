@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -22,6 +22,7 @@ from seqtex_geometry.maps import SurfaceMaps
 from seqtex_geometry.seams import pad_seams
 
 from .latents import decode_images, encode_geometry, encode_references
+from .models.config import SamplingDefaults
 from .models.load import SeqTexModel
 from .prepare import PreparedJob
 from .projection_frame import from_residual, project_frame
@@ -72,7 +73,9 @@ class Generated:
     uv_maps: tuple[SurfaceMaps, ...]
 
 
-def make_plan(task: str, job: PreparedJob, *, shared_condition_noise: bool = False) -> FramePlan:
+def make_plan(
+    task: str, job: PreparedJob, *, sampling: SamplingDefaults | None = None
+) -> FramePlan:
     """The frame plan of a task for the views that a job has references for.
 
     Raises:
@@ -99,7 +102,7 @@ def make_plan(task: str, job: PreparedJob, *, shared_condition_noise: bool = Fal
             expected="one whose conditions the denoised frames can read",
             got=f"{task}: views never read the texture in a model with two branches",
         )
-    return replace(plan, fresh_condition_noise=not shared_condition_noise)
+    return (sampling or SamplingDefaults()).applied_to(plan)
 
 
 def generate(
@@ -118,11 +121,7 @@ def generate(
     Raises:
         UsageError: references that the task cannot use, or sizes that the model cannot take.
     """
-    plan = make_plan(
-        settings.task,
-        job,
-        shared_condition_noise=model.config.sampling.shared_condition_noise,
-    )
+    plan = make_plan(settings.task, job, sampling=model.config.sampling)
     if model.config.texture_base == "projection" and PROJECTION not in plan.groups:
         raise UsageError(
             "task",

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 NUM_LEVELS = 1000
 DEFAULT_SHIFT = 5.0
+_FIRST_SIGMA_SLACK = 1e-6  # by which diffusers' UniPC lowers a first level of 1
 
 Weighting = Literal["bell", "uniform"]
 
@@ -63,6 +65,16 @@ def inference_sigmas(steps: int, shift: float = DEFAULT_SHIFT) -> Tensor:
         raise UsageError("steps", expected="a whole number of at least 1", got=repr(steps))
     base = torch.linspace(1.0, 1.0 / NUM_LEVELS, steps + 1, dtype=torch.float64)[:-1]
     return torch.cat([shift_sigmas(base, shift), base.new_zeros(1)]).float()
+
+
+def whole_timestep(sigma: float) -> float:
+    """A noise level in whole thousandths, rounded down: 0.9932 becomes 0.993.
+
+    The released system tells its model integer timesteps; its sampler starts a hair below 1, so
+    that the first of them is 999 and not 1000.
+    """
+    below_one = min(sigma, 1.0 - _FIRST_SIGMA_SLACK)
+    return math.floor(NUM_LEVELS * below_one) / NUM_LEVELS
 
 
 def bell_weights(sigmas: Tensor) -> Tensor:

@@ -52,6 +52,9 @@ class FramePlan:
             pure noise whatever it is.
         fresh_condition_noise: conditioning frames get new noise at every sampling step (as
             released); ``False`` keeps the noise of the start.
+        whole_timesteps: while sampling, tell the model the current level in whole thousandths,
+            rounded down (as released, see :func:`whole_timestep`); the sampler's own levels and
+            those of the other roles stay exact. Without effect on training.
 
     Raises:
         UsageError: no group, an empty group, no frame to denoise, or a level out of range.
@@ -62,6 +65,7 @@ class FramePlan:
     condition_sigma: float = CONDITION_SIGMA
     nonsense_sigma: float = NONSENSE_SIGMA
     fresh_condition_noise: bool = True
+    whole_timesteps: bool = False
 
     def __post_init__(self) -> None:
         if not self.groups or not all(self.groups.values()):
@@ -227,6 +231,7 @@ class FramePlan:
             "condition_sigma": self.condition_sigma,
             "nonsense_sigma": self.nonsense_sigma,
             "fresh_condition_noise": self.fresh_condition_noise,
+            "whole_timesteps": self.whole_timesteps,
         }
 
     @classmethod

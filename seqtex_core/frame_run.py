@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .errors import UsageError
-from .flow_matching import add_noise
+from .flow_matching import add_noise, whole_timestep
 from .frames import Stream
 from .noise import Generators, draw_noise
 from .roles import Role
@@ -72,7 +72,7 @@ class ModelInput:
 
     Args:
         latents: per required group ``[B, C, F, H, W]``.
-        sigmas: noise level of every frame, ``[B, F]``.
+        sigmas: noise level that the model is told of every frame, ``[B, F]``.
     """
 
     latents: Latents
@@ -139,6 +139,13 @@ class FrameRun:
             latents=inputs, sigmas={group: run.levels(index) for group, run in self._runs.items()}
         )
 
+    def exact_sigmas(self, group: str, index: int) -> Tensor:
+        """True noise level of every frame at step ``index``, ``[B, F]``.
+
+        It differs from what the model is told where the plan has ``whole_timesteps``.
+        """
+        return self._runs[group].exact_levels(index)
+
     def finish(self, latents: Mapping[str, Tensor]) -> Latents:
         """Latents with conditioning frames and locked content equal to the clean ones, bit by bit.
 
@@ -172,8 +179,12 @@ class _GroupRun:
         self.fresh = plan.fresh_condition_noise and any(levels)
         nonsense = plan.frames_with(group, Role.NONSENSE)
         self.nonsense_index = _index(nonsense, device)
-        table = [plan.frame_sigmas(group, sigma) for sigma in sigmas]
-        self.table = torch.tensor(table, dtype=torch.float32, device=device)
+        exact = [plan.frame_sigmas(group, sigma) for sigma in sigmas]
+        self.exact_table = torch.tensor(exact, dtype=torch.float32, device=device)
+        self.table = self.exact_table
+        if plan.whole_timesteps:
+            told = [plan.frame_sigmas(group, whole_timestep(sigma)) for sigma in sigmas]
+            self.table = torch.tensor(told, dtype=torch.float32, device=device)
         self.lock = self._lock_mask(plan.locked_frames(group), known)
         if self.clean is None and (conditions or self.lock is not None):
             raise UsageError(
@@ -184,6 +195,10 @@ class _GroupRun:
 
     def levels(self, index: int) -> Tensor:
         row: Tensor = self.table[index]
+        return row.expand(self.shape[0], -1)
+
+    def exact_levels(self, index: int) -> Tensor:
+        row: Tensor = self.exact_table[index]
         return row.expand(self.shape[0], -1)
 
     def initial(self, sigma: float) -> Tensor:

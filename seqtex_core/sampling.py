@@ -54,7 +54,9 @@ class StepReport:
         seen = self.model_input
         clean = {
             group: velocity_to_clean(
-                seen.latents[group], self.velocity[group], seen.sigmas[group].to(latents.dtype)
+                seen.latents[group],
+                self.velocity[group],
+                self.run.exact_sigmas(group, self.index).to(latents.dtype),
             )
             if group in self.run.stepped_groups
             else latents

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from seqtex_core.decoupled_config import DecoupledConfig
 from seqtex_core.errors import WeightsError
+from seqtex_core.frame_plan import FramePlan
 
 from .folder import CONFIG_NAME
 
@@ -31,12 +32,23 @@ class SamplingDefaults:
         shift: flow shift of the noise levels.
         shared_condition_noise: keep the conditioning frames' noise over the steps instead of
             drawing it anew (the released system draws it anew).
+        whole_timesteps: tell the model its noise level in whole thousandths, rounded down (as the
+            released system does).
     """
 
     sampler: str = "unipc"
     steps: int = 30
     shift: float = 5.0
     shared_condition_noise: bool = False
+    whole_timesteps: bool = False
+
+    def applied_to(self, plan: FramePlan) -> FramePlan:
+        """The plan with these defaults' way of making noise and telling noise levels."""
+        return replace(
+            plan,
+            fresh_condition_noise=not self.shared_condition_noise,
+            whole_timesteps=self.whole_timesteps,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,4 +98,4 @@ def _plan(model: SeqTexModel, *, num_views: int, given_view: int) -> FramePlan:
             got=task,
         )
     plan = TASKS.get(task)(num_views=num_views, condition_views=(given_view,))
-    return replace(plan, fresh_condition_noise=not model.config.sampling.shared_condition_noise)
+    return model.config.sampling.applied_to(plan)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,8 +17,8 @@ from seqtex_core.errors import UsageError
 from seqtex_core.flow_matching import inference_sigmas
 from seqtex_core.frame_plan import FramePlan
 from seqtex_core.frame_run import KnownLatents
-from seqtex_core.roles import CONDITION, DENOISE, NONSENSE, FrameState, Role
-from seqtex_core.sampling import StepReport, StepSignal, sample
+from seqtex_core.roles import CONDITION, CONDITION_SIGMA, DENOISE, NONSENSE, FrameState, Role
+from seqtex_core.sampling import PredictVelocity, StepReport, StepSignal, sample
 from seqtex_core.tasks import geo2mv, img2tex, mv2tex
 
 Groups = Mapping[str, Tensor]
@@ -229,7 +231,43 @@ def test_start_below_one_mixes_the_clean_latents() -> None:
         sample(model, geo2mv(), known(), sigmas=[0.5, 0.0], generator=seed())
 
 
-def test_callback_sees_every_step_and_a_preview() -> None:
+def exactly_informed(model: PerfectModel, levels: Tensor) -> PredictVelocity:
+    """``model``, told the true level of denoised frames: what a perfect one needs."""
+    steps = iter(levels)
+
+    def predict(latents: Groups, sigmas: Groups) -> Mapping[str, Tensor]:
+        sigma = next(steps)
+        told = math.floor(1000 * min(sigma.item(), 1 - 1e-6)) / 1000
+        true = {n: torch.where((s - told).abs() < 1e-6, sigma, s) for n, s in sigmas.items()}
+        return model(latents, true)
+
+    return predict
+
+
+def test_whole_timesteps_are_told_and_the_solver_stays_exact() -> None:
+    clean = clean_latents()
+    model = PerfectModel(clean)
+    levels = inference_sigmas(30)
+    plan = replace(img2tex(), whole_timesteps=True)
+    out = sample(
+        exactly_informed(model, levels), plan, known(clean), sigmas=levels, generator=seed()
+    )
+    torch.testing.assert_close(out["texture"], clean["texture"], rtol=0, atol=2.4e-7)
+    told: list[float] = []
+
+    def listen(latents: Groups, sigmas: Groups) -> Mapping[str, Tensor]:
+        assert sigmas["views"][0, 0] == torch.tensor(CONDITION_SIGMA)
+        assert sigmas["views"][0, 1] == sigmas["texture"][0, 0]
+        told.append(1000 * sigmas["texture"][0, 0].item())
+        return dict(latents)
+
+    sample(listen, plan, known(clean), sigmas=levels, generator=seed())
+    # t / 1000 in float32, times 1000: off by at most 6e-8 of 1000
+    assert told[:3] + told[-1:] == pytest.approx([999, 993, 985, 150], abs=6e-5)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_callback_sees_every_step_and_a_preview(whole: bool) -> None:
     clean = clean_latents()
     reports: list[StepReport] = []
     levels = inference_sigmas(4)
@@ -240,9 +278,10 @@ def test_callback_sees_every_step_and_a_preview() -> None:
             # x - s u with u = (x - x0) / s; level 0.07 keeps the rounding below 1e-6
             torch.testing.assert_close(x, clean[group], rtol=0, atol=1e-6)
 
+    predict = exactly_informed(PerfectModel(clean), levels) if whole else PerfectModel(clean)
     sample(
-        PerfectModel(clean),
-        img2tex(),
+        predict,
+        replace(img2tex(), whole_timesteps=whole),
         known(clean),
         sigmas=levels,
         generator=seed(),
