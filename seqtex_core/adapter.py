@@ -46,6 +46,8 @@ class BackboneSpec:
             ``None``.
         joint_text: text rows are attended together with the others and change from block to block
             (CogVideoX); otherwise they are the context of cross-attention (Wan).
+        masks_text: the model was trained with the padding rows of text hidden (LTX-Video);
+            otherwise it was trained to read them (Wan).
     """
 
     name: str
@@ -60,6 +62,7 @@ class BackboneSpec:
     lora_targets: tuple[str, ...]
     image_dim: int | None = None
     joint_text: bool = False
+    masks_text: bool = False
 
     @property
     def inner_dim(self) -> int:
@@ -103,18 +106,32 @@ class TextContext:
         text: what cross-attention reads, or what the text rows of a joint model are before the
             first block, ``[B, S, D]``.
         image: image tokens of image-to-video models, ``[B, S', D]``, or ``None``.
+        mask: which text rows may be read, boolean ``[B, S]``; ``None`` for all of them.
     """
 
     text: Tensor
     image: Tensor | None = None
+    mask: Tensor | None = None
+
+    @property
+    def key_mask(self) -> Tensor | None:
+        """``mask`` as attention to the text takes it, ``[B, 1, 1, S]``, or ``None``."""
+        return None if self.mask is None else self.mask[:, None, None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeyValue:
-    """Keys (normalised) and values of a context, each ``[B, S, N, D]``."""
+    """Keys (normalised) and values of a context.
+
+    Args:
+        key: ``[B, S, N, D]``.
+        value: ``[B, S, N, D]``.
+        mask: which rows may be read, boolean ``[B, 1, 1, S]``, or ``None``.
+    """
 
     key: Tensor
     value: Tensor
+    mask: Tensor | None = None
 
 
 class RowSublayers(ABC):
@@ -234,8 +251,14 @@ class BackboneShell(nn.Module, ABC):
         """
 
     @abstractmethod
-    def encode_text(self, text: Tensor, image: Tensor | None = None) -> TextContext:
-        """Context from text-encoder rows ``[B, S, text_dim]`` (and image-encoder rows)."""
+    def encode_text(
+        self, text: Tensor, image: Tensor | None = None, *, mask: Tensor | None = None
+    ) -> TextContext:
+        """Context from text-encoder rows ``[B, S, text_dim]`` (and image-encoder rows).
+
+        ``mask`` (boolean ``[B, S]``, or ``None`` for all) says which text rows may be read; it
+        goes on into the context.
+        """
 
     @abstractmethod
     def rope(self, layout: TokenLayout) -> Mapping[str, Rope] | None:
@@ -291,6 +314,8 @@ class Backbone(ABC):
         sigma: Tensor,
         text: Tensor,
         image: Tensor | None = None,
+        *,
+        text_mask: Tensor | None = None,
     ) -> Tensor:
         """What the original implementation predicts, as velocity.
 
@@ -300,6 +325,7 @@ class Backbone(ABC):
             sigma: ``[B]`` or per frame ``[B, F]``.
             text: ``[B, S, text_dim]``.
             image: ``[B, S', image_dim]``, for backbones that read one.
+            text_mask: boolean ``[B, S]``, for backbones with ``spec.masks_text``.
         """
 
 

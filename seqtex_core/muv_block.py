@@ -145,11 +145,13 @@ class MUVBlock(nn.Module):
         normed = block.pre_attention(hidden.mv, modulation, rows)
         query = self._prepare(block.query(normed), block.q_norm, "mv", inputs, cache)
         key, value = self._key_value(block, normed, "mv", inputs, cache)
-        text = TextRows.before(block, hidden.text, times.text)
+        text = TextRows.before(block, hidden.text, times.text, mask=inputs["mv"].context.mask)
+        mask = None
         if text is not None:
             query = torch.cat([text.query(), query], dim=1)
             key, value = text.in_front_of(key, value)
-        out = attend(query, key, value)
+            mask = text.key_mask(key.shape[1])
+        out = attend(query, key, value, mask=mask)
         attended = Hidden(
             mv=block.post_attention(hidden.mv, _last(out, hidden.mv), modulation, rows),
             text=None if text is None else text.attended(out),
@@ -217,10 +219,19 @@ class MUVBlock(nn.Module):
         key_uv, value_uv = self._key_value(block, normed, "uv", inputs, cache)
         key = torch.cat([key_mv, key_uv], dim=1)
         value = torch.cat([value_mv, value_uv], dim=1)
-        text = TextRows.before(block, source.text, times.text_as_keys, normalised=normalised)
+        text = TextRows.before(
+            block,
+            source.text,
+            times.text_as_keys,
+            mask=inputs["mv"].context.mask,
+            normalised=normalised,
+        )
+        mask = None
         if text is not None:
             key, value = text.in_front_of(key, value)
-        x_uv = block.post_attention(x_uv, attend(query, key, value), modulation, rows)
+            mask = text.key_mask(key.shape[1])
+        out = attend(query, key, value, mask=mask)
+        x_uv = block.post_attention(x_uv, out, modulation, rows)
         x_uv = block.cross_attention(x_uv, cache.cross["uv"], modulation, rows, attend)
         return block.feed_forward(x_uv, modulation, rows)
 

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .adapter import BackboneBlock, RowSublayers, TimeEmbedding
 from .frames import StreamLayout
@@ -46,6 +47,7 @@ class TextRows:
         normed: what queries, keys and values are made of, ``[B, S, D]``.
         modulation: the block's own.
         rows: their layout.
+        mask: which of them may be read, boolean ``[B, S]``, or ``None`` for all.
     """
 
     sublayers: RowSublayers
@@ -53,6 +55,7 @@ class TextRows:
     normed: Tensor
     modulation: Any
     rows: StreamLayout
+    mask: Tensor | None = None
 
     @classmethod
     def before(
@@ -61,6 +64,7 @@ class TextRows:
         text: Tensor | None,
         time: TimeEmbedding | None,
         *,
+        mask: Tensor | None = None,
         normalised: bool = True,
     ) -> Self | None:
         """The rows ready for attention; ``None`` if the model has no text rows.
@@ -69,6 +73,7 @@ class TextRows:
             block: whose weights and norm are used.
             text: ``[B, S, D]``, or ``None``.
             time: their noise level.
+            mask: which rows may be read, boolean ``[B, S]``; ``None`` for all.
             normalised: without it, ``text`` is projected as it is.
         """
         sublayers = block.text_rows()
@@ -84,6 +89,7 @@ class TextRows:
             normed=normed,
             modulation=modulation,
             rows=rows,
+            mask=mask,
         )
 
     def query(self) -> Tensor:
@@ -99,6 +105,13 @@ class TextRows:
         text_key = qk_prep(text_key, sublayers.k_norm, num_heads=sublayers.num_heads)
         text_value = text_value.unflatten(-1, (sublayers.num_heads, -1))
         return torch.cat([text_key, key], dim=1), torch.cat([text_value, value], dim=1)
+
+    def key_mask(self, num_keys: int) -> Tensor | None:
+        """Which keys, text first, may be read: ``[B, 1, 1, num_keys]``, or ``None``."""
+        if self.mask is None:
+            return None
+        rest = num_keys - self.mask.shape[1]
+        return functional.pad(self.mask, (0, rest), value=True)[:, None, None]
 
     def attended(self, out: Tensor) -> Tensor:
         """The rows after attention, from ``out [B, S + L, N, D]``, ``[B, S, D]``."""

@@ -126,6 +126,7 @@ class SeqTexTransformer(nn.Module):
         *,
         geometry: Mapping[str, GeometryLatents] | None = None,
         text: Tensor | None = None,
+        text_mask: Tensor | None = None,
         image: Tensor | None = None,
         batch_size: int = 1,
         precompute: bool | None = None,
@@ -136,6 +137,8 @@ class SeqTexTransformer(nn.Module):
             layout: the token layout.
             geometry: encoded geometry maps by group; all groups or none.
             text: text-encoder rows ``[B, S, text_dim]``; ``None`` for all-zero rows.
+            text_mask: which of them may be read, boolean ``[B, S]``; ``None`` for all. Models with
+                ``spec.masks_text`` were trained with padding hidden, the others with reading it.
             image: image-encoder rows for image-to-video backbones. Optional.
             batch_size: batch of the all-zero text.
             precompute: cast geometry and context keys of all blocks now (default: when gradients
@@ -152,6 +155,7 @@ class SeqTexTransformer(nn.Module):
             text = place.new_zeros(batch_size, self.spec.text_length, self.spec.text_dim)
         check_shape("text", text, (None, None, self.spec.text_dim), "B S text_dim")
         text = text.to(place)
+        mask = self._text_mask(text_mask, text)
         image = None if image is None else image.to(place)
         rope = self._shell("mv").rope(layout)
         position = self._shell("mv").position_embedding(layout)
@@ -163,7 +167,9 @@ class SeqTexTransformer(nn.Module):
                     expected=f"batch 1 or {text.shape[0]}, as the text (batch_size without one)",
                     got=f"batch {maps.position.shape[0]}",
                 )
-        context = {s: self._shell(s).encode_text(text, image) for s in self._encoders(layout)}
+        context = {
+            s: self._shell(s).encode_text(text, image, mask=mask) for s in self._encoders(layout)
+        }
         branches = {
             stream: BranchInputs(
                 rows=rows,
@@ -255,6 +261,15 @@ class SeqTexTransformer(nn.Module):
         """Streams whose shells encode time and text with weights of their own."""
         shared = "time_text" in self.config.uv_share
         return ["mv"] if shared else list(layout.streams)
+
+    def _text_mask(self, mask: Tensor | None, text: Tensor) -> Tensor | None:
+        """The mask beside its rows; ``None`` if it hides nothing, which any attention can do."""
+        if mask is None:
+            return None
+        check_shape("text_mask", mask, tuple(text.shape[:2]), "B S")
+        if mask.dtype != torch.bool:
+            raise UsageError("text_mask", expected="boolean", got=str(mask.dtype))
+        return None if bool(mask.all()) else mask.to(text.device)
 
     def _times(
         self, streams: Sequence[Stream], sigmas: Mapping[str, Tensor], layout: TokenLayout

@@ -127,13 +127,15 @@ class CogVideoXShell(BackboneShell):
         hidden = hidden.unflatten(0, sigma.shape)
         return TimeEmbedding(embedding=hidden, projected=functional.silu(hidden))
 
-    def encode_text(self, text: Tensor, image: Tensor | None = None) -> TextContext:
+    def encode_text(
+        self, text: Tensor, image: Tensor | None = None, *, mask: Tensor | None = None
+    ) -> TextContext:
         """The text rows before the first block; padding stays in, the model was trained with it."""
         if image is not None:
             raise UsageError(
                 "image", expected="none: this model has no image encoder", got=str(image.shape)
             )
-        return TextContext(text=self.text_proj(text))
+        return TextContext(text=self.text_proj(text), mask=mask)
 
     def rope(self, layout: TokenLayout) -> Mapping[str, Rope] | None:
         """Rotary tables; ``None`` for the 2B model."""
@@ -229,16 +231,20 @@ class CogVideoXBackbone(Backbone):
         sigma: Tensor,
         text: Tensor,
         image: Tensor | None = None,
+        *,
+        text_mask: Tensor | None = None,
     ) -> Tensor:
         """Velocity by the forward of diffusers, which has one level ``[B]`` for all frames.
 
         Raises:
-            UsageError: levels per frame.
+            UsageError: levels per frame, an image, or a text mask.
         """
         from diffusers import CogVideoXTransformer3DModel
 
-        if sigma.ndim != 1 or image is not None:
-            raise UsageError("sigma", expected="one level per sample, no image", got="others")
+        if sigma.ndim != 1 or image is not None or text_mask is not None:
+            raise UsageError(
+                "reference", expected="one level per sample, no image, no mask", got="others"
+            )
         with torch.device("meta"):
             model = CogVideoXTransformer3DModel.from_config(self.config)
         model.patch_embed.sample_frames = 0  # no size matches: its position table is made anew

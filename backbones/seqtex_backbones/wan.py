@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
@@ -120,7 +121,8 @@ class WanBlock(BackboneBlock):
         """Keys and values of the text and, for image-to-video models, of the image."""
         attn = self.attn2
         text = context.text
-        pairs = [_key_value(attn.to_k(text), attn.to_v(text), attn.norm_k, self.num_heads)]
+        pair = _key_value(attn.to_k(text), attn.to_v(text), attn.norm_k, self.num_heads)
+        pairs = [replace(pair, mask=context.key_mask)]
         if context.image is not None:
             key, value = attn.add_k_proj(context.image), attn.add_v_proj(context.image)
             pairs.append(_key_value(key, value, attn.norm_added_k, self.num_heads))
@@ -139,7 +141,7 @@ class WanBlock(BackboneBlock):
         normed = self.norm2(hidden_states.float()).type_as(hidden_states)
         norm = _rms(self.attn2.norm_q)
         query = qk_prep(self.attn2.to_q(normed), num_heads=self.num_heads, norm=norm)
-        attended = [attend(query, pair.key, pair.value) for pair in key_values]
+        attended = [attend(query, pair.key, pair.value, mask=pair.mask) for pair in key_values]
         update = attended[0] if len(attended) == 1 else attended[0] + attended[1]
         out: Tensor = hidden_states + self.attn2.to_out[0](update.flatten(2))
         return out
@@ -241,7 +243,9 @@ class WanShell(BackboneShell):
         projected = embedder.time_proj(functional.silu(hidden)).unflatten(-1, (6, -1))
         return TimeEmbedding(embedding=hidden, projected=projected)
 
-    def encode_text(self, text: Tensor, image: Tensor | None = None) -> TextContext:
+    def encode_text(
+        self, text: Tensor, image: Tensor | None = None, *, mask: Tensor | None = None
+    ) -> TextContext:
         """Text MLP (and image MLP); padding rows stay in, the model was trained with them."""
         embedder = self.condition_embedder
         if image is not None and embedder.image_embedder is None:
@@ -249,7 +253,7 @@ class WanShell(BackboneShell):
                 "image", expected="none: this model has no image encoder", got=str(image.shape)
             )
         tokens = None if image is None else embedder.image_embedder(image)
-        return TextContext(text=embedder.text_embedder(text), image=tokens)
+        return TextContext(text=embedder.text_embedder(text), image=tokens, mask=mask)
 
     def rope(self, layout: TokenLayout) -> Mapping[str, Rope]:
         """Extrapolated rotary tables: integer positions on every group's own grid."""
@@ -350,14 +354,18 @@ class WanBackbone(Backbone):
         sigma: Tensor,
         text: Tensor,
         image: Tensor | None = None,
+        *,
+        text_mask: Tensor | None = None,
     ) -> Tensor:
         """Velocity by the forward of diffusers; levels per frame become timesteps per token.
 
         Models that read an image need one here, and 512 rows of text: diffusers tells the two
-        apart by that number.
+        apart by that number. A text mask, which diffusers' Wan does not know, is refused.
         """
         from diffusers import WanTransformer3DModel
 
+        if text_mask is not None:
+            raise UsageError("text_mask", expected="none for the original", got="a mask")
         dtype = state["proj_out.weight"].dtype
         with torch.device("meta"):
             model = WanTransformer3DModel.from_config(self.config)

@@ -39,6 +39,7 @@ class Inputs:
         geometry: by group.
         text: text-encoder rows.
         image: image-encoder rows, for backbones that read them.
+        text_mask: which text rows may be read, or ``None`` for all.
     """
 
     layout: TokenLayout
@@ -47,6 +48,7 @@ class Inputs:
     geometry: dict[str, GeometryLatents] = field(default_factory=dict)
     text: Tensor
     image: Tensor | None = None
+    text_mask: Tensor | None = None
 
     def of_stream(self, stream: Stream) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Latents and sigmas of one stream's groups."""
@@ -149,6 +151,7 @@ class Harness(ABC):
         given: dict[str, Any] = {
             "geometry": inputs.geometry,
             "text": inputs.text,
+            "text_mask": inputs.text_mask,
             "image": inputs.image,
         }
         return transformer.prepare(inputs.layout, **(given | options))

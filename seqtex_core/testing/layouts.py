@@ -87,6 +87,25 @@ class LayoutChecks(Harness):
             # Another attention kernel and another number of keys: a few roundings.
             self.assert_close(name, got[name][shown], want[name][shown], times=4)
 
+    def test_hidden_text_rows_are_as_if_they_were_not_there(self) -> None:
+        """In both branches; hidden rows may lie anywhere, and hold anything finite."""
+        transformer = self.make_transformer()
+        inputs = self.make_inputs(transformer)
+        mask = torch.ones(1, inputs.text.shape[1]).bool()
+        assert_same(
+            "nothing hidden",
+            self.velocity(transformer, replace(inputs, text_mask=mask)),
+            self.velocity(transformer, inputs),
+        )
+        mask[:, [1, -2, -1]] = False
+        text = torch.where(mask[..., None], inputs.text, 3.0)
+        got = self.velocity(transformer, replace(inputs, text=text, text_mask=mask))
+        short = inputs.text[mask].unsqueeze(0)
+        want = self.velocity(transformer, replace(inputs, text=short))
+        for name in want:
+            # Another attention kernel and another number of keys: a few roundings.
+            self.assert_close(name, got[name], want[name], times=4)
+
     def test_packing_with_all_tokens_kept_changes_nothing(self) -> None:
         """An index of every token: bit-equal."""
         transformer = self.make_transformer()
@@ -202,6 +221,7 @@ def sample(inputs: Inputs, index: int) -> Inputs:
         sigmas={name: value[pick] for name, value in inputs.sigmas.items()},
         geometry={name: _take(maps, index) for name, maps in inputs.geometry.items()},
         text=inputs.text[pick],
+        text_mask=None if inputs.text_mask is None else inputs.text_mask[pick],
         image=None if inputs.image is None else inputs.image[pick],
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -63,6 +64,21 @@ class ParityChecks(Harness):
         inputs = self.make_inputs(transformer, batch=2, text_length=length)
         got = self.velocity(transformer, inputs)["views"]
         self.assert_close("velocity", got, self._reference(transformer, inputs))
+
+    def test_mv_equals_the_original_with_hidden_text(self) -> None:
+        """Models trained with padding rows hidden: another number of them in each sample."""
+        transformer = self.make_transformer(random=False)
+        if not transformer.spec.masks_text:
+            return
+        inputs = self._views_at_one_level(transformer)
+        lengths = torch.tensor([[transformer.spec.text_length - 1], [2]])
+        mask = torch.arange(transformer.spec.text_length) < lengths
+        hidden = replace(inputs, text_mask=mask)
+        got = self.velocity(transformer, hidden)["views"]
+        want = self._reference(transformer, hidden, inputs.sigmas["views"][:, 0])
+        self.assert_close("velocity", got, want)
+        shown = self.velocity(transformer, inputs)["views"]
+        assert_differs("velocity", got, shown, least=10 * self.tolerance)
 
     def test_mv_with_adapters_equals_the_original_with_merged_weights(self) -> None:
         """Random adapters, random geometry tokens but zero casters."""
@@ -133,6 +149,7 @@ class ParityChecks(Harness):
             inputs.sigmas["views"] if sigma is None else sigma,
             inputs.text,
             inputs.image,
+            text_mask=inputs.text_mask,
         )
 
 

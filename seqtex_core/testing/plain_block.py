@@ -86,7 +86,8 @@ class PlainMUVBlock(MUVBlock):
             q = torch.cat([heads(text.query(n_text), text.q_norm, None), q], dim=1)
             k = torch.cat([heads(k_raw, text.k_norm, None), k], dim=1)
             v = torch.cat([v_text, v], dim=1)
-        out = attention_reference(q, k, v.unflatten(-1, (mv.num_heads, -1)))
+        text_mask = inputs["mv"].context.mask if text is not None else None
+        out = _attention(q, k, v.unflatten(-1, (mv.num_heads, -1)), text_mask)
         h_mv = mv.post_attention(x_mv, out[:, length:], mod_mv, mv_rows)
         end = Hidden(mv=rest(mv, h_mv, mod_mv, "mv"))
         if text is not None and x_text is not None:
@@ -120,6 +121,15 @@ class PlainMUVBlock(MUVBlock):
             k_raw, v_text = text.key_value(source_text)
             k = torch.cat([heads(k_raw, text.k_norm, None), k], dim=1)
             v = torch.cat([v_text, v], dim=1)
-        out = attention_reference(q, k, v.unflatten(-1, (uv.num_heads, -1)))
+        out = _attention(q, k, v.unflatten(-1, (uv.num_heads, -1)), text_mask)
         h_uv = uv.post_attention(x_uv, out, mod_uv, uv_rows)
         return end._replace(uv=rest(uv, h_uv, mod_uv, "uv"))
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, text_mask: Tensor | None) -> Tensor:
+    """Plain attention; ``text_mask [B, S]`` says which of the first S keys may be read."""
+    if text_mask is None:
+        return attention_reference(q, k, v)
+    others = text_mask.new_ones(text_mask.shape[0], k.shape[1] - text_mask.shape[1])
+    mask = torch.cat([text_mask, others], dim=1)
+    return attention_reference(q, k, v, mask=mask[:, None, None])
