@@ -178,6 +178,11 @@ class TokenLayout:
         present = [s for s in STREAMS if any(group.stream == s for group in self.groups)]
         return {stream: self._stream(stream) for stream in present}
 
+    @cached_property
+    def all_rows(self) -> StreamLayout:
+        """Rows of all streams as one sequence, in the order of ``STREAMS``: for plain models."""
+        return _joined(list(self.streams.values()))
+
     def without(self, stream: Stream) -> TokenLayout:
         """The same layout less all groups of ``stream``; temporal positions must not depend on it.
 
@@ -238,3 +243,11 @@ class TokenLayout:
         frame = index // group.grid.tokens_per_frame
         counts: list[int] = torch.bincount(frame, minlength=group.grid.frames).tolist()
         return counts
+
+
+def _joined(streams: Sequence[StreamLayout]) -> StreamLayout:
+    return StreamLayout(
+        groups=tuple(group for rows in streams for group in rows.groups),
+        frame_lengths=tuple(length for rows in streams for length in rows.frame_lengths),
+        group_lengths=tuple(length for rows in streams for length in rows.group_lengths),
+    )

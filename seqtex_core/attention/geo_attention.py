@@ -56,6 +56,19 @@ class Placement:
         if self.text_at not in ("front", "end"):
             raise UsageError("text_at", expected="'front' or 'end'", got=repr(self.text_at))
 
+    def rows(self, which: slice) -> Placement:
+        """Position and geometry of some of the rows.
+
+        Raises:
+            UsageError: some rows are text.
+        """
+        if self.num_text:
+            raise UsageError("num_text", expected="0, to take rows", got=str(self.num_text))
+        return Placement(
+            rope=None if self.rope is None else self.rope.rows(which),
+            geometry=None if self.geometry is None else self.geometry[:, which],
+        )
+
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Text rows and the others, of ``rows [B, L, ...]``.
 

@@ -167,3 +167,17 @@ def test_indices_of_packed_tokens_move_to_the_device_once() -> None:
             assert layout.unpack(TEXTURE.name, packed).shape == tokens.shape
     assert packed.shape == (1, 2, 3)
     assert moves.count == 1
+
+
+@given(layouts())
+def test_all_rows_are_the_streams_one_after_the_other(layout: TokenLayout) -> None:
+    joined, parts = layout.all_rows, list(layout.streams.values())
+    assert joined.num_tokens == sum(rows.num_tokens for rows in parts)
+    assert joined.num_frames == sum(rows.num_frames for rows in parts)
+    values = torch.arange(joined.num_tokens)[None]
+    split = values.split([rows.num_tokens for rows in parts], dim=1)
+    apart = [rows.split_groups(piece) for rows, piece in zip(parts, split, strict=True)]
+    together = joined.split_groups(values)
+    for groups in apart:
+        assert all(torch.equal(together[name], piece) for name, piece in groups.items())
+    assert torch.equal(joined.join(together), values)

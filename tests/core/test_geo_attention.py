@@ -413,3 +413,16 @@ def test_bad_layers_and_inputs_are_refused() -> None:
         make_layer()(x[..., 1:])
     with pytest.raises(UsageError, match="context"):
         make_layer()(x, context=torch.randn(2, 4, 7))
+
+
+def test_some_rows_of_a_placement() -> None:
+    where = Placement(rope=TABLES["uv"], geometry=geometry(UV))
+    q, k, v = rows(UV), rows(UV), rows(UV)
+    expected = geo_attention(q, k, v, q_placement=where)[:, 3:9]
+    some = slice(3, 9)
+    ours = geo_attention(q[:, some], k, v, q_placement=where.rows(some), k_placement=where)
+    # each query row is independent; fp32 sums of UV products of order 1 in another blocking
+    torch.testing.assert_close(ours, expected, rtol=0, atol=2e-6)
+    assert Placement().rows(some).rope is None
+    with pytest.raises(UsageError, match="num_text"):
+        Placement(num_text=1).rows(some)
