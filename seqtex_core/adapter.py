@@ -41,13 +41,16 @@ class BackboneSpec:
         patch_size: latent frames, rows and columns per token.
         text_dim: width of the text encoder's output.
         text_length: text rows that the model was trained with.
-        lora_targets: linear layers of a block that get an adapter, as names inside the block.
+        lora_targets: linear layers that get an adapter, as names inside a block; in a model with
+            blocks of several kinds, each block adapts those that it has.
         image_dim: width of the image encoder's output that the model can read besides text, or
             ``None``.
         joint_text: text rows are attended together with the others and change from block to block
             (CogVideoX); otherwise they are the context of cross-attention (Wan).
         masks_text: the model was trained with the padding rows of text hidden (LTX-Video);
             otherwise it was trained to read them (Wan).
+        pooled_dim: width of the summary of the text that the model reads beside the rows, or
+            ``None``.
     """
 
     name: str
@@ -63,6 +66,7 @@ class BackboneSpec:
     image_dim: int | None = None
     joint_text: bool = False
     masks_text: bool = False
+    pooled_dim: int | None = None
 
     @property
     def inner_dim(self) -> int:
@@ -103,15 +107,17 @@ class TextContext:
     """Encoded conditions; constant over the sampling steps.
 
     Args:
-        text: what cross-attention reads, or what the text rows of a joint model are before the
-            first block, ``[B, S, D]``.
+        text: what cross-attention reads, or what ``BackboneShell.initial_text`` makes the text
+            rows of a joint model from, ``[B, S, ...]``.
         image: image tokens of image-to-video models, ``[B, S', D]``, or ``None``.
         mask: which text rows may be read, boolean ``[B, S]``; ``None`` for all of them.
+        pooled: what the text adds to the embedding of every noise level, ``[B, E]``, or ``None``.
     """
 
     text: Tensor
     image: Tensor | None = None
     mask: Tensor | None = None
+    pooled: Tensor | None = None
 
     @property
     def key_mask(self) -> Tensor | None:
@@ -172,9 +178,22 @@ class RowSublayers(ABC):
 
     @abstractmethod
     def post_attention(
-        self, hidden_states: Tensor, attended: Tensor, modulation: Any, rows: StreamLayout
+        self,
+        hidden_states: Tensor,
+        attended: Tensor,
+        normed: Tensor,
+        modulation: Any,
+        rows: StreamLayout,
     ) -> Tensor:
-        """The residual stream after self-attention; ``attended`` is ``[B, L, N, D]``."""
+        """The residual stream after self-attention.
+
+        Args:
+            hidden_states: the stream before it, ``[B, L, D]``.
+            attended: what attention gives, ``[B, L, N, D]``.
+            normed: what ``pre_attention`` gave, for sublayers that run beside attention.
+            modulation: the part's own.
+            rows: which row belongs to which frame.
+        """
 
     @abstractmethod
     def feed_forward(self, hidden_states: Tensor, modulation: Any, rows: StreamLayout) -> Tensor:
@@ -191,12 +210,18 @@ class BackboneBlock(nn.Module, RowSublayers):
     Attributes:
         shareable: submodules, by sharing name, that a UV branch may share with its origin;
             ``"cross_attn"`` holds everything that ``cross_key_values`` computes with.
-        text_only: submodules that only text rows pass through after attention; there is one text
-            stream, so that a copy of the block has no use for them and refers to the same ones.
+        common: submodules of which there is one for both branches, so that a copy refers to the
+            same ones: what only text rows pass through after attention or what makes them (there
+            is one text stream), and what places the tokens of both streams.
     """
 
     shareable: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    text_only: ClassVar[tuple[str, ...]] = ()
+    common: ClassVar[tuple[str, ...]] = ()
+
+    def own_lora_targets(self, spec: BackboneSpec) -> list[str]:
+        """Those of ``spec.lora_targets`` that this block has."""
+        layers = dict(self.named_modules())
+        return [name for name in spec.lora_targets if name in layers]
 
     def text_rows(self) -> RowSublayers | None:
         """What the block does to text rows; ``None`` if text is only a context."""
@@ -225,11 +250,11 @@ class BackboneShell(nn.Module, ABC):
 
     Attributes:
         shareable: see ``BackboneBlock``.
-        text_only: see ``BackboneBlock``.
+        common: see ``BackboneBlock``.
     """
 
     shareable: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    text_only: ClassVar[tuple[str, ...]] = ()
+    common: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def embed(self, latents: Tensor, sigma: Tensor) -> Tensor:
@@ -244,21 +269,39 @@ class BackboneShell(nn.Module, ABC):
         """A fresh copy of the patch embedding, ``[B, C, F, H, W] -> [B, L, D]``, for geometry."""
 
     @abstractmethod
-    def encode_time(self, sigma: Tensor) -> TimeEmbedding:
+    def encode_time(self, sigma: Tensor, pooled: Tensor | None = None) -> TimeEmbedding:
         """Embedding of the noise levels ``[B, F]``, in [0, 1], fp32.
 
-        The text rows of joint models are a single frame whose level is ``text_sigma``.
+        The text rows of joint models are a single frame whose level is ``text_sigma``. ``pooled``
+        is what the text adds to every level, ``TextContext.pooled``.
         """
 
     @abstractmethod
     def encode_text(
-        self, text: Tensor, image: Tensor | None = None, *, mask: Tensor | None = None
+        self,
+        text: Tensor,
+        image: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        pooled: Tensor | None = None,
     ) -> TextContext:
         """Context from text-encoder rows ``[B, S, text_dim]`` (and image-encoder rows).
 
         ``mask`` (boolean ``[B, S]``, or ``None`` for all) says which text rows may be read; it
-        goes on into the context.
+        goes on into the context. ``pooled`` is the summary ``[B, pooled_dim]`` of the text, for
+        backbones with ``spec.pooled_dim``.
         """
+
+    def initial_text(self, context: TextContext, sigma: Tensor) -> Tensor:
+        """Text rows of a joint model before the first block, ``[B, S, ...]``.
+
+        Args:
+            context: from ``encode_text``.
+            sigma: the noise level of the text rows, ``[B, 1]``, for models that make them anew in
+                every step.
+        """
+        del sigma
+        return context.text
 
     @abstractmethod
     def rope(self, layout: TokenLayout) -> Mapping[str, Rope] | None:
@@ -316,6 +359,7 @@ class Backbone(ABC):
         image: Tensor | None = None,
         *,
         text_mask: Tensor | None = None,
+        pooled_text: Tensor | None = None,
     ) -> Tensor:
         """What the original implementation predicts, as velocity.
 
@@ -326,11 +370,12 @@ class Backbone(ABC):
             text: ``[B, S, text_dim]``.
             image: ``[B, S', image_dim]``, for backbones that read one.
             text_mask: boolean ``[B, S]``, for backbones with ``spec.masks_text``.
+            pooled_text: ``[B, pooled_dim]``, for backbones with ``spec.pooled_dim``.
         """
 
 
 def copy_for_branch(module: ModuleT, share: frozenset[str]) -> ModuleT:
-    """A deep copy of a block or shell in which shared and text-only parts stay the same objects.
+    """A deep copy of a block or shell in which shared and common parts stay the same objects.
 
     Args:
         module: a ``BackboneBlock`` or ``BackboneShell``.
@@ -343,8 +388,8 @@ def copy_for_branch(module: ModuleT, share: frozenset[str]) -> ModuleT:
     if unknown:
         raise UsageError("uv_share", expected=f"names among {SHAREABLE}", got=str(unknown))
     shareable: Mapping[str, tuple[str, ...]] = getattr(module, "shareable", {})
-    text_only: tuple[str, ...] = getattr(module, "text_only", ())
+    common: tuple[str, ...] = getattr(module, "common", ())
     names = [name for key, names in shareable.items() if key in share for name in names]
-    names += text_only
+    names += common
     shared = [module.get_submodule(name) for name in names]
     return copy.deepcopy(module, {id(part): part for part in shared})

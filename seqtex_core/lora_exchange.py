@@ -72,7 +72,7 @@ def save_mv_lora(
         "peft_type": "LORA",
         "r": config.lora_rank,
         "lora_alpha": config.lora_alpha,
-        "target_modules": list(transformer.spec.lora_targets),
+        "target_modules": _layers(transformer),
         "bias": "none",
     }
     told = {f"{prefix}{name}": value for name, value in settings.items()}
@@ -81,6 +81,12 @@ def save_mv_lora(
         mv_lora_state_dict(transformer, prefix=prefix),
         metadata={METADATA_KEY: json.dumps(told, sort_keys=True)},
     )
+
+
+def _layers(transformer: SeqTexTransformer) -> list[str]:
+    """Full names of the adapted layers: the ends of names may belong to other layers, too."""
+    names = mv_lora_state_dict(transformer, prefix="")
+    return sorted({name.rpartition(".lora_")[0] for name in names})
 
 
 def load_mv_lora(

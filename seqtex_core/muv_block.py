@@ -34,7 +34,8 @@ class Hidden(NamedTuple):
     Attributes:
         mv: ``[B, L_mv, D]``.
         uv: ``[B, L_uv, D]``, or ``None`` where the branch is skipped.
-        text: text rows ``[B, S, D]`` of joint models, which belong to the mv branch; or ``None``.
+        text: text rows ``[B, S, ...]`` of joint models, which belong to the mv branch and may have
+            a width of their own; or ``None``.
     """
 
     mv: Tensor
@@ -153,7 +154,7 @@ class MUVBlock(nn.Module):
             mask = text.key_mask(key.shape[1])
         out = attend(query, key, value, mask=mask)
         attended = Hidden(
-            mv=block.post_attention(hidden.mv, _last(out, hidden.mv), modulation, rows),
+            mv=block.post_attention(hidden.mv, _last(out, hidden.mv), normed, modulation, rows),
             text=None if text is None else text.attended(out),
         )
         x_uv = hidden.uv
@@ -231,7 +232,7 @@ class MUVBlock(nn.Module):
             key, value = text.in_front_of(key, value)
             mask = text.key_mask(key.shape[1])
         out = attend(query, key, value, mask=mask)
-        x_uv = block.post_attention(x_uv, out, modulation, rows)
+        x_uv = block.post_attention(x_uv, out, normed, modulation, rows)
         x_uv = block.cross_attention(x_uv, cache.cross["uv"], modulation, rows, attend)
         return block.feed_forward(x_uv, modulation, rows)
 

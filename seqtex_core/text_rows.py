@@ -117,7 +117,7 @@ class TextRows:
         """The rows after attention, from ``out [B, S + L, N, D]``, ``[B, S, D]``."""
         length = self.hidden_states.shape[1]
         return self.sublayers.post_attention(
-            self.hidden_states, out[:, :length], self.modulation, self.rows
+            self.hidden_states, out[:, :length], self.normed, self.modulation, self.rows
         )
 
 
@@ -161,10 +161,15 @@ class SharedTextRows(RowSublayers):
         return self.block.key_value(normed)
 
     def post_attention(
-        self, hidden_states: Tensor, attended: Tensor, modulation: Any, rows: StreamLayout
+        self,
+        hidden_states: Tensor,
+        attended: Tensor,
+        normed: Tensor,
+        modulation: Any,
+        rows: StreamLayout,
     ) -> Tensor:
         """The block's."""
-        return self.block.post_attention(hidden_states, attended, modulation, rows)
+        return self.block.post_attention(hidden_states, attended, normed, modulation, rows)
 
     def feed_forward(self, hidden_states: Tensor, modulation: Any, rows: StreamLayout) -> Tensor:
         """The block's."""

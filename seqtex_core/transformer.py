@@ -6,7 +6,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from .frames import FrameGroup, Stream, TokenLayout
 from .geometry_embedding import GeometryEmbedding, GeometryLatents, zero_caster
 from .lora import inject_lora, merged_state_dict
 from .muv_block import BlockCache, BranchInputs, BranchTimes, Hidden, MUVBlock
+from .text_input import readable_text
 from .text_rows import text_sigma
 
 
@@ -127,6 +128,7 @@ class SeqTexTransformer(nn.Module):
         geometry: Mapping[str, GeometryLatents] | None = None,
         text: Tensor | None = None,
         text_mask: Tensor | None = None,
+        pooled_text: Tensor | None = None,
         image: Tensor | None = None,
         batch_size: int = 1,
         precompute: bool | None = None,
@@ -139,6 +141,7 @@ class SeqTexTransformer(nn.Module):
             text: text-encoder rows ``[B, S, text_dim]``; ``None`` for all-zero rows.
             text_mask: which of them may be read, boolean ``[B, S]``; ``None`` for all. Models with
                 ``spec.masks_text`` were trained with padding hidden, the others with reading it.
+            pooled_text: summary ``[B, pooled_dim]`` for backbones with ``spec.pooled_dim``.
             image: image-encoder rows for image-to-video backbones. Optional.
             batch_size: batch of the all-zero text.
             precompute: cast geometry and context keys of all blocks now (default: when gradients
@@ -146,16 +149,14 @@ class SeqTexTransformer(nn.Module):
 
         Raises:
             UsageError: no mv group, geometry for some groups only or of another size than the
-                layout, text of other width, or different batch sizes.
+                layout, text that does not fit, or different batch sizes.
         """
         if "mv" not in layout.streams:
             raise UsageError("layout", expected="a group in the mv stream", got="none")
         place = next(self.geometry.parameters())
         if text is None:
             text = place.new_zeros(batch_size, self.spec.text_length, self.spec.text_dim)
-        check_shape("text", text, (None, None, self.spec.text_dim), "B S text_dim")
-        text = text.to(place)
-        mask = self._text_mask(text_mask, text)
+        text, mask, pooled = readable_text(text.to(place), text_mask, pooled_text, self.spec)
         image = None if image is None else image.to(place)
         rope = self._shell("mv").rope(layout)
         position = self._shell("mv").position_embedding(layout)
@@ -168,7 +169,8 @@ class SeqTexTransformer(nn.Module):
                     got=f"batch {maps.position.shape[0]}",
                 )
         context = {
-            s: self._shell(s).encode_text(text, image, mask=mask) for s in self._encoders(layout)
+            s: self._shell(s).encode_text(text, image, mask=mask, pooled=pooled)
+            for s in self._encoders(layout)
         }
         branches = {
             stream: BranchInputs(
@@ -204,10 +206,14 @@ class SeqTexTransformer(nn.Module):
             UsageError: groups missing from a stream, or shapes that do not fit the layout.
         """
         streams = self._check(latents, sigmas, cache)
-        times = self._times(streams, sigmas, cache.layout)
         inputs = {s: cache.branches[s] for s in streams}
+        sigma = {s: rows.rows.join(sigmas).float() for s, rows in inputs.items()}
+        times = self._times(inputs, sigma)
         tokens = {s: self._embed(cache, s, latents, sigmas) for s in streams}
-        text = inputs["mv"].context.text if self.spec.joint_text else None
+        text = None
+        if self.spec.joint_text:
+            level = text_sigma(sigma["mv"], inputs["mv"].rows)
+            text = self._shell("mv").initial_text(inputs["mv"].context, level)
         hidden = Hidden(mv=tokens["mv"], uv=tokens.get("uv"), text=text)
         for index, block in enumerate(self.muv_blocks()):
             block_cache = cache.blocks[index] if cache.blocks else None
@@ -240,7 +246,7 @@ class SeqTexTransformer(nn.Module):
             block.mv.requires_grad_(False)
             inject_lora(
                 block.mv,
-                self.spec.lora_targets,
+                block.mv.own_lora_targets(self.spec),
                 rank=config.lora_rank,
                 alpha=config.lora_alpha,
                 generator=generator,
@@ -262,33 +268,26 @@ class SeqTexTransformer(nn.Module):
         shared = "time_text" in self.config.uv_share
         return ["mv"] if shared else list(layout.streams)
 
-    def _text_mask(self, mask: Tensor | None, text: Tensor) -> Tensor | None:
-        """The mask beside its rows; ``None`` if it hides nothing, which any attention can do."""
-        if mask is None:
-            return None
-        check_shape("text_mask", mask, tuple(text.shape[:2]), "B S")
-        if mask.dtype != torch.bool:
-            raise UsageError("text_mask", expected="boolean", got=str(mask.dtype))
-        return None if bool(mask.all()) else mask.to(text.device)
-
     def _times(
-        self, streams: Sequence[Stream], sigmas: Mapping[str, Tensor], layout: TokenLayout
+        self, inputs: Mapping[Stream, BranchInputs], sigma: Mapping[Stream, Tensor]
     ) -> BranchTimes:
-        sigma = {s: layout.streams[s].join(sigmas).float() for s in streams}
-        shell = self._shell("mv")
-        mv = shell.encode_time(sigma["mv"])
-        text = {s: text_sigma(sigma[s], layout.streams[s]) for s in streams if self.spec.joint_text}
-        of_text = shell.encode_time(text["mv"]) if text else None
-        if "uv" not in streams:
+        """Embedded noise levels of the streams present, from ``sigma [B, F]`` of each."""
+
+        def encode(stream: Stream, levels: Tensor) -> TimeEmbedding:
+            return self._shell(stream).encode_time(levels, inputs[stream].context.pooled)
+
+        text = {s: text_sigma(sigma[s], inputs[s].rows) for s in inputs if self.spec.joint_text}
+        mv = encode("mv", sigma["mv"])
+        of_text = encode("mv", text["mv"]) if text else None
+        if "uv" not in inputs:
             return BranchTimes(mv=mv, text=of_text)
-        shell = self._shell("uv")
         shared = "time_text" in self.config.uv_share
         return BranchTimes(
             mv=mv,
-            uv=shell.encode_time(sigma["uv"]),
-            mv_as_keys=mv if shared else shell.encode_time(sigma["mv"]),
+            uv=encode("uv", sigma["uv"]),
+            mv_as_keys=mv if shared else encode("uv", sigma["mv"]),
             text=of_text,
-            text_as_keys=shell.encode_time(text["uv"]) if text else None,
+            text_as_keys=encode("uv", text["uv"]) if text else None,
         )
 
     def _geometry_tokens(

@@ -84,7 +84,7 @@ class CogVideoXShell(BackboneShell):
         "time_text": ("time_embedding",),
         "proj_out": ("proj_out",),
     }
-    text_only: ClassVar[tuple[str, ...]] = ("text_proj",)
+    common: ClassVar[tuple[str, ...]] = ("text_proj",)
 
     def __init__(self, model: nn.Module, *, schedule: VPSchedule) -> None:
         super().__init__()
@@ -120,17 +120,24 @@ class CogVideoXShell(BackboneShell):
         """A copy of the patch embedding."""
         return copy.deepcopy(self.patch_embed)
 
-    def encode_time(self, sigma: Tensor) -> TimeEmbedding:
+    def encode_time(self, sigma: Tensor, pooled: Tensor | None = None) -> TimeEmbedding:
         """Time MLP on the schedule's timestep of every level; the sinusoid stays fp32."""
+        del pooled
         sinusoid = self.time_proj(self.schedule.timesteps(sigma).flatten())
         hidden = self.time_embedding(sinusoid.to(self.time_embedding.linear_1.weight.dtype))
         hidden = hidden.unflatten(0, sigma.shape)
         return TimeEmbedding(embedding=hidden, projected=functional.silu(hidden))
 
     def encode_text(
-        self, text: Tensor, image: Tensor | None = None, *, mask: Tensor | None = None
+        self,
+        text: Tensor,
+        image: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        pooled: Tensor | None = None,
     ) -> TextContext:
         """The text rows before the first block; padding stays in, the model was trained with it."""
+        del pooled
         if image is not None:
             raise UsageError(
                 "image", expected="none: this model has no image encoder", got=str(image.shape)
@@ -233,6 +240,7 @@ class CogVideoXBackbone(Backbone):
         image: Tensor | None = None,
         *,
         text_mask: Tensor | None = None,
+        pooled_text: Tensor | None = None,
     ) -> Tensor:
         """Velocity by the forward of diffusers, which has one level ``[B]`` for all frames.
 
@@ -241,9 +249,10 @@ class CogVideoXBackbone(Backbone):
         """
         from diffusers import CogVideoXTransformer3DModel
 
-        if sigma.ndim != 1 or image is not None or text_mask is not None:
+        given = (image, text_mask, pooled_text)
+        if sigma.ndim != 1 or any(extra is not None for extra in given):
             raise UsageError(
-                "reference", expected="one level per sample, no image, no mask", got="others"
+                "reference", expected="one level per sample and text rows alone", got="others"
             )
         with torch.device("meta"):
             model = CogVideoXTransformer3DModel.from_config(self.config)

@@ -99,10 +99,12 @@ class CogVideoXBlock(BackboneBlock):
         self,
         hidden_states: Tensor,
         attended: Tensor,
+        normed: Tensor,
         modulation: CogVideoXModulation,
         rows: StreamLayout,
     ) -> Tensor:
         """Output projection, gate and residual."""
+        del normed
         update = self.attn1.to_out[0](attended.flatten(2))
         return gated_residual(hidden_states, update, modulation.gate, rows)
 

@@ -111,9 +111,15 @@ class WanBlock(BackboneBlock):
         return self.attn1.to_k(normed), self.attn1.to_v(normed)
 
     def post_attention(
-        self, hidden_states: Tensor, attended: Tensor, modulation: WanModulation, rows: StreamLayout
+        self,
+        hidden_states: Tensor,
+        attended: Tensor,
+        normed: Tensor,
+        modulation: WanModulation,
+        rows: StreamLayout,
     ) -> Tensor:
         """Output projection, gate and residual."""
+        del normed
         update = self.attn1.to_out[0](attended.flatten(2))
         return gated_residual(hidden_states, update, modulation.gate, rows)
 
@@ -234,8 +240,9 @@ class WanShell(BackboneShell):
             copied = PatchEmbed(narrow, extra_channels=0)
         return copied
 
-    def encode_time(self, sigma: Tensor) -> TimeEmbedding:
+    def encode_time(self, sigma: Tensor, pooled: Tensor | None = None) -> TimeEmbedding:
         """Time MLP on ``1000 sigma``, one row per frame; the sinusoid stays fp32."""
+        del pooled
         embedder = self.condition_embedder
         sinusoid = embedder.timesteps_proj(1000.0 * sigma.float().flatten())
         hidden = embedder.time_embedder(sinusoid.to(embedder.time_embedder.linear_1.weight.dtype))
@@ -244,9 +251,15 @@ class WanShell(BackboneShell):
         return TimeEmbedding(embedding=hidden, projected=projected)
 
     def encode_text(
-        self, text: Tensor, image: Tensor | None = None, *, mask: Tensor | None = None
+        self,
+        text: Tensor,
+        image: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        pooled: Tensor | None = None,
     ) -> TextContext:
         """Text MLP (and image MLP); padding rows stay in, the model was trained with them."""
+        del pooled
         embedder = self.condition_embedder
         if image is not None and embedder.image_embedder is None:
             raise UsageError(
@@ -356,16 +369,18 @@ class WanBackbone(Backbone):
         image: Tensor | None = None,
         *,
         text_mask: Tensor | None = None,
+        pooled_text: Tensor | None = None,
     ) -> Tensor:
         """Velocity by the forward of diffusers; levels per frame become timesteps per token.
 
         Models that read an image need one here, and 512 rows of text: diffusers tells the two
-        apart by that number. A text mask, which diffusers' Wan does not know, is refused.
+        apart by that number. A mask or summary of the text, which diffusers' Wan does not
+        know, is refused.
         """
         from diffusers import WanTransformer3DModel
 
-        if text_mask is not None:
-            raise UsageError("text_mask", expected="none for the original", got="a mask")
+        if text_mask is not None or pooled_text is not None:
+            raise UsageError("reference", expected="neither mask nor summary", got="one")
         dtype = state["proj_out.weight"].dtype
         with torch.device("meta"):
             model = WanTransformer3DModel.from_config(self.config)

@@ -29,9 +29,7 @@ class BranchChecks(Harness):
             config = DecoupledConfig(uv_key_source=source, lora_rank=4)
             transformer = self.make_transformer(config, random=False)
             split = self.make_inputs(transformer, {"views": (3, 2, 3), "texture": (1, 2, 3)})
-            # The texture is the noisiest: text rows have the same level split and joint.
-            highest = split.sigmas["views"].amax(dim=1, keepdim=True)
-            split.sigmas["texture"] = 0.5 * (1.0 + highest)
+            split.sigmas["texture"] = self._level_of_joint_text(transformer, split)
             joint = self.make_inputs(transformer, {"views": (4, 2, 3)})
             for values, wanted in (
                 (joint.latents, split.latents),
@@ -39,7 +37,9 @@ class BranchChecks(Harness):
             ):
                 axis = 2 if wanted["views"].ndim == 5 else 1
                 values["views"] = torch.cat([wanted["views"], wanted["texture"]], dim=axis)
-            joint = replace(joint, text=split.text, image=split.image)
+            joint = replace(
+                joint, text=split.text, image=split.image, pooled_text=split.pooled_text
+            )
             got = self._after_block(transformer, split, block=0).uv
             want = self._after_block(transformer, joint, block=0).mv
             assert got is not None
@@ -115,26 +115,27 @@ class BranchChecks(Harness):
         assert isinstance(uv, BackboneShell)
         hidden, branches, times = self._arguments_of_block_0(transformer, inputs)
         levels, texture = inputs.sigmas, inputs.latents["texture"]
+        given = {"mask": inputs.text_mask, "pooled": inputs.pooled_text}
+        of_mv = mv.encode_text(inputs.text, inputs.image, **given)
+        of_uv = uv.encode_text(inputs.text, inputs.image, **given)
         expected = [
-            ("mv levels", times.mv, mv.encode_time(levels["views"])),
-            ("uv levels", times.uv, uv.encode_time(levels["texture"])),
-            ("mv levels for uv", times.mv_as_keys, uv.encode_time(levels["views"])),
+            ("mv levels", times.mv, mv.encode_time(levels["views"], of_mv.pooled)),
+            ("uv levels", times.uv, uv.encode_time(levels["texture"], of_uv.pooled)),
+            ("mv levels for uv", times.mv_as_keys, uv.encode_time(levels["views"], of_uv.pooled)),
         ]
         if transformer.spec.joint_text:
             highest = levels["views"].amax(dim=1, keepdim=True)
-            expected.append(("text level", times.text, mv.encode_time(highest)))
-            expected.append(
-                ("text level for uv", times.text_as_keys, uv.encode_time(levels["texture"]))
-            )
+            expected.append(("text level", times.text, mv.encode_time(highest, of_mv.pooled)))
+            of_text = uv.encode_time(levels["texture"], of_uv.pooled)
+            expected.append(("text level for uv", times.text_as_keys, of_text))
             assert hidden.text is not None
-            assert torch.equal(hidden.text, mv.encode_text(inputs.text).text)
+            assert torch.equal(hidden.text, mv.initial_text(of_mv, highest))
         for what, got, want in expected:
             assert got is not None
             assert torch.equal(got.projected, want.projected), what
             assert torch.equal(got.embedding, want.embedding), what
-        for stream, shell in (("mv", mv), ("uv", uv)):
-            text = shell.encode_text(inputs.text, inputs.image).text
-            assert torch.equal(branches[stream].context.text, text), stream
+        for stream, want_text in (("mv", of_mv.text), ("uv", of_uv.text)):
+            assert torch.equal(branches[stream].context.text, want_text), stream
         embedded, position = uv.embed(texture, levels["texture"]), branches["uv"].position
         assert hidden.uv is not None
         assert torch.equal(hidden.uv, embedded if position is None else embedded + position)
@@ -164,6 +165,20 @@ class BranchChecks(Harness):
         ]
         for output in outputs[1:]:
             assert_same("velocity", output, outputs[0])
+
+    def _level_of_joint_text(self, transformer: SeqTexTransformer, split: Inputs) -> Tensor:
+        """A level of the texture, ``[B, 1]``, at which text rows are the same split and joint.
+
+        Joint, text has the highest level of all frames; as keys of the texture, the texture's. So
+        the texture must be the noisiest; where the mv branch makes text rows according to its own
+        level, no noisier than the views.
+        """
+        highest = split.sigmas["views"].amax(dim=1, keepdim=True)
+        above = 0.5 * (1.0 + highest)
+        cache = self.prepare(transformer, split)
+        shell, context = transformer.backbone.shell, cache.branches["mv"].context
+        rows = [shell.initial_text(context, level) for level in (highest, above)]
+        return above if torch.equal(*rows) else highest
 
     def _rotates(self) -> bool:
         """Whether the model has rotary positions; without, both geometry orders are the same."""

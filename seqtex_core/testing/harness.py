@@ -40,6 +40,7 @@ class Inputs:
         text: text-encoder rows.
         image: image-encoder rows, for backbones that read them.
         text_mask: which text rows may be read, or ``None`` for all.
+        pooled_text: summary of the text, for backbones that read one.
     """
 
     layout: TokenLayout
@@ -49,6 +50,7 @@ class Inputs:
     text: Tensor
     image: Tensor | None = None
     text_mask: Tensor | None = None
+    pooled_text: Tensor | None = None
 
     def of_stream(self, stream: Stream) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Latents and sigmas of one stream's groups."""
@@ -144,6 +146,7 @@ class Harness(ABC):
             },
             text=draw(batch, text_length, spec.text_dim),
             image=draw(batch, self.image_length, spec.image_dim) if spec.image_dim else None,
+            pooled_text=draw(batch, spec.pooled_dim) if spec.pooled_dim else None,
         )
 
     def prepare(self, transformer: SeqTexTransformer, inputs: Inputs, **options: Any) -> StepCache:
@@ -152,6 +155,7 @@ class Harness(ABC):
             "geometry": inputs.geometry,
             "text": inputs.text,
             "text_mask": inputs.text_mask,
+            "pooled_text": inputs.pooled_text,
             "image": inputs.image,
         }
         return transformer.prepare(inputs.layout, **(given | options))

@@ -144,7 +144,8 @@ class LayoutChecks(Harness):
             target["texture"] = source["texture"]
             size = source["views"].shape[axis]
             target["views"], target["more_views"] = source["views"].split((at, size - at), axis)
-        got = self.velocity(transformer, split, geometry=None, text=whole.text, image=whole.image)
+        same = {"text": whole.text, "image": whole.image, "pooled_text": whole.pooled_text}
+        got = self.velocity(transformer, split, geometry=None, **same)
         want = self.velocity(transformer, whole, geometry=None)
         views = torch.cat([got["views"], got["more_views"]], dim=2)
         self.assert_close("views", views, want["views"])
@@ -222,6 +223,7 @@ def sample(inputs: Inputs, index: int) -> Inputs:
         geometry={name: _take(maps, index) for name, maps in inputs.geometry.items()},
         text=inputs.text[pick],
         text_mask=None if inputs.text_mask is None else inputs.text_mask[pick],
+        pooled_text=None if inputs.pooled_text is None else inputs.pooled_text[pick],
         image=None if inputs.image is None else inputs.image[pick],
     )
 

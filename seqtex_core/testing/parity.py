@@ -22,14 +22,19 @@ class ParityChecks(Harness):
         backbone = self.make_backbone()
         spec = backbone.spec
         assert len(backbone.blocks) == spec.num_blocks
+        adapted: set[str] = set()
         for block in backbone.blocks:
             assert block.num_heads == spec.num_heads
             assert (block.text_rows() is not None) == spec.joint_text
-            for target in spec.lora_targets:
+            targets = block.own_lora_targets(spec)
+            assert targets
+            for target in targets:
                 assert isinstance(block.get_submodule(target), torch.nn.Linear), target
+            adapted.update(targets)
+        assert adapted == set(spec.lora_targets)
         parts: list[BackboneShell | BackboneBlock] = [backbone.shell, *backbone.blocks]
         for part in parts:
-            for name in itertools.chain(*part.shareable.values(), part.text_only):
+            for name in itertools.chain(*part.shareable.values(), part.common):
                 part.get_submodule(name)
         assert {key for part in parts for key in part.shareable} <= set(SHAREABLE)
 
@@ -150,6 +155,7 @@ class ParityChecks(Harness):
             inputs.text,
             inputs.image,
             text_mask=inputs.text_mask,
+            pooled_text=inputs.pooled_text,
         )
 
 

@@ -88,10 +88,10 @@ class PlainMUVBlock(MUVBlock):
             v = torch.cat([v_text, v], dim=1)
         text_mask = inputs["mv"].context.mask if text is not None else None
         out = _attention(q, k, v.unflatten(-1, (mv.num_heads, -1)), text_mask)
-        h_mv = mv.post_attention(x_mv, out[:, length:], mod_mv, mv_rows)
+        h_mv = mv.post_attention(x_mv, out[:, length:], n_mv, mod_mv, mv_rows)
         end = Hidden(mv=rest(mv, h_mv, mod_mv, "mv"))
         if text is not None and x_text is not None:
-            h_text = text.post_attention(x_text, out[:, :length], mod_text, rows)
+            h_text = text.post_attention(x_text, out[:, :length], n_text, mod_text, rows)
             end = end._replace(text=text.feed_forward(h_text, mod_text, rows))
         if x_uv is None:
             return end
@@ -122,7 +122,7 @@ class PlainMUVBlock(MUVBlock):
             k = torch.cat([heads(k_raw, text.k_norm, None), k], dim=1)
             v = torch.cat([v_text, v], dim=1)
         out = _attention(q, k, v.unflatten(-1, (uv.num_heads, -1)), text_mask)
-        h_uv = uv.post_attention(x_uv, out, mod_uv, uv_rows)
+        h_uv = uv.post_attention(x_uv, out, n_uv, mod_uv, uv_rows)
         return end._replace(uv=rest(uv, h_uv, mod_uv, "uv"))
 
 

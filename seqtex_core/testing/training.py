@@ -131,17 +131,17 @@ class TrainingChecks(Harness):
                 assert load_model(target, path) == {"format": "pt", "step": "3"}
             assert_same("velocity", self.velocity(target, inputs), self.velocity(source, inputs))
             assert _aliases(target) == shared
-            # text-only parts stay the same whatever is shared
-            of_text = {
+            # common parts stay the same whatever is shared
+            common = {
                 f"{part}.{name}.{key}"
                 for part, module in target.named_modules()
-                for name in getattr(module, "text_only", ())
+                for name in getattr(module, "common", ())
                 for key in module.get_submodule(name).state_dict()
             }
             if share:
-                assert len(shared) > len(of_text) / 2
+                assert len(shared) > len(common) / 2
             else:
-                assert {name for group in shared for name in group} == of_text
+                assert {name for group in shared for name in group} == common
 
     def test_weights_of_another_configuration_are_refused(self) -> None:
         """Nothing is changed by the attempt."""
