@@ -12,14 +12,14 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from torch import Tensor, nn
 
 from .attention import Attend
 from .errors import UsageError
 from .frames import Grid, StreamLayout, TokenLayout
-from .qk_prep import QKNorm
+from .qk_prep import QKNorm, qk_prep
 from .rope import Rope
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -138,6 +138,17 @@ class KeyValue:
     key: Tensor
     value: Tensor
     mask: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls, key: Tensor, value: Tensor, norm: QKNorm, *, num_heads: int, mask: Tensor | None = None
+    ) -> Self:
+        """From projections ``[B, S, N*D]``, keys not yet normalised."""
+        return cls(
+            key=qk_prep(key, norm, num_heads=num_heads),
+            value=value.unflatten(-1, (num_heads, -1)),
+            mask=mask,
+        )
 
 
 class RowSublayers(ABC):

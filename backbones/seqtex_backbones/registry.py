@@ -72,6 +72,11 @@ BACKBONES: Registry[BackboneEntry] = Registry(
         "cogvideox-tiny-2b": "seqtex_backbones.cogvideox_configs:COGVIDEOX_TINY_2B",
         "cogvideox-tiny-5b": "seqtex_backbones.cogvideox_configs:COGVIDEOX_TINY_5B",
         "cogvideox-tiny-1.5": "seqtex_backbones.cogvideox_configs:COGVIDEOX_TINY_1_5",
+        "ltx-video-2b": "seqtex_backbones.ltx_configs:LTX_2B",
+        "ltx-video-2b-0.9.5": "seqtex_backbones.ltx_configs:LTX_2B_0_9_5",
+        "ltx-video-13b": "seqtex_backbones.ltx_configs:LTX_13B",
+        "ltx-video-tiny": "seqtex_backbones.ltx_configs:LTX_TINY",
+        "ltx-video-tiny-0.9.5": "seqtex_backbones.ltx_configs:LTX_TINY_0_9_5",
     },
     entry_point_group="seqtex.backbones",
 )

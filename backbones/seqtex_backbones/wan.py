@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
@@ -127,12 +126,13 @@ class WanBlock(BackboneBlock):
         """Keys and values of the text and, for image-to-video models, of the image."""
         attn = self.attn2
         text = context.text
-        pair = _key_value(attn.to_k(text), attn.to_v(text), attn.norm_k, self.num_heads)
-        pairs = [replace(pair, mask=context.key_mask)]
-        if context.image is not None:
-            key, value = attn.add_k_proj(context.image), attn.add_v_proj(context.image)
-            pairs.append(_key_value(key, value, attn.norm_added_k, self.num_heads))
-        return tuple(pairs)
+        key, value, norm = attn.to_k(text), attn.to_v(text), _rms(attn.norm_k)
+        of_text = KeyValue.of(key, value, norm, num_heads=self.num_heads, mask=context.key_mask)
+        if context.image is None:
+            return (of_text,)
+        key, value = attn.add_k_proj(context.image), attn.add_v_proj(context.image)
+        norm = _rms(attn.norm_added_k)
+        return of_text, KeyValue.of(key, value, norm, num_heads=self.num_heads)
 
     def cross_attention(
         self,
@@ -406,10 +406,3 @@ def _rms(norm: nn.RMSNorm) -> QKNorm:
     eps = norm.eps
     assert eps is not None
     return QKNorm(weight=norm.weight, eps=eps, kind="rms", scope="inner")
-
-
-def _key_value(key: Tensor, value: Tensor, norm: nn.RMSNorm, num_heads: int) -> KeyValue:
-    return KeyValue(
-        key=qk_prep(key, num_heads=num_heads, norm=_rms(norm)),
-        value=value.unflatten(-1, (num_heads, -1)),
-    )

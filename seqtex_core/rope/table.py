@@ -15,6 +15,8 @@ from ..frames import Grid, Stream, TokenLayout
 from .rotate import Pairing, Rope
 
 AxisDims = tuple[int, int, int]
+GridSpread = Literal["extrapolate", "interpolate"]
+GRID_SPREADS: tuple[GridSpread, ...] = ("extrapolate", "interpolate")
 
 
 class RopePolicy(Protocol):
@@ -84,6 +86,26 @@ class Interpolation:
         if self.linspace_end == "aligned":
             last = start + (stop - start) * (count - 1) / count
         return torch.linspace(start, last, count, dtype=torch.float64)
+
+
+def spread_policy(spread: GridSpread, layout: TokenLayout) -> RopePolicy:
+    """The spatial coordinates of groups that differ in size, for models without a base grid.
+
+    Args:
+        spread: ``"extrapolate"``: every group counts its own rows and columns, so that a texture
+            twice as fine as the views is twice as large; ``"interpolate"``: every group lies over
+            the first one, so that its positions come between those of the views.
+        layout: the groups.
+
+    Raises:
+        UsageError: an unknown ``spread``.
+    """
+    if spread not in GRID_SPREADS:
+        raise UsageError("spread", expected=f"one of {GRID_SPREADS}", got=repr(spread))
+    if spread == "extrapolate":
+        return Extrapolation()
+    first = layout.groups[0].grid
+    return Interpolation(base_height=first.height, base_width=first.width, linspace_end="aligned")
 
 
 def wan_axis_dims(head_dim: int) -> AxisDims:

@@ -1,0 +1,190 @@
+"""Named sizes of the LTX-Video architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from seqtex_core.adapter import Backbone
+from seqtex_core.errors import UsageError
+from seqtex_core.rope import GRID_SPREADS, GridSpread
+
+_OWN = frozenset({"text_length", "frame_rate", "causal_time", "spread"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class LTXConfig:
+    """Sizes of an LTX-Video transformer, under the argument names (and defaults) of diffusers.
+
+    Args:
+        num_attention_heads: attention heads.
+        attention_head_dim: channels per head; even.
+        num_layers: transformer blocks.
+        in_channels: latent channels, read and predicted.
+        caption_channels: width of the text encoder's output.
+        norm_eps: of the norms before attention and feed-forward.
+        attention_bias: whether queries, keys and values have a bias.
+        attention_out_bias: whether the output projections have one.
+        text_length: text rows that the model was trained with. This and the following are not part
+            of diffusers' transformer config.
+        frame_rate: frames per second, see ``PixelPositions``.
+        causal_time: see ``PixelPositions``; since version 0.9.5.
+        spread: see ``PixelPositions``.
+
+    Raises:
+        UsageError: a size that is not a positive whole number, heads too narrow for rotary
+            positions, or an unknown spread.
+    """
+
+    num_attention_heads: int = 32
+    attention_head_dim: int = 64
+    num_layers: int = 28
+    in_channels: int = 128
+    caption_channels: int = 4096
+    norm_eps: float = 1e-6
+    attention_bias: bool = True
+    attention_out_bias: bool = True
+    text_length: int = 128
+    frame_rate: float = 25.0
+    causal_time: bool = False
+    spread: GridSpread = "extrapolate"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            size = getattr(self, field.name)
+            if field.type == "int" and not (isinstance(size, int) and size > 0):
+                raise UsageError(field.name, expected="a positive whole number", got=repr(size))
+        if self.attention_head_dim % 2 or self.dim < 6:
+            raise UsageError(
+                "attention_head_dim",
+                expected="an even number, all heads together at least 6",
+                got=str(self.attention_head_dim),
+            )
+        if not self.frame_rate > 0:
+            raise UsageError("frame_rate", expected="a positive number", got=str(self.frame_rate))
+        if self.spread not in GRID_SPREADS:
+            raise UsageError("spread", expected=f"one of {GRID_SPREADS}", got=repr(self.spread))
+
+    @property
+    def dim(self) -> int:
+        """Width of all heads."""
+        return self.num_attention_heads * self.attention_head_dim
+
+    def to_diffusers(self) -> dict[str, Any]:
+        """Arguments of ``LTXVideoTransformer3DModel``."""
+        given = {name: value for name, value in asdict(self).items() if name not in _OWN}
+        return given | {
+            "out_channels": self.in_channels,
+            "cross_attention_dim": self.dim,
+            "patch_size": 1,
+            "patch_size_t": 1,
+            "norm_elementwise_affine": False,
+            "qk_norm": "rms_norm_across_heads",
+            "activation_fn": "gelu-approximate",
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class LTXEntry:
+    """A named LTX-Video model; see ``registry.BackboneEntry``.
+
+    Args:
+        name: registry name.
+        summary: one line for listings.
+        config: its sizes.
+    """
+
+    name: str
+    summary: str
+    config: LTXConfig
+    keep_in_fp32: tuple[str, ...] = ()
+
+    def build(self) -> Backbone:
+        """The model with torch's default initialisation, on the current default device."""
+        from diffusers import LTXVideoTransformer3DModel
+
+        from .ltx import LTXBackbone
+
+        config = self.config
+        return LTXBackbone(
+            LTXVideoTransformer3DModel(**config.to_diffusers()),
+            name=self.name,
+            text_length=config.text_length,
+            frame_rate=config.frame_rate,
+            causal_time=config.causal_time,
+            spread=config.spread,
+        )
+
+    def native_names(self, keys: Iterable[str]) -> dict[str, str]:
+        """Keys of a diffusers file, which are the names themselves."""
+        return {key: key for key in keys}
+
+    def differences(self, config: Mapping[str, Any]) -> list[str]:
+        """What a diffusers ``config.json`` says otherwise than this entry, one phrase per field.
+
+        Raises:
+            UsageError: a config of another architecture.
+        """
+        kind = str(config.get("_class_name", "LTXVideoTransformer3DModel"))
+        if kind != "LTXVideoTransformer3DModel":
+            raise UsageError(
+                "config.json", expected="_class_name 'LTXVideoTransformer3DModel'", got=repr(kind)
+            )
+        ours, defaults = self.config.to_diffusers(), LTXConfig().to_diffusers()
+        theirs = {name: config.get(name, defaults[name]) for name in ours}
+        return [
+            f"{name} is {theirs[name]}, not {ours[name]}"
+            for name in ours
+            if theirs[name] != ours[name]
+        ]
+
+
+def ltx_entry(name: str, sizes: Mapping[str, Any]) -> LTXEntry:
+    """An entry of one's own from plain data.
+
+    Raises:
+        UsageError: sizes that an LTX-Video transformer does not have.
+    """
+    try:
+        config = LTXConfig(**sizes)
+    except TypeError as error:
+        raise UsageError("LTX sizes", expected="fields of LTXConfig", got=str(error)) from error
+    return LTXEntry(name=name, summary=f"an LTX-Video model called {name}", config=config)
+
+
+LTX_2B = LTXEntry(
+    name="ltx-video-2b",
+    summary="LTX-Video 0.9.0 and 0.9.1, 2B: 128 latent channels, 32x smaller than pixels",
+    config=LTXConfig(),
+)
+LTX_2B_0_9_5 = LTXEntry(
+    name="ltx-video-2b-0.9.5",
+    summary="LTX-Video 0.9.5 and later, 2B: the first frame counts as one",
+    config=LTXConfig(text_length=256, causal_time=True),
+)
+LTX_13B = LTXEntry(
+    name="ltx-video-13b",
+    summary="LTX-Video 0.9.7 and later, 13B",
+    config=LTXConfig(attention_head_dim=128, num_layers=48, text_length=256, causal_time=True),
+)
+
+
+def _tiny(name: str, **changes: Any) -> LTXEntry:
+    sizes: dict[str, Any] = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 20,  # 40 = 6 * 6 + 4: two pairs do not turn
+        "num_layers": 2,
+        "in_channels": 12,
+        "caption_channels": 20,
+        "text_length": 8,
+    }
+    return LTXEntry(
+        name=name,
+        summary="two narrow LTX-Video blocks for tests; there are no trained weights",
+        config=LTXConfig(**(sizes | changes)),
+    )
+
+
+LTX_TINY = _tiny("ltx-video-tiny")
+LTX_TINY_0_9_5 = _tiny("ltx-video-tiny-0.9.5", causal_time=True, spread="interpolate")

@@ -1,0 +1,297 @@
+"""LTX-Video against diffusers: sizes, forward at its own coordinates, positions, loading."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from seqtex_backbones.entry_config import entry_from_config
+from seqtex_backbones.ltx import LTXBackbone
+from seqtex_backbones.ltx_configs import (
+    LTX_2B,
+    LTX_13B,
+    LTX_TINY,
+    LTX_TINY_0_9_5,
+    LTXEntry,
+    ltx_entry,
+)
+from seqtex_backbones.ltx_positions import PixelPositions
+from seqtex_backbones.registry import BACKBONES, empty_backbone, load_backbone, native_tensors
+from seqtex_core.decoupled_config import DecoupledConfig
+from seqtex_core.errors import UsageError, WeightsError
+from seqtex_core.frames import FrameGroup, Grid, TokenLayout
+from seqtex_core.rope import GridSpread
+from seqtex_core.testing.harness import randomize
+from seqtex_core.transformer import SeqTexTransformer
+
+FP32 = 2e-6  # of the largest expected value: a few roundings of sums of unit size
+TINY = (LTX_TINY, LTX_TINY_0_9_5)
+
+
+def parameters(dim: int, layers: int) -> int:
+    """Counted by hand: embedders, head, and per block two attentions and a feed-forward."""
+
+    def linear(inputs: int, outputs: int) -> int:
+        return inputs * outputs + outputs
+
+    attention = 4 * linear(dim, dim) + 2 * dim
+    block = 2 * attention + linear(dim, 4 * dim) + linear(4 * dim, dim) + 6 * dim
+    time = linear(256, dim) + linear(dim, dim) + linear(dim, 6 * dim)
+    text = linear(4096, dim) + linear(dim, dim)
+    return linear(128, dim) + time + text + layers * block + 2 * dim + linear(dim, 128)
+
+
+# Keys, width, blocks, millions of parameters.
+PUBLISHED = {
+    "ltx-video-2b": (15 + 25 * 28, 2048, 28, 1923),
+    "ltx-video-2b-0.9.5": (15 + 25 * 28, 2048, 28, 1923),
+    "ltx-video-13b": (15 + 25 * 48, 4096, 48, 13042),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_named_sizes_are_those_of_diffusers(name: str) -> None:
+    from diffusers import LTXVideoTransformer3DModel
+
+    keys, dim, layers, millions = PUBLISHED[name]
+    backbone, entry = empty_backbone(name), BACKBONES.get(name)
+    assert isinstance(entry, LTXEntry)
+    assert entry.name == name
+    named = native_tensors(backbone)
+    with torch.device("meta"):
+        model = LTXVideoTransformer3DModel(**entry.config.to_diffusers())
+    assert {key: t.shape for key, t in named.items()} == {
+        key: t.shape for key, t in model.state_dict().items()
+    }
+    count = sum(tensor.numel() for tensor in named.values())
+    assert (len(named), count) == (keys, parameters(dim, layers))
+    assert count // 10**6 == millions
+    assert (backbone.spec.dim, backbone.spec.masks_text) == (dim, True)
+
+
+def test_config_files_of_diffusers_come_back() -> None:
+    for entry in (LTX_2B, LTX_13B):
+        written = {**entry.config.to_diffusers(), "_class_name": "LTXVideoTransformer3DModel"}
+        assert entry.differences(written) == []
+    assert LTX_2B.differences({"_class_name": "LTXVideoTransformer3DModel"}) == []
+    assert LTX_2B.differences({"num_layers": 48, "patch_size": 2}) == [
+        "num_layers is 48, not 28",
+        "patch_size is 2, not 1",
+    ]
+    with pytest.raises(UsageError, match="WanTransformer3DModel"):
+        LTX_2B.differences({"_class_name": "WanTransformer3DModel"})
+
+
+@pytest.mark.parametrize(
+    ("field", "sizes"),
+    [
+        ("num_layers", {"num_layers": 0}),
+        ("attention_head_dim", {"attention_head_dim": 21}),
+        ("attention_head_dim", {"num_attention_heads": 1, "attention_head_dim": 4}),
+        ("frame_rate", {"frame_rate": 0.0}),
+        ("spread", {"spread": "sideways"}),
+        ("LTX sizes", {"num_blocks": 2}),
+    ],
+)
+def test_sizes_that_cannot_be_are_named(field: str, sizes: dict[str, Any]) -> None:
+    with pytest.raises(UsageError) as caught:
+        ltx_entry("mine", sizes)
+    assert caught.value.subject.startswith(field)
+
+
+@pytest.mark.parametrize(
+    "change", [{"patch_size": 2}, {"norm_elementwise_affine": True}, {"out_channels": 24}]
+)
+def test_variants_that_the_adapter_does_not_compute_are_refused(change: dict[str, Any]) -> None:
+    from diffusers import LTXVideoTransformer3DModel
+
+    with torch.device("meta"):
+        model = LTXVideoTransformer3DModel(**{**LTX_TINY.config.to_diffusers(), **change})
+    with pytest.raises(UsageError, match=next(iter(change))):
+        LTXBackbone(model)
+
+
+def random_transformer(entry: LTXEntry) -> SeqTexTransformer:
+    backbone = load_backbone(entry, seed=0)
+    for index, module in enumerate([backbone.shell, *backbone.blocks]):
+        randomize(module, seed=index)
+    return SeqTexTransformer(backbone, DecoupledConfig(lora_rank=4)).eval()
+
+
+def diffusers_model(transformer: SeqTexTransformer) -> Any:
+    from diffusers import LTXVideoTransformer3DModel
+
+    backbone: Any = transformer.backbone
+    model = LTXVideoTransformer3DModel.from_config(backbone.config)
+    model.load_state_dict(transformer.mv_state_dict(), strict=True)
+    return model.eval()
+
+
+def pipeline_positions(entry: LTXEntry, size: tuple[int, int, int]) -> dict[str, Any]:
+    """What the two pipelines of diffusers tell the model about positions, at 25 frames a second."""
+    frames, height, width = size
+    if not entry.config.causal_time:
+        scale = (8 / 25, 32, 32)
+        return {
+            "num_frames": frames,
+            "height": height,
+            "width": width,
+            "rope_interpolation_scale": scale,
+        }
+    from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXConditionPipeline
+
+    ids = LTXConditionPipeline._prepare_video_ids(1, frames, height, width)
+    coords = LTXConditionPipeline._scale_video_ids(ids).float()
+    coords[:, 0] *= 1.0 / 25
+    return {"video_coords": coords.expand(2, -1, -1)}
+
+
+SIZES = (
+    # heads, head dim, blocks, frames, rows, columns
+    (2, 20, 2, 4, 3, 5),
+    (3, 32, 3, 1, 8, 8),
+    (4, 16, 1, 9, 2, 7),
+)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("entry", TINY, ids=lambda entry: entry.name)
+@torch.no_grad()
+def test_forward_is_that_of_diffusers_where_its_pipelines_put_tokens(
+    entry: LTXEntry, size: tuple[int, ...]
+) -> None:
+    heads, head_dim, layers, frames, rows, columns = size
+    sizes: dict[str, Any] = {
+        "num_attention_heads": heads,
+        "attention_head_dim": head_dim,
+        "num_layers": layers,
+    }
+    transformer = random_transformer(replace(entry, config=replace(entry.config, **sizes)))
+    model = diffusers_model(transformer)
+    generator = torch.Generator().manual_seed(3)
+    latents = torch.randn(2, 12, frames, rows, columns, generator=generator)
+    text = torch.randn(2, 8, 20, generator=generator)
+    mask = torch.arange(8) < torch.tensor([[8], [3]])
+    layout = transformer.layout({"views": (frames, rows, columns)}, {"views": "mv"})
+    cache = transformer.prepare(layout, text=text, text_mask=mask)
+    for level in (0.0, 0.0708, 0.5, 1.0):
+        want = model(
+            latents.flatten(2).transpose(1, 2),
+            text,
+            torch.full((2,), 1000.0 * level),
+            mask,
+            return_dict=False,
+            **pipeline_positions(entry, (frames, rows, columns)),
+        )[0]
+        want = want.transpose(1, 2).unflatten(2, (frames, rows, columns))
+        sigma = torch.full((2, frames), level)
+        close(transformer({"views": latents}, {"views": sigma}, cache)["views"], want)
+
+
+def close(got: Tensor, want: Tensor) -> None:
+    limit = FP32 * max(1.0, float(want.abs().max()))
+    assert got.shape == want.shape
+    assert float((got - want).abs().max()) <= limit
+
+
+VIEWS, TEXTURE = Grid(frames=2, height=3, width=4), Grid(frames=1, height=6, width=8)
+
+
+def layout(keep: dict[str, Tensor] | None = None) -> TokenLayout:
+    groups = (
+        FrameGroup(name="views", stream="mv", grid=VIEWS),
+        FrameGroup(name="texture", stream="uv", grid=TEXTURE),
+    )
+    return TokenLayout(groups=groups, keep=keep or {})
+
+
+def where(spread: GridSpread, *, causal: bool = False) -> tuple[Tensor, Tensor]:
+    """Coordinates ``[3, F, H, W]`` of views and texture."""
+    from seqtex_core.rope import spread_policy
+
+    positions = PixelPositions(dim=40, num_heads=2, causal_time=causal, spread=spread)
+    policy = spread_policy(spread, layout())
+    views, texture = layout().groups
+    return (
+        positions.coordinates(views, 0, policy).view(3, 2, 3, 4),
+        positions.coordinates(texture, 2, policy).view(3, 1, 6, 8),
+    )
+
+
+def test_a_texture_is_a_larger_picture_or_lies_over_the_views() -> None:
+    """Twice as many tokens: twice the pixels, or half the pixels per token."""
+    mv, uv = where("extrapolate")
+    assert mv[1, 0, :, 0].tolist() == [0, 32, 64]
+    assert uv[1, 0, :, 0].tolist() == [0, 32, 64, 96, 128, 160]
+    assert torch.equal(uv[1:, 0, :3, :4], mv[1:, 0])
+    mv, uv = where("interpolate")
+    assert mv[2, 0, 0].tolist() == [0, 32, 64, 96]
+    assert uv[2, 0, 0].tolist() == [0, 16, 32, 48, 64, 80, 96, 112]
+    assert torch.equal(uv[1:, 0, ::2, ::2], mv[1:, 0])
+
+
+def test_seconds_run_on_from_the_views_to_the_texture() -> None:
+    """Eight frames per latent frame; since 0.9.5 one for the first."""
+    mv, uv = where("extrapolate")
+    seconds = [*mv[0, :, 0, 0].tolist(), float(uv[0, 0, 0, 0])]
+    assert seconds == pytest.approx([0, 8 / 25, 16 / 25])
+    mv, uv = where("extrapolate", causal=True)
+    seconds = [*mv[0, :, 0, 0].tolist(), float(uv[0, 0, 0, 0])]
+    assert seconds == pytest.approx([0, 1 / 25, 9 / 25])
+
+
+def test_tables_follow_packing_and_turn_every_head_differently() -> None:
+    positions = PixelPositions(dim=40, num_heads=2)
+    full = positions.tables(layout())
+    assert full["mv"].cos.shape == (24, 2, 10)
+    assert not torch.equal(full["mv"].cos[:, 0], full["mv"].cos[:, 1])
+    keep = {"views": torch.tensor([0, 5, 23]), "texture": torch.tensor([7])}
+    packed = positions.tables(layout(keep))
+    assert torch.equal(packed["mv"].cos, full["mv"].cos[keep["views"]])
+    assert torch.equal(packed["uv"].sin, full["uv"].sin[keep["texture"]])
+
+
+@pytest.mark.parametrize("entry", TINY, ids=lambda entry: entry.name)
+def test_weights_come_from_a_folder_of_diffusers(entry: LTXEntry, tmp_path: Path) -> None:
+    model = diffusers_model(random_transformer(entry))
+    model.save_pretrained(tmp_path / "transformer", max_shard_size="40KB")
+    assert len(list((tmp_path / "transformer").glob("*.safetensors"))) > 1
+    want, got = model.state_dict(), native_tensors(load_backbone(entry.name, weights=tmp_path))
+    assert set(got) == set(want)
+    assert all(torch.equal(got[name], want[name]) for name in want)
+    other = replace(entry, config=replace(entry.config, num_layers=3))
+    with pytest.raises(WeightsError, match="num_layers is 2, not 3"):
+        load_backbone(other, weights=tmp_path)
+
+
+def test_half_precision_leaves_noise_levels_exact() -> None:
+    """A step of a hundredth of a timestep, far below bf16's own, is still seen."""
+    backbone = load_backbone("ltx-video-tiny", seed=0, dtype=torch.bfloat16)
+    sigma = torch.tensor([[0.0708, 0.985]])
+    time, moved = (backbone.shell.encode_time(sigma + step) for step in (0.0, 1e-3))
+    assert time.embedding.dtype == torch.bfloat16
+    assert not torch.equal(time.embedding, moved.embedding)
+
+
+def test_a_size_of_ones_own_is_plain_data() -> None:
+    entry = entry_from_config(
+        {"name": "mine", "architecture": "ltx-video", "config": {"num_layers": 3}}
+    )
+    assert empty_backbone(entry).spec.num_blocks == 3
+
+
+def test_image_rows_and_masks_of_other_kinds_are_refused() -> None:
+    transformer = random_transformer(LTX_TINY)
+    shape = transformer.layout({"views": (1, 2, 2)}, {"views": "mv"})
+    text = torch.zeros(1, 8, 20)
+    with pytest.raises(UsageError, match="image"):
+        transformer.prepare(shape, text=text, image=torch.zeros(1, 2, 20))
+    with pytest.raises(UsageError, match="boolean"):
+        transformer.prepare(shape, text=text, text_mask=torch.ones(1, 8))
+    with pytest.raises(UsageError, match="text_mask"):
+        transformer.prepare(shape, text=text, text_mask=torch.ones(1, 7).bool())
