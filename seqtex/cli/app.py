@@ -10,6 +10,7 @@ from .data import data_app
 from .evaluate import evaluate
 from .info import info
 from .maps import maps
+from .reference import reference
 from .render import render
 from .texture import texture
 from .train import train
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command()(texture)
 app.command()(maps)
 app.command()(render)
+app.command()(reference)
 app.command()(train)
 app.command()(evaluate)
 app.command()(info)

@@ -18,6 +18,15 @@ from .options import (
     UpOption,
     uv_mode,
 )
+from .text_options import (
+    ControlModelOption,
+    ImageModelOption,
+    LocalFilesOption,
+    NegativeTextOption,
+    OffloadOption,
+    TextOption,
+    text_of_texture,
+)
 from .texture_request import TextureRequest
 
 
@@ -45,6 +54,39 @@ def texture(
             "--ref-view", metavar="VIEW", help="View that --image shows.", show_default="front"
         ),
     ] = None,
+    text: TextOption = None,
+    text_view: Annotated[
+        str | None,
+        typer.Option(
+            "--text-view",
+            metavar="VIEW",
+            help="View that is made from --text.",
+            show_default="front",
+        ),
+    ] = None,
+    negative_text: NegativeTextOption = None,
+    image_model: ImageModelOption = None,
+    control_model: ControlModelOption = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            "--image-size",
+            metavar="PIXELS",
+            help="Edge of the picture made from --text.",
+            show_default="1024",
+        ),
+    ] = None,
+    image_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--image-steps",
+            metavar="N",
+            help="Sampling steps of the image model.",
+            show_default="28 to 30",
+        ),
+    ] = None,
+    offload: OffloadOption = None,
+    local_files_only: LocalFilesOption = False,
     up: UpOption = None,
     front: FrontOption = None,
     keep_uv: KeepUvOption = False,
@@ -147,7 +189,10 @@ def texture(
     ] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Texture MESH so that it looks like the reference images.
+    """Texture MESH so that it looks like the reference images, or as a text says.
+
+    With --text an image model draws the reference first; `seqtex reference` does only that, with
+    more settings.
 
     The result is the same file with new base colour images: geometry, UVs, rigs and extras stay
     byte for byte, which is checked before anything is written. A record of the run is written
@@ -160,6 +205,19 @@ def texture(
             mesh=mesh,
             image=image,
             refs=tuple(ref or ()),
+            text=text_of_texture(
+                text,
+                view=text_view,
+                negative_text=negative_text,
+                image_model=image_model,
+                control_models=tuple(control_model or ()),
+                size=image_size,
+                steps=image_steps,
+                seed=seed,
+                device=device,
+                offload=offload,
+                local_files_only=local_files_only,
+            ),
             ref_view=ref_view,
             up=up,
             front=front,

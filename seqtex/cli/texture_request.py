@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from seqtex_core.errors import UsageError
 from seqtex_geometry.mesh import VIEW_NAMES
 
 from .options import check_choice, check_size
+from .text_options import TextRequest
 
 METHODS = ("project", "model")
 TEXTURE_TASKS = ("img2tex", "img2tex_projected", "mv2tex")
@@ -47,6 +49,7 @@ class TextureRequest:
     out: Path | None
     save_intermediates: Path | None
     overwrite: bool
+    text: TextRequest | None = None
 
     def check(self) -> dict[str, Path]:
         """The references by view, after every check that needs no file.
@@ -61,7 +64,7 @@ class TextureRequest:
         self._check_numbers()
         if self.dtype is not None:
             check_choice("--dtype", self.dtype, DTYPES)
-        self._check_task(references)
+        self._check_task(self._check_text(references) or references)
         return references
 
     @property
@@ -69,8 +72,21 @@ class TextureRequest:
         """``--min-iou``, or its default."""
         return DEFAULT_MIN_IOU if self.min_iou is None else self.min_iou
 
+    def _check_text(self, references: dict[str, Path]) -> tuple[str, ...]:
+        """The view that is made from text, if one is."""
+        if self.text is None:
+            return ()
+        if references:
+            raise UsageError(
+                "--text, --image, --ref", expected="one of the three", got="--text too"
+            )
+        self.text.check()
+        return (self.text.shown_view,)
+
     def _refuse_model_options(self) -> None:
         given = [name for name in _MODEL_ONLY if getattr(self, name) is not None]
+        if self.text is not None and "seed" in given:
+            given.remove("seed")  # the image model's
         if given:
             flags = ", ".join("--" + name.replace("_", "-") for name in given)
             raise UsageError(
@@ -80,7 +96,7 @@ class TextureRequest:
                 remedy="Add --method model, or leave it out.",
             )
 
-    def _check_task(self, references: dict[str, Path]) -> None:
+    def _check_task(self, references: Collection[str]) -> None:
         task = self.task or TEXTURE_TASKS[0]
         if task in ("geo2mv", "tex2mv"):
             raise UsageError(
@@ -93,8 +109,8 @@ class TextureRequest:
         if not references:
             raise UsageError(
                 "reference image",
-                expected="--image FILE or --ref VIEW=FILE",
-                got="neither",
+                expected="--image FILE or --ref VIEW=FILE, or --text TEXT",
+                got="none",
                 remedy="Render the views with `seqtex render` to see what they look like.",
             )
         missing = [view for view in VIEW_NAMES if view not in references]

@@ -15,6 +15,7 @@ from seqtex_geometry.export.publish import check_output
 from .exits import naming_smaller_setting
 from .progress import StageReporter
 from .texture_request import TextureRequest
+from .texture_text import check_text_reference, reference_from_text
 
 if TYPE_CHECKING:
     from seqtex.pipeline import SeqTexPipeline
@@ -36,10 +37,18 @@ def run_texture(request: TextureRequest) -> None:
     asset = load_asset(request.mesh, up=request.up, front=request.front)
     out = check_output(asset, resolve_output(request.mesh, request.out))
     check_replaceable(out, overwrite=request.overwrite)
+    if request.text is not None:
+        check_text_reference(out, overwrite=request.overwrite)
     if request.save_intermediates is not None:
         check_folder(request.save_intermediates, record=STEPS_RECORD, overwrite=request.overwrite)
     with StageReporter() as report, naming_smaller_setting(_smaller(request)):
+        made = None
+        if request.text is not None:
+            made = reference_from_text(request, asset, out, report)
+            images = [made.image]
         result = _make(request, asset, images, report)
+        if made is not None:
+            result = made.noted_in(result)
         _say_result(result, report)
         saved = result.save(
             out,
@@ -47,6 +56,8 @@ def run_texture(request: TextureRequest) -> None:
             overwrite=request.overwrite,
             on_progress=report,
         )
+    if made is not None and saved.intermediates is not None:
+        made.save_controls(saved.intermediates)
     for note in saved.notes:
         report.say(f"  note: {note}")
     report.say("  unchanged: " + ", ".join(saved.checked))

@@ -19,6 +19,7 @@ from .kinds import ControlKind
 from .protocol import ImageDefaults, ImageSettings, OnStep
 from .sources import ImageModelSpec, ModelSource
 
+_MOST_TOKENS = 512  # the pipelines of FLUX cut there by default; the CLIP of SDXL reads 77
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -35,7 +36,7 @@ class DiffusersGenerator(ABC):
     size_multiple: ClassVar[int]
     defaults: ClassVar[ImageDefaults]
     has_negative_prompt: ClassVar[bool]
-    tokens: ClassVar[tuple[str, int]]
+    reading_tokenizer: ClassVar[str]
 
     def __init__(
         self, pipeline: Any, spec: ImageModelSpec, controls: tuple[ControlKind, ...]
@@ -121,8 +122,9 @@ class DiffusersGenerator(ABC):
 
     def _check_length(self, label: str, text: str) -> None:
         """Refuse text of which the model would not read the end."""
-        tokenizer, limit = self.tokens
-        count = len(getattr(self.pipeline, tokenizer)(text).input_ids)
+        tokenizer = getattr(self.pipeline, self.reading_tokenizer)
+        limit = min(tokenizer.model_max_length, _MOST_TOKENS)
+        count = len(tokenizer(text, verbose=False).input_ids)
         if count > limit:
             raise UsageError(
                 label,

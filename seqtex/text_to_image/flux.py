@@ -25,7 +25,7 @@ class FluxControlNet(DiffusersGenerator):
     size_multiple = 16
     defaults = ImageDefaults(size=1024, steps=28, guidance=3.5, control_scale=0.6)
     has_negative_prompt = False
-    tokens = ("tokenizer_2", 512)
+    reading_tokenizer = "tokenizer_2"
 
     def arguments(self, settings: ImageSettings, controls: ControlImages) -> dict[str, Any]:
         """See the base class."""
@@ -47,7 +47,7 @@ class FluxControl(DiffusersGenerator):
     size_multiple = 16
     defaults = ImageDefaults(size=1024, steps=30, guidance=10.0, control_scale=None)
     has_negative_prompt = False
-    tokens = ("tokenizer_2", 512)
+    reading_tokenizer = "tokenizer_2"
 
     def arguments(self, settings: ImageSettings, controls: ControlImages) -> dict[str, Any]:
         """See the base class."""

@@ -23,7 +23,7 @@ from ..silhouettes import silhouette_iou
 from ..stages import OnProgress, StageClock
 from .control_images import ControlImages, draw_control_images
 from .diffusers_generator import settings_record
-from .kinds import NormalConvention
+from .kinds import NormalConvention, control_path
 from .protocol import ImageSettings, ReferenceGenerator
 
 if TYPE_CHECKING:
@@ -172,11 +172,6 @@ def write_controls(controls: ControlImages, path: Path) -> None:
     mask = controls.mask.expand(3, -1, -1)
     for name, picture in (("depth", controls.depth), ("normal", controls.normal), ("mask", mask)):
         control_path(path, name).write_bytes(_png(picture))
-
-
-def control_path(path: Path, name: str) -> Path:
-    """Where the control image ``name`` of the picture ``path`` goes."""
-    return path.with_name(f"{path.stem}_{name}.png")
 
 
 def write_record(path: Path, *, mesh: str, record: Mapping[str, Any]) -> None:

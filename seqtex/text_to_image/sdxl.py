@@ -24,7 +24,7 @@ class SdxlUnion(DiffusersGenerator):
     size_multiple = 8
     defaults = ImageDefaults(size=1024, steps=30, guidance=5.0, control_scale=0.8)
     has_negative_prompt = True
-    tokens = ("tokenizer", 77)
+    reading_tokenizer = "tokenizer"
 
     def arguments(self, settings: ImageSettings, controls: ControlImages) -> dict[str, Any]:
         """See the base class."""
@@ -43,7 +43,7 @@ class SdxlControlNet(DiffusersGenerator):
     size_multiple = 8
     defaults = ImageDefaults(size=1024, steps=30, guidance=5.0, control_scale=0.6)
     has_negative_prompt = True
-    tokens = ("tokenizer", 77)
+    reading_tokenizer = "tokenizer"
 
     def arguments(self, settings: ImageSettings, controls: ControlImages) -> dict[str, Any]:
         """See the base class."""
