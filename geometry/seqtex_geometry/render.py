@@ -14,9 +14,10 @@ from seqtex_core.errors import UsageError
 
 from .cameras import CameraRig
 from .interpolate import Fragments, triangle_areas, view_fragments
-from .mesh import Material, Mesh
+from .mesh import Mesh
+from .paint import SurfacePaint
 from .rasterize import Rasterizer
-from .sampling import linear_to_srgb, mip_levels, sample_uv, srgb_to_linear
+from .sampling import linear_to_srgb, srgb_to_linear
 from .surface import SurfaceTensors
 
 Shading = Literal["unlit", "shaded"]
@@ -81,7 +82,7 @@ def render_textured(
     surface = SurfaceTensors.from_mesh(mesh, device)
     cameras = cameras.to(device)
     scale = style.supersample
-    paint = _Paint.of(mesh, textures, device)
+    paint = SurfacePaint.of(mesh, textures, device)
     frames = []
     for name in cameras.names:
         camera = cameras.select(name)
@@ -89,7 +90,8 @@ def render_textured(
             surface, camera, height=height * scale, width=width * scale
         )
         fragments = view_fragments(face_idx, surface, camera)
-        colors = _base_colors(surface, paint, fragments, camera)
+        footprint = uv_footprint(surface, fragments, camera)
+        colors = paint.colors(surface, fragments, footprint)
         if style.shading == "shaded":
             colors = linear_to_srgb(srgb_to_linear(colors) * _light(surface, fragments, camera))
         covered = torch.cat([colors, torch.ones_like(colors[:, :1])], dim=1).clamp(0, 1)
@@ -98,103 +100,26 @@ def render_textured(
     return _composited(premultiplied, style.background)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Paint:
-    """Every texture that a picture may need, with mip levels; made once for all cameras.
+def uv_footprint(surface: SurfaceTensors, fragments: Fragments, cameras: CameraRig) -> Tensor:
+    """Area in the UV square that each covered pixel shows, ``[N]``; 0 without UVs.
 
-    ``layer`` says by which entry of ``layers`` and ``factors`` a face is painted.
+    Args:
+        surface: with the UVs in question.
+        fragments: N covered pixels of F pictures.
+        cameras: the F cameras of the pictures.
     """
-
-    layer: Tensor
-    layers: list[list[Tensor] | None]
-    factors: list[Tensor | None]
-    vertex_colors: Tensor | None
-    painted: int
-
-    @classmethod
-    def of(cls, mesh: Mesh, textures: Sequence[Tensor] | None, device: torch.device) -> _Paint:
-        painted = [] if textures is None else [mip_levels(item[:3].float()) for item in textures]
-        images: dict[int, list[Tensor]] = {}
-        layers: list[list[Tensor] | None] = list(painted)
-        for material in mesh.materials:
-            image = material.base_color_image
-            if image is not None and id(image) not in images:
-                texture = torch.tensor(image[..., :3], device=device).permute(2, 0, 1)
-                images[id(image)] = mip_levels(texture.float() / 255.0)
-            layers.append(None if image is None else images[id(image)])
-        layer = torch.from_numpy(mesh.face_material).to(device) + len(painted)
-        if textures is not None:
-            texture_set = torch.from_numpy(mesh.face_texture_set).to(device)
-            layer = torch.where(texture_set >= 0, texture_set, layer)
-        factors: list[Tensor | None] = [None] * len(painted)
-        factors += [_factor(item, device) for item in mesh.materials]
-        colors = mesh.vertex_colors
-        return cls(
-            layer=layer,
-            layers=layers,
-            factors=factors,
-            vertex_colors=None if colors is None else torch.tensor(colors[:, :3], device=device),
-            painted=len(painted),
-        )
-
-
-def _factor(material: Material, device: torch.device) -> Tensor | None:
-    """Linear base colour factor, ``[3]``; ``None`` if it changes nothing."""
-    factor = material.base_color_factor[:3]
-    return None if factor == (1.0, 1.0, 1.0) else torch.tensor(factor, device=device)
-
-
-def _base_colors(
-    surface: SurfaceTensors, paint: _Paint, fragments: Fragments, camera: CameraRig
-) -> Tensor:
-    """Colours (sRGB) of the covered pixels, ``[N, 3]``."""
-    colors = torch.ones(len(fragments.pixel), 3, device=surface.device)
-    uvs, has_uvs, footprint = _uv_lookup(surface, fragments, camera)
-    layer = paint.layer[fragments.face]
-    for index, (levels, factor) in enumerate(zip(paint.layers, paint.factors, strict=True)):
-        rows = torch.nonzero(layer == index)[:, 0]
-        if rows.numel() == 0:
-            continue
-        values = colors[rows]
-        if levels is not None:
-            sampled = sample_uv(levels, uvs[rows], _mip_level(levels[0], footprint[rows]))
-            values = torch.where(has_uvs[rows, None], sampled, values)
-        if factor is not None:
-            values = linear_to_srgb(srgb_to_linear(values) * factor)
-        colors = colors.index_copy(0, rows, values)
-    if paint.vertex_colors is None:
-        return colors
-    tint = fragments.interpolate(paint.vertex_colors, surface.faces)
-    tinted = linear_to_srgb(srgb_to_linear(colors) * tint)
-    return torch.where((layer >= paint.painted)[:, None], tinted, colors)
-
-
-def _uv_lookup(
-    surface: SurfaceTensors, fragments: Fragments, camera: CameraRig
-) -> tuple[Tensor, Tensor, Tensor]:
-    """UVs ``[N, 2]`` (0 where a face has none), whether it has, UV area per pixel ``[N]``."""
-    count, device = len(fragments.pixel), surface.device
     if surface.face_uvs is None:
-        nothing = torch.zeros(count, device=device)
-        return nothing[:, None].expand(count, 2), nothing.bool(), nothing
+        return torch.zeros(len(fragments.pixel), device=surface.device)
     has_uvs = torch.isfinite(surface.face_uvs).all(-1).all(-1)
-    face_uvs = torch.where(has_uvs[:, None, None], surface.face_uvs, 0.0)
-    uv_area = triangle_areas(face_uvs)
-    pixels, depth = camera.project_to_pixels(surface.vertices.detach(), *fragments.shape[1:])
-    screen_area = triangle_areas(pixels[0][surface.faces])
-    behind = (depth[0][surface.faces] <= 0).any(-1)
-    per_pixel = torch.where(behind, 0.0, uv_area / screen_area.clamp(min=1e-6))
-    return (
-        fragments.interpolate(face_uvs),
-        has_uvs[fragments.face],
-        per_pixel[fragments.face],
-    )
-
-
-def _mip_level(texture: Tensor, footprint: Tensor) -> Tensor:
-    """Mip level at which one texel covers about one pixel, ``[N]``."""
-    texels = footprint * texture.shape[-1] * texture.shape[-2]
-    return 0.5 * torch.log2(texels.clamp(min=1.0))
+    uv_area = triangle_areas(torch.where(has_uvs[:, None, None], surface.face_uvs, 0.0))
+    _, height, width = fragments.shape
+    pixels, depth = cameras.project_to_pixels(surface.vertices.detach(), height, width)
+    per_pixel = []
+    for corners, distances in zip(pixels, depth, strict=True):
+        screen_area = triangle_areas(corners[surface.faces])
+        behind = (distances[surface.faces] <= 0).any(-1)
+        per_pixel.append(torch.where(behind, 0.0, uv_area / screen_area.clamp(min=1e-6)))
+    return torch.stack(per_pixel)[fragments.pixel // (height * width), fragments.face]
 
 
 def _light(surface: SurfaceTensors, fragments: Fragments, camera: CameraRig) -> Tensor:

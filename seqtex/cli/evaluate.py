@@ -15,13 +15,17 @@ from .options import DeviceOption, OverwriteOption, check_choice
 from .progress import StageReporter
 
 if TYPE_CHECKING:
+    from seqtex.evaluation.cases import CaseSource
     from seqtex.evaluation.methods import TexturingMethod
 
 
 def evaluate(
-    bank: Annotated[
+    folder: Annotated[
         Path,
-        typer.Argument(metavar="BANK", help="Objects from `seqtex data synth --format bank`."),
+        typer.Argument(
+            metavar="SET",
+            help="Objects: a bank from `seqtex data synth`, or shards from `seqtex data prepare`.",
+        ),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the results.")
@@ -49,9 +53,13 @@ def evaluate(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of textures and noise.", min=0)] = 0,
     textures: Annotated[
-        Literal["held-out", "train", "all"],
-        typer.Option("--textures", help="Texture kinds to paint the objects in."),
-    ] = "held-out",
+        Literal["own", "held-out", "train", "all"] | None,
+        typer.Option(
+            "--textures",
+            help="own: the textures of the meshes; else the texture kinds to paint them in.",
+            show_default="own for shards, held-out for a bank",
+        ),
+    ] = None,
     view: Annotated[
         str, typer.Option("--view", metavar="NAME", help="The view that is given.")
     ] = "front",
@@ -62,7 +70,6 @@ def evaluate(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Measure models and the methods that need none: DIR/results.json, results.md, pictures.png."""
-    from seqtex.data.bank import GeometryBank
     from seqtex.data.splits import split_kinds
     from seqtex.evaluation.report import RESULTS, to_markdown, write_report
     from seqtex.evaluation.run import EvaluationSettings, run_evaluation
@@ -70,11 +77,13 @@ def evaluate(
 
     check_choice("--view", view, VIEW_NAMES)
     check_folder(out, record=RESULTS, overwrite=overwrite)
-    objects = GeometryBank(bank)
+    shards = any(folder.glob("*.tar"))
+    chosen = textures or ("own" if shards else "held-out")
+    objects = _objects(folder, shards=shards, own=chosen == "own")
     settings = EvaluationSettings(
         count=len(objects) if count is None else count,
         seed=seed,
-        kinds=tuple(split_kinds(textures)),
+        kinds=() if chosen == "own" else tuple(split_kinds(chosen)),
         given_view=VIEW_NAMES.index(view),
         batch_size=batch_size,
     )
@@ -82,6 +91,21 @@ def evaluate(
     with StageReporter() as reporter, naming_smaller_setting("Lower --batch-size."):
         found = run_evaluation(objects, methods, settings, on_progress=reporter)
     typer.echo(to_markdown(write_report(out, found, objects, settings)))
+
+
+def _objects(folder: Path, *, shards: bool, own: bool) -> CaseSource:
+    from seqtex.data.bank import GeometryBank
+    from seqtex.evaluation.cases import BankObjects
+    from seqtex.evaluation.prepared import PreparedObjects
+
+    if shards:
+        return PreparedObjects(folder, painted=not own)
+    bank = GeometryBank(folder)
+    if own:
+        raise UsageError(
+            "--textures", expected="held-out, train or all, for a bank", got="own: it has none"
+        )
+    return BankObjects(bank=bank)
 
 
 def _methods(

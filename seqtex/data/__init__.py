@@ -1,4 +1,4 @@
-"""Training data: endless synthetic objects, banks of their geometry, shards that stream."""
+"""Training data: endless synthetic objects, real meshes, banks and shards that stream."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from seqtex_core.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from .bank import GeometryBank as GeometryBank
+    from .preparation import Preparation as Preparation
+    from .preparation import prepare_meshes as prepare_meshes
     from .production import Production as Production
     from .production import produce as produce
+    from .real_sample import SampleOptions as SampleOptions
     from .record import GeometryRecord as GeometryRecord
     from .record import RecordSizes as RecordSizes
     from .sample import GeometryMaps as GeometryMaps
@@ -28,14 +31,17 @@ _MODULE_OF_NAME = {
     "GeometryMaps": "sample",
     "GeometryRecord": "record",
     "ObjectSample": "sample",
+    "Preparation": "preparation",
     "Production": "production",
     "RecordSizes": "record",
+    "SampleOptions": "real_sample",
     "ShardStream": "stream",
     "SynthObject": "synth",
     "SynthSettings": "synth",
     "TextureImages": "sample",
     "draw_texture": "sample",
     "make_object": "synth",
+    "prepare_meshes": "preparation",
     "produce": "production",
     "split_families": "splits",
     "split_kinds": "splits",

@@ -46,17 +46,17 @@ class TextureImages:
     Args:
         views: sRGB, antialiased, background black, ``[F, 3, h, w]`` in [0, 1].
         uv: sRGB albedo, ``[3, H, W]``; background black.
-        texture: what was painted.
+        texture: what was painted, or ``None`` for colours that were not made here.
     """
 
     views: Tensor
     uv: Tensor
-    texture: SolidTexture
+    texture: SolidTexture | None = None
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """Names of the kinds in the texture, the dominant first."""
-        return self.texture.kinds
+        return () if self.texture is None else self.texture.kinds
 
 
 class ObjectSample:
@@ -93,9 +93,7 @@ class ObjectSample:
         stacked = torch.cat([self.position[:count], self.normal[:count], ones], dim=-1)
         views = self.view_image(stacked)
         uv_ones = torch.ones_like(self.position[count:, :1])
-        uv = self._uv_image(
-            torch.cat([self.position[count:], self.normal[count:], uv_ones], dim=-1)
-        )
+        uv = self.uv_image(torch.cat([self.position[count:], self.normal[count:], uv_ones], dim=-1))
         shifts = torch.arange(self.sizes.num_views, dtype=torch.uint8, device=uv.device)
         seen = (self.record.uv_visible[:, None] >> shifts) & 1
         return GeometryMaps(
@@ -105,21 +103,23 @@ class ObjectSample:
             uv_position=uv[:3],
             uv_normal=uv[3:6],
             uv_mask=uv[6:],
-            uv_visible=self._uv_image(seen) > 0,
+            uv_visible=self.uv_image(seen) > 0,
         )
 
     def painted(self, texture: SolidTexture, lighting: Lighting | None = None) -> TextureImages:
         """The views and the UV map in a texture; views are lit if a lighting is given."""
         color = texture(self.points)
         count = self.num_view_samples
-        seen = color[:count]
-        if lighting is not None:
-            eye = self.record.eyes[self._view] - self.position[:count]
-            toward = normalize(eye, dim=-1)
-            seen = shaded(seen, self.normal[:count], toward, lighting)
+        seen = color[:count] if lighting is None else self.lit(color[:count], lighting)
         return TextureImages(
-            views=self.view_image(seen), uv=self._uv_image(color[count:]), texture=texture
+            views=self.view_image(seen), uv=self.uv_image(color[count:]), texture=texture
         )
+
+    def lit(self, albedo: Tensor, lighting: Lighting) -> Tensor:
+        """Colours ``[N, 3]`` of the samples of the views under a lighting."""
+        count = self.num_view_samples
+        toward = normalize(self.record.eyes[self._view] - self.position[:count], dim=-1)
+        return shaded(albedo, self.normal[:count], toward, lighting)
 
     def view_image(self, values: Tensor) -> Tensor:
         """``[F, C, h, w]`` of values ``[N, C]`` at the samples of the views, averaged over pixels.
@@ -131,8 +131,8 @@ class ObjectSample:
         total.index_add_(0, self._pixel, values, alpha=1.0 / self.sizes.supersample**2)
         return total.reshape(views, size, size, -1).permute(0, 3, 1, 2)
 
-    def _uv_image(self, values: Tensor) -> Tensor:
-        """``[C, H, W]`` of values ``[M, C]``."""
+    def uv_image(self, values: Tensor) -> Tensor:
+        """``[C, H, W]`` of values ``[M, C]`` at the texels; the background is 0."""
         size = self.sizes.uv_size
         flat = values.new_zeros(size * size, values.shape[-1])
         return flat.index_copy(0, self._uv_index, values).reshape(size, size, -1).permute(2, 0, 1)

@@ -2,7 +2,8 @@
 
 Members are PNG images, safetensors and JSON; nothing is ever unpickled. Members of an object:
 ``key.view0.png`` and so on (sRGB, background black), ``key.uv.png``, ``key.geometry.safetensors``
-(the record of ``record``), ``key.meta.json``. Lit renders are ``key.lit0.png`` and so on.
+(the record of ``record``), ``key.meta.json``. Lit renders are ``key.lit0.png`` and so on, in a
+second light ``key.lit0-1.png``. A sample without ``key.uv.png`` has views only.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ def write_synthetic_shard(path: Path, settings: SynthSettings, indices: Sequence
             sample = ObjectSample(made.record, settings.sizes)
             rng = object_rng(settings.seed, index, _TEXTURE)
             albedo = draw_texture(sample, rng, kinds=settings.kinds)
+            assert albedo.texture is not None, "draw_texture paints one"
             lit = sample.painted(albedo.texture, draw_lighting(rng))
             meta = {
                 "index": index,
@@ -96,6 +98,11 @@ def _members(
     members["geometry.safetensors"] = save({k: v.contiguous() for k, v in geometry.items()})
     members["meta.json"] = json.dumps(meta, sort_keys=True).encode()
     return members
+
+
+def lit_name(view: int, light: int) -> str:
+    """Name of a lit view: ``lit0`` in the first light, ``lit0-1`` in the second."""
+    return f"lit{view}" + (f"-{light}" if light else "")
 
 
 def png_bytes(image: Tensor) -> bytes:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from seqtex_core.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
+    from .cases import BankObjects as BankObjects
+    from .cases import CaseSource as CaseSource
     from .cases import EvaluationCase as EvaluationCase
     from .cases import bank_cases as bank_cases
     from .intervals import Estimate as Estimate
@@ -16,15 +18,19 @@ if TYPE_CHECKING:
     from .methods import TexturingMethod as TexturingMethod
     from .methods import baselines as baselines
     from .model_method import ModelMethod as ModelMethod
+    from .prepared import PreparedObjects as PreparedObjects
     from .report import write_report as write_report
     from .run import EvaluationSettings as EvaluationSettings
     from .run import run_evaluation as run_evaluation
 
 _MODULE_OF_NAME = {
     "Estimate": "intervals",
+    "BankObjects": "cases",
+    "CaseSource": "cases",
     "EvaluationCase": "cases",
     "EvaluationSettings": "run",
     "ModelMethod": "model_method",
+    "PreparedObjects": "prepared",
     "TexturingMethod": "methods",
     "bank_cases": "cases",
     "baselines": "methods",

@@ -1,15 +1,16 @@
 """Objects to measure on: what every method is given, and the truth.
 
-Objects of a bank have no pictures at full resolution. In place of the reference back-projected from
-one, methods get the exact colour of every texel that the reference's camera sees; no sampling, no
-blur at outlines, no seen texel missed. That favours the methods that copy, so a model that beats
-them here has not won by their loss of detail.
+Objects of a bank or of shards have no pictures at full resolution. In place of the reference
+back-projected from one, methods get the exact colour of every texel that the reference's camera
+sees; no sampling, no blur at outlines, no seen texel missed. That favours the methods that copy, so
+a model that beats them here has not won by their loss of detail.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -31,7 +32,7 @@ class EvaluationCase:
 
     Args:
         number: names the random draws of the case.
-        family: shape family.
+        family: shape family, or the name of the mesh file.
         maps: geometry maps, and which texels each view sees.
         images: the true views and the true texture.
         given_view: index of the reference.
@@ -86,6 +87,58 @@ class EvaluationCase:
         return self.unseen_share >= _FEW
 
 
+class CaseSource(Protocol):
+    """Objects to measure on."""
+
+    @property
+    def name(self) -> str:
+        """Of the set."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of objects that can be measured."""
+        ...
+
+    def description(self) -> dict[str, Any]:
+        """What the set is, plain JSON types only; ``name`` and ``objects`` are among it."""
+        ...
+
+    def cases(
+        self, *, count: int, seed: int, kinds: Sequence[str], given_view: int
+    ) -> Iterator[EvaluationCase]:
+        """The first objects, in their own textures or in kinds of textures; see each source."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BankObjects:
+    """The objects of a bank, painted; see ``CaseSource``.
+
+    Args:
+        bank: of objects that training did not see.
+    """
+
+    bank: GeometryBank
+
+    @property
+    def name(self) -> str:
+        """Of the bank's folder."""
+        return self.bank.folder.name
+
+    def __len__(self) -> int:
+        return len(self.bank)
+
+    def description(self) -> dict[str, Any]:
+        """Name, number of objects, and the settings that they were made with."""
+        return {"name": self.name, "objects": len(self.bank), **self.bank.settings}
+
+    def cases(
+        self, *, count: int, seed: int, kinds: Sequence[str], given_view: int
+    ) -> Iterator[EvaluationCase]:
+        """See :func:`bank_cases`."""
+        return bank_cases(self.bank, count=count, seed=seed, kinds=kinds, given_view=given_view)
+
+
 def bank_cases(
     bank: GeometryBank, *, count: int, seed: int, kinds: Sequence[str], given_view: int = 0
 ) -> Iterator[EvaluationCase]:
@@ -101,17 +154,14 @@ def bank_cases(
     Raises:
         UsageError: more objects than the bank has, no such view, or an unknown kind.
     """
-    if not 1 <= count <= len(bank):
-        raise UsageError(
-            "count",
-            expected=f"1 to {len(bank)}, the objects of {bank.folder.name}",
-            got=str(count),
-            remedy="Make a larger bank; one object in two textures would not count as two.",
-        )
-    if not 0 <= given_view < bank.sizes.num_views:
-        raise UsageError(
-            "given view", expected=f"0 to {bank.sizes.num_views - 1}", got=str(given_view)
-        )
+    check_request(
+        count,
+        len(bank),
+        given_view,
+        bank.sizes.num_views,
+        name=bank.folder.name,
+        remedy="Make a larger bank; one object in two textures would not count as two.",
+    )
     for place in range(count):
         sample = ObjectSample(bank.record(place), bank.sizes)
         images = draw_texture(sample, object_rng(seed, _EVALUATION, place), kinds=kinds)
@@ -123,3 +173,22 @@ def bank_cases(
             given_view=given_view,
             renderer=TexelRenderer(sample),
         )
+
+
+def check_request(
+    count: int, available: int, given_view: int, num_views: int, *, name: str, remedy: str
+) -> None:
+    """Refuse more objects than there are, and views that there are not.
+
+    Raises:
+        UsageError: either.
+    """
+    if not 1 <= count <= available:
+        raise UsageError(
+            "count",
+            expected=f"1 to {available}, the objects of {name}",
+            got=str(count),
+            remedy=remedy,
+        )
+    if not 0 <= given_view < num_views:
+        raise UsageError("given view", expected=f"0 to {num_views - 1}", got=str(given_view))

@@ -117,5 +117,5 @@ class ModelMethod:
                 f"model {self.name!r}",
                 expected="the sizes of the objects: views of {}, textures of {}".format(*found),
                 got=f"{config.view_size} and {config.uv_size}",
-                remedy="Make a bank of the model's sizes with `seqtex data synth`.",
+                remedy="Make the set with `seqtex data synth` or `prepare` in the model's sizes.",
             )

@@ -15,19 +15,21 @@ from .methods import MEAN, SMOOTH
 from .run import PicturedObject
 
 _LEFT_OUT = (MEAN, SMOOTH)
+_FEW_OBJECTS = 6
 _EDGE = 192
 
 
 def save_pictures(path: Path, objects: Sequence[PicturedObject]) -> None:
     """A PNG with two rows per object: textures, and renders of the view opposite the reference.
 
-    Columns are the reference, the truth, the baseline and the models.
+    Columns are the reference, the truth, the baseline and the models; all methods for few objects.
 
     Args:
         path: of the file.
         objects: with the same methods, at least one.
     """
-    names = [name for name in objects[0].textures if name not in _LEFT_OUT]
+    left_out = _LEFT_OUT if len(objects) > _FEW_OBJECTS else ()
+    names = [name for name in objects[0].textures if name not in left_out]
     rows: dict[str, Tensor] = {}
     for one in objects:
         textures = [one.textures[name] * one.mask for name in names]

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..data.bank import GeometryBank
 from ..outputs import staged
+from .cases import BankObjects, CaseSource
 from .intervals import LEVEL, RESAMPLES, Estimate
 from .methods import BASELINE
 from .pictures import save_pictures
@@ -19,17 +20,22 @@ from .scores import MEASURES
 
 RESULTS, TABLE, PICTURES = "results.json", "results.md", "pictures.png"
 FORMAT = 1
+MOST_ROWS = 24
+"""Sets of more objects have no table of single ones."""
 
 
 def write_report(
-    folder: Path, evaluation: Evaluation, bank: GeometryBank, settings: EvaluationSettings
+    folder: Path,
+    evaluation: Evaluation,
+    objects: CaseSource | GeometryBank,
+    settings: EvaluationSettings,
 ) -> dict[str, Any]:
     """Write ``results.json``, ``results.md`` and ``pictures.png``; all or nothing.
 
     Returns:
         What is in ``results.json``.
     """
-    record = to_json(evaluation, bank, settings)
+    record = to_json(evaluation, objects, settings)
     with staged(folder) as scratch:
         text = json.dumps(record, indent=1, allow_nan=False)
         (scratch / RESULTS).write_text(text + "\n", encoding="utf-8")
@@ -40,15 +46,16 @@ def write_report(
 
 
 def to_json(
-    evaluation: Evaluation, bank: GeometryBank, settings: EvaluationSettings
+    evaluation: Evaluation, objects: CaseSource | GeometryBank, settings: EvaluationSettings
 ) -> dict[str, Any]:
     """Plain JSON types only."""
+    source = BankObjects(bank=objects) if isinstance(objects, GeometryBank) else objects
     names = [method.name for method in evaluation.methods]
     return {
         "format": FORMAT,
         "kind": "evaluation",
         **provenance(),
-        "bank": {"name": bank.folder.name, "objects": len(bank), **bank.settings},
+        "bank": source.description(),
         "settings": {**asdict(settings), "kinds": list(settings.kinds)},
         "intervals": {"level": LEVEL, "resamples": RESAMPLES, "method": "percentile bootstrap"},
         "measures": dict(MEASURES),
@@ -72,9 +79,8 @@ def to_markdown(record: Mapping[str, Any]) -> str:
     reasons = ", ".join(f"{count} {reason}" for reason, count in excluded.items())
     total = len(record["objects"])
     lines = [
-        f"{total} objects of `{record['bank']['name']}` "
-        f"({', '.join(record['bank']['families'])}), textures: "
-        f"{', '.join(record['settings']['kinds'])}. Excluded: {reasons or 'none'}. "
+        f"{total} objects of {_set(record['bank'])}, textures: "
+        f"{', '.join(record['settings']['kinds']) or 'their own'}. Excluded: {reasons or 'none'}. "
         f"Mean, [95% bootstrap interval], median.",
         "",
         *_table(record, "summary", list(MEASURES)),
@@ -85,6 +91,8 @@ def to_markdown(record: Mapping[str, Any]) -> str:
         *_table(record, "differences", list(MEASURES)[:4], wins=True),
         "",
     ]
+    if total <= MOST_ROWS:
+        lines += _object_tables(record)
     lines += [f"- `{name}`: {text}." for name, text in record["measures"].items()]
     lines += [
         "",
@@ -92,6 +100,45 @@ def to_markdown(record: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _set(described: Mapping[str, Any]) -> str:
+    """The set in words: its name, what is in it, what was left out of it and why."""
+    words = f"`{described['name']}`"
+    if "families" in described:
+        words += f" ({', '.join(described['families'])})"
+    left_out = [f"{name} ({reason})" for name, reason in described.get("left_out", {}).items()]
+    return words + (f"; not measured: {', '.join(left_out)}" if left_out else "")
+
+
+def _object_tables(record: Mapping[str, Any]) -> list[str]:
+    """PSNR and SSIM of every object by method, all texels / unseen ones."""
+    names = list(record["methods"])
+    lines: list[str] = []
+    for measure, digits in (("psnr", 2), ("ssim", 3)):
+        lines += [
+            f"Object by object: {measure.upper()} of all texels / of unseen ones.",
+            "",
+            "| object | unseen | " + " | ".join(names) + " |",
+            "|---" * (len(names) + 2) + "|",
+        ]
+        for one in record["objects"]:
+            title = ", ".join([one["family"], *one["kinds"]])
+            title += f" (excluded: {one['exclusion']})" if one["exclusion"] else ""
+            cells = [
+                " / ".join(
+                    _number(one["results"][name][f"{measure}_{part}"], digits)
+                    for part in ("all", "unseen")
+                )
+                for name in names
+            ]
+            lines.append(f"| {title} | {one['unseen_share']:.0%} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return lines
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _table(

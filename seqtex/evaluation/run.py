@@ -13,7 +13,7 @@ from torch import Tensor
 from seqtex_core.errors import UsageError
 
 from ..data.bank import GeometryBank
-from .cases import EvaluationCase, bank_cases
+from .cases import BankObjects, CaseSource, EvaluationCase
 from .intervals import Estimate, estimate
 from .methods import BASELINE, MadeTexture, TexturingMethod
 from .scores import Scores, scores
@@ -28,7 +28,7 @@ class EvaluationSettings:
     Args:
         count: number of objects.
         seed: of their textures.
-        kinds: texture kinds.
+        kinds: texture kinds; none for the objects' own textures.
         given_view: index of the reference.
         batch_size: objects that a model makes at once.
         num_pictures: objects to keep pictures of, the first that are not excluded.
@@ -51,9 +51,9 @@ class ObjectResult:
     """All methods on one object.
 
     Args:
-        number: place in the bank.
-        family: shape family.
-        kinds: texture kinds in it.
+        number: place in the set.
+        family: shape family, or the name of the mesh file.
+        kinds: texture kinds in it; none in a texture of its own.
         unseen_share: of the texels, those that the reference does not show.
         exclusion: why it does not count, or ``None``.
         results: scores by method.
@@ -72,7 +72,7 @@ class PicturedObject:
     """One object to look at.
 
     Args:
-        title: number, family and texture kind.
+        title: number, name and texture kind.
         reference: ``[3, h, w]``.
         mask: texels with surface, ``[H, W]``.
         textures: by method, ``[3, H, W]``.
@@ -125,16 +125,16 @@ class Evaluation:
 
 
 def run_evaluation(
-    bank: GeometryBank,
+    objects: CaseSource | GeometryBank,
     methods: Sequence[TexturingMethod],
     settings: EvaluationSettings,
     *,
     on_progress: OnProgress | None = None,
 ) -> Evaluation:
-    """Measure methods on the first objects of a bank.
+    """Measure methods on the first objects of a set.
 
     Args:
-        bank: of shapes that the models did not see.
+        objects: that the models did not see.
         methods: with different names; the baseline must be among them.
         settings: which objects, in which textures.
         on_progress: told about every batch.
@@ -146,8 +146,8 @@ def run_evaluation(
     if len(set(names)) != len(names) or BASELINE not in names:
         raise UsageError("methods", expected=f"different names, {BASELINE!r} too", got=str(names))
     result = Evaluation(methods=tuple(methods), seconds=dict.fromkeys(names, 0.0))
-    cases = bank_cases(
-        bank,
+    source = BankObjects(bank=objects) if isinstance(objects, GeometryBank) else objects
+    cases = source.cases(
         count=settings.count,
         seed=settings.seed,
         kinds=settings.kinds,
@@ -190,7 +190,7 @@ def _object_result(case: EvaluationCase, made: dict[str, MadeTexture]) -> Object
 def _pictured(case: EvaluationCase, made: dict[str, MadeTexture]) -> PicturedObject:
     back = (case.given_view + 2) % len(case.images.views)
     return PicturedObject(
-        title=f"{case.number} {case.family}, {case.images.kinds[0]}",
+        title=", ".join([f"{case.number} {case.family}", *case.images.kinds[:1]]),
         reference=case.reference,
         mask=case.charted,
         textures={name: one.texture for name, one in made.items()},

@@ -55,7 +55,7 @@ RESULT_SCHEMA: dict[str, Any] = _record(
         "bank": {
             "type": "object",
             "properties": {"name": _TEXT, "objects": _COUNT, "seed": _COUNT, "families": _TEXTS},
-            "required": ["name", "objects", "seed", "families"],
+            "required": ["name", "objects"],
         },
         "settings": _record(
             {

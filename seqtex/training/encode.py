@@ -115,13 +115,16 @@ class BatchEncoder:
         return weight
 
     def _text(self, batch: TrainingBatch, indices: Sequence[int]) -> Tensor | None:
-        if self.text_encoder is None or batch.captions is None:
+        """Rows of the captions that are kept; a sample without one has the rows of no prompt."""
+        if self.text_encoder is None:
             return None
+        captions = batch.captions or [""] * len(indices)
         kept = [
             caption if self._keeps(index) else ""
-            for caption, index in zip(batch.captions, indices, strict=True)
+            for caption, index in zip(captions, indices, strict=True)
         ]
-        return self.text_encoder.encode(kept)
+        device = next(iter(batch.groups.values())).images.device
+        return self.text_encoder.encode(kept).to(device)
 
     def _keeps(self, index: int) -> bool:
         draw = torch.rand((), generator=generator_for(self.seed, "caption", index))

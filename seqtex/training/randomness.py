@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 
-Purpose = Literal["level", "noise", "views", "task", "data", "caption", "preview"]
+Purpose = Literal["level", "noise", "views", "task", "data", "light", "style", "caption", "preview"]
 
 
 def derived_seed(seed: int, purpose: str, index: int) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from seqtex_core.errors import UsageError
+from seqtex_core.tasks import TEXTURE
 from seqtex_core.transformer import SeqTexTransformer
 from seqtex_core.weight_files import write_tensors
 
@@ -138,6 +139,9 @@ class Run:
 
         output = self.config.output
         batch = self.source.preview(output.preview_count)
+        if TEXTURE not in batch.groups:
+            say(f"step {step}: no preview, the data has no textures")
+            return
         model = load_model(folder, device=self.parallel.device)
         preview = make_preview(model, batch, steps=output.preview_steps, seed=self.config.seed)
         path = self.folder / PREVIEWS / f"step-{step:09d}.png"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from ..models.load import load_codec
 from .batch import SOURCES, SourceContext
 from .batches import BatchShape
 from .build import first_transformer, model_config
+from .caption_rows import CaptionRows, folder_identity
 from .config import TrainingConfig
 from .ema import PowerAverage
 from .encode import BatchEncoder
@@ -99,7 +101,12 @@ def _encoder(config: TrainingConfig, model: ModelConfig, device: torch.device) -
         cache = LatentCache(config.path(section.cache_latents), codec.to_config())
     text_encoder = None
     if model.text_encoder is not None:
-        text_encoder = load_text_encoder(folder / model.text_encoder, device=device)
+        place = folder / model.text_encoder
+        text_encoder = CaptionRows(
+            partial(load_text_encoder, place, device=device),
+            identity=folder_identity(place),
+            folder=None if section.cache_latents is None else config.path(section.cache_latents),
+        )
     return BatchEncoder(
         codec,
         outside_weight=config.loss.outside_weight,

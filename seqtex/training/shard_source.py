@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,9 +21,12 @@ from seqtex_core.tasks import TEXTURE, VIEWS
 
 from ..data.record import GeometryRecord, RecordSizes
 from ..data.sample import GeometryMaps, ObjectSample
-from ..data.stream import StreamedSample, decoded
+from ..data.shards import lit_name
+from ..data.stream import StreamedSample
 from ..data.synth import object_rng
 from .batch import GroupImages, SourceContext, TrainingBatch, check_options
+from .randomness import Purpose, generator_for
+from .shard_places import ShardPlaces
 
 _LOG = logging.getLogger(__name__)
 _ORDER = 31
@@ -44,68 +45,27 @@ _UNREADABLE = (
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ShardPlaces:
-    """Where every sample of some shards lies: a few numbers each, whatever the samples' size.
+class _Drawn:
+    """A sample as one step uses it."""
 
-    Args:
-        shards: the tar files.
-        shard: number of the file of every sample, ``[N]``.
-        start: first byte of every sample, ``[N]``.
-        stop: byte behind it, ``[N]``.
-    """
+    sample: StreamedSample
+    set_name: str
+    light: int = 0
+    caption: str = ""
 
-    shards: tuple[Path, ...]
-    shard: npt.NDArray[np.int64]
-    start: npt.NDArray[np.int64]
-    stop: npt.NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.shard)
-
-    @classmethod
-    def scan(cls, folder: Path) -> ShardPlaces:
-        """Read the headers of all shards in a folder; what is damaged is reported and left out.
-
-        Raises:
-            InputError: no shards, or no samples in them.
-        """
-        shards = tuple(sorted(folder.glob("*.tar")))
-        rows = [
-            (number, *span) for number, path in enumerate(shards) for span in _sample_spans(path)
-        ]
-        if not rows:
-            raise InputError(
-                str(folder), expected="shards (*.tar) with samples", got=f"{len(shards)} shards"
-            )
-        table = np.array(rows, dtype=np.int64)
-        return cls(shards=shards, shard=table[:, 0], start=table[:, 1], stop=table[:, 2])
-
-    def read(self, place: int) -> StreamedSample:
-        """The sample at ``place``.
-
-        Raises:
-            OSError, ValueError: it cannot be read.
-        """
-        start, stop = int(self.start[place]), int(self.stop[place])
-        with self.shards[int(self.shard[place])].open("rb") as file:
-            file.seek(start)
-            content = file.read(stop - start)
-        members: dict[str, bytes] = {}
-        key = ""
-        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
-            for info in tar:
-                key, _, extension = info.name.rpartition("/")[2].partition(".")
-                part = tar.extractfile(info)
-                members[extension] = part.read() if part else b""
-        return decoded(key, members)
+    def views(self, count: int, *, lit: bool) -> Tensor:
+        """Its pictures, ``[count, 3, h, w]``."""
+        names = [lit_name(k, self.light) if lit else f"view{k}" for k in range(count)]
+        return torch.stack([self.sample.images[name] for name in names])
 
 
 class ShardSource:
     """Finished samples from shards in a new random order every epoch; see ``BatchSource``.
 
     Args:
-        options: ``path``, a folder of shards; ``mv_only_path``, shards without textures, which
-            join the tasks that need none; ``preview_path``, shards that training does not see.
+        options: ``path``, a folder of shards; ``mv_only_path``, more shards for the tasks that need
+            no texture; ``preview_path``, shards that training does not see. Samples without a
+            texture join the tasks that need none wherever they lie.
         context: sizes and seed of the run.
 
     Raises:
@@ -119,29 +79,37 @@ class ShardSource:
             raise UsageError("[data.options] of shards", expected="path of a folder", got="none")
         self._context = context
         full = ShardPlaces.scan(context.path(options["path"]))
-        self._with_texture: tuple[ShardPlaces, ...] = (full,)
+        self._with_texture: tuple[ShardPlaces, ...] = (full.with_textures(),)
         self._without: tuple[ShardPlaces, ...] = (full,)
         if "mv_only_path" in options:
             self._without = (full, ShardPlaces.scan(context.path(options["mv_only_path"])))
         preview = options.get("preview_path", options["path"])
-        self._preview = ShardPlaces.scan(context.path(preview))
+        shown = ShardPlaces.scan(context.path(preview))
+        self._preview = shown.with_textures() if shown.textured.any() else shown
         self._order = lru_cache(maxsize=4)(self._draw_order)
 
     def batch(self, indices: Sequence[int], task: str) -> TrainingBatch:
         """Samples by number; ``geo2mv`` gets lit views and objects without textures too."""
         lit = task in LIT_TASKS
         sets = self._without if lit else self._with_texture
-        samples = [self._sample(sets, int(index), lit=lit) for index in indices]
-        return self._join(samples, lit=lit)
+        return self._join([self._drawn(sets, int(index), lit=lit) for index in indices], lit=lit)
 
     def preview(self, count: int) -> TrainingBatch:
-        """The first samples of the preview set."""
-        total = len(self._preview)
-        return self._join([self._preview.read(k % total) for k in range(count)], lit=False)
+        """The first samples with textures of the preview set; lit views if there are none."""
+        places = self._preview
+        samples = [places.read(k % len(places)) for k in range(count)]
+        drawn = [_Drawn(sample=sample, set_name=places.name) for sample in samples]
+        return self._join(drawn, lit=not places.textured.any())
 
-    def _sample(self, sets: tuple[ShardPlaces, ...], number: int, *, lit: bool) -> StreamedSample:
+    def _drawn(self, sets: tuple[ShardPlaces, ...], number: int, *, lit: bool) -> _Drawn:
         """Sample ``number``; one that cannot be read is reported and replaced by the next."""
         total = sum(len(places) for places in sets)
+        if not total:
+            raise InputError(
+                f"shards {sets[0].shards[0].parent}",
+                expected="samples with textures, for a task that learns them",
+                got="views only",
+            )
         epoch, step = divmod(number, total)
         for attempt in range(_ATTEMPTS):
             place = int(self._order(total, epoch)[(step + attempt) % total])
@@ -154,22 +122,39 @@ class ShardSource:
                 needed = "lit0" if lit else "uv"
                 if needed not in sample.images or "sizes" not in sample.meta:
                     raise ValueError(f"sample {sample.key} has no {needed}.png or no sizes")
-                return sample
             except _UNREADABLE as error:
                 _LOG.warning("sample %d of %s is skipped: %s", place, places.shards[0], error)
+                continue
+            return _Drawn(
+                sample=sample,
+                set_name=places.name,
+                light=self._draw(number, "light", int(sample.meta.get("lightings", 1))),
+                caption=self._caption(sample, number),
+            )
         raise InputError(
             "shards", expected="samples that can be read", got=f"{_ATTEMPTS} damaged in a row"
         )
 
+    def _caption(self, sample: StreamedSample, number: int) -> str:
+        """One of the captions, whatever their style, drawn anew in every epoch."""
+        texts = [str(text) for _, text in sorted(dict(sample.meta.get("captions", {})).items())]
+        texts = texts or [str(sample.meta.get("caption", ""))]
+        return texts[self._draw(number, "style", len(texts))]
+
+    def _draw(self, number: int, purpose: Purpose, count: int) -> int:
+        """A number below ``count`` that depends on the seed and the sample's number alone."""
+        draw = generator_for(self._context.seed, purpose, number)
+        return int(torch.randint(count, (), generator=draw))
+
     def _draw_order(self, total: int, epoch: int) -> npt.NDArray[np.int64]:
         return object_rng(self._context.seed, _ORDER, epoch).permutation(total)
 
-    def _join(self, samples: Sequence[StreamedSample], *, lit: bool) -> TrainingBatch:
+    def _join(self, drawn: Sequence[_Drawn], *, lit: bool) -> TrainingBatch:
+        samples = [one.sample for one in drawn]
         maps = [self._maps(sample) for sample in samples]
-        names = [f"{'lit' if lit else 'view'}{k}" for k in range(len(maps[0].view_mask))]
         groups = {
             VIEWS: GroupImages(
-                images=torch.stack([torch.stack([s.images[n] for n in names]) for s in samples]),
+                images=torch.stack([one.views(len(maps[0].view_mask), lit=lit) for one in drawn]),
                 position=torch.stack([m.view_position for m in maps]),
                 normal=torch.stack([m.view_normal for m in maps]),
                 mask=torch.stack([m.view_mask for m in maps]),
@@ -182,15 +167,15 @@ class ShardSource:
                 normal=_one_frame([m.uv_normal for m in maps]),
                 mask=_one_frame([m.uv_mask for m in maps]),
             )
-        keys = [sample.key for sample in samples]
+        keys = [f"{one.set_name}-{one.sample.key}" for one in drawn]
+        kinds = [f"lit{one.light}" if lit else "albedo" for one in drawn]
+        captions = [one.caption for one in drawn]
         device = self._context.device
         return TrainingBatch(
             groups={name: group.to(device) for name, group in groups.items()},
-            keys=[f"{key}-{'lit' if lit else 'albedo'}" for key in keys],
+            keys=[f"{key}-{kind}" for key, kind in zip(keys, kinds, strict=True)],
             geometry_keys=keys,
-            captions=[str(s.meta.get("caption", "")) for s in samples]
-            if any("caption" in s.meta for s in samples)
-            else None,
+            captions=captions,
             visible=None if lit else torch.stack([m.uv_visible for m in maps]).to(device),
         )
 
@@ -210,26 +195,3 @@ class ShardSource:
 
 def _one_frame(images: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(images))[:, None]
-
-
-def _sample_spans(path: Path) -> list[tuple[int, int]]:
-    """First byte and end of every sample of a shard, from its headers."""
-    spans: list[tuple[int, int]] = []
-    size = path.stat().st_size
-    current = ""
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for info in tar:
-                stem = info.name.rpartition("/")[2].partition(".")[0]
-                stop = info.offset_data + -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                if stop > size:
-                    raise tarfile.ReadError(f"{info.name} breaks off")
-                if stem == current:
-                    spans[-1] = (spans[-1][0], stop)
-                else:
-                    spans.append((info.offset, stop))
-                current = stem
-    except (tarfile.TarError, OSError) as error:
-        _LOG.warning("shard %s is damaged, the rest of it is skipped: %s", path, error)
-        spans = spans[:-1]
-    return spans

@@ -14,7 +14,8 @@ from seqtex.data.shards import write_synthetic_shard
 from seqtex.data.synth import SynthSettings
 from seqtex.training.batch import SOURCES, SourceContext
 from seqtex.training.logs import open_tensorboard
-from seqtex.training.shard_source import ShardPlaces, ShardSource
+from seqtex.training.shard_places import ShardPlaces
+from seqtex.training.shard_source import ShardSource
 from seqtex_core.errors import InputError, MissingDependencyError, UsageError
 from seqtex_core.tasks import TEXTURE, VIEWS
 
@@ -40,7 +41,8 @@ def source(folder: Path, **options: str) -> ShardSource:
 
 
 def keys(made: ShardSource, numbers: range, task: str) -> list[str]:
-    return list(made.batch(numbers, task).geometry_keys or ())
+    """Keys in the shards; before them stands the name of the set."""
+    return [key.rpartition("-")[2] for key in made.batch(numbers, task).geometry_keys or ()]
 
 
 def test_an_epoch_shows_every_sample_once_and_again_the_same(shards: Path) -> None:
