@@ -32,6 +32,6 @@ def test_named_files_exist():
             assert list(ROOT.glob(path.rstrip("/"))), f"README names {path}, which is not there"
 
 
-@pytest.mark.parametrize("picture", re.findall(r"\]\((docs/[^)]*)\)", README))
-def test_pictures_exist(picture):
-    assert (ROOT / picture).is_file()
+@pytest.mark.parametrize("linked", re.findall(r"\]\(((?:docs|examples)/[^)]*)\)", README))
+def test_linked_files_exist(linked):
+    assert (ROOT / linked).is_file()

@@ -1,0 +1,1 @@
+"""A small video diffusion transformer, and its SeqTex backbone."""
