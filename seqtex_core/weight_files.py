@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -17,13 +19,20 @@ from torch import Tensor
 from .errors import UsageError, WeightsError
 
 PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"})
-_FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+"""Number formats of weights, by their names in safetensors headers."""
 
 
 class WeightFiles:
     """Tensors of one or several safetensors files, by name.
 
-    Opening reads the headers only. Use as a context manager.
+    Opening reads the headers only: ``shapes``, ``dtypes`` and ``metadata``. Use as a context
+    manager.
 
     Args:
         paths: the files; no tensor may be in two of them.
@@ -36,7 +45,10 @@ class WeightFiles:
         self.paths = tuple(paths)
         self._stack = ExitStack()
         self._owner: dict[str, Any] = {}
+        self._spans: dict[str, tuple[Path, int, int]] = {}
+        self._buffer = torch.empty(0, dtype=torch.uint8)
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, torch.dtype] = {}
         self.metadata: dict[str, str] = {}
         try:
             for path in self.paths:
@@ -46,9 +58,33 @@ class WeightFiles:
             raise
 
     def read(self, name: str) -> Tensor:
-        """The tensor called ``name``, on CPU, in the dtype of the file."""
+        """The tensor called ``name``, on CPU, in the dtype of the file.
+
+        It is the file's own memory, mapped: pages are loaded when they are used.
+        """
         tensor: Tensor = self._owner[name].get_tensor(name)
         return tensor
+
+    def load(self, name: str, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+        """The tensor called ``name`` where it is wanted.
+
+        One that must be converted or moved is read through one buffer, without mapping: nothing of
+        the file stays in memory beside the result.
+        """
+        if dtype == self.dtypes[name] and torch.device(device).type == "cpu":
+            return self.read(name)
+        return self._unmapped(name).to(device=device, dtype=dtype)
+
+    def _unmapped(self, name: str) -> Tensor:
+        """The tensor in a buffer that the next call writes over."""
+        path, start, size = self._spans[name]
+        if self._buffer.numel() < size:
+            self._buffer = torch.empty(size, dtype=torch.uint8)
+        taken = self._buffer[:size]
+        with path.open("rb") as file:
+            file.seek(start)
+            file.readinto(taken.numpy().data)
+        return taken.view(self.dtypes[name]).view(self.shapes[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.shapes)
@@ -64,6 +100,7 @@ class WeightFiles:
     ) -> None:
         self._stack.close()
         self._owner.clear()
+        self._buffer = torch.empty(0, dtype=torch.uint8)
 
     def _open(self, path: Path) -> None:
         refuse_pickle(path)
@@ -79,13 +116,14 @@ class WeightFiles:
                 remedy="Download or copy it again.",
             ) from error
         self.metadata |= reader.metadata() or {}
+        spans = _spans(path)
         for name in reader.keys():  # noqa: SIM118  not a mapping
             if name in self._owner:
                 raise WeightsError(
                     str(path), expected="every tensor once", got=f"{name!r} in two files"
                 )
             header = reader.get_slice(name)
-            if header.get_dtype() not in _FLOATS:
+            if header.get_dtype() not in DTYPES:
                 raise WeightsError(
                     f"{name!r} in {path}",
                     expected="float64, float32, float16 or bfloat16",
@@ -93,7 +131,18 @@ class WeightFiles:
                     remedy="Quantised checkpoints are not supported; use the original weights.",
                 )
             self._owner[name] = reader
+            self._spans[name] = (path, *spans[name])
             self.shapes[name] = tuple(header.get_shape())
+            self.dtypes[name] = DTYPES[header.get_dtype()]
+
+
+def _spans(path: Path) -> dict[str, tuple[int, int]]:
+    """First byte and number of bytes of every tensor in a file that safetensors has accepted."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    offsets = {n: e["data_offsets"] for n, e in header.items() if n != "__metadata__"}
+    return {name: (8 + length + first, last - first) for name, (first, last) in offsets.items()}
 
 
 def refuse_pickle(path: Path) -> None:
@@ -124,17 +173,29 @@ def write_tensors(
     Raises:
         UsageError: the folder does not exist.
     """
+    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        save_file(contiguous, temporary, metadata={"format": "pt", **(metadata or {})})
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its name when the block ends well.
+
+    Raises:
+        UsageError: the folder does not exist.
+    """
     if not path.parent.is_dir():
         raise UsageError(str(path), expected="a path in a folder that exists", got="none such")
-    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
+    temporary = Path(name)
     try:
-        save_file(contiguous, temporary, metadata={"format": "pt", **(metadata or {})})
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

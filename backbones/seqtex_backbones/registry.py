@@ -92,7 +92,7 @@ def empty_backbone(name: str | BackboneEntry, *, dtype: torch.dtype | None = Non
     Raises:
         UsageError: unknown name.
     """
-    entry = _entry(name)
+    entry = entry_of(name)
     with torch.device("meta"):
         backbone = entry.build()
     return _cast(backbone, entry, dtype=dtype, device=None)
@@ -126,7 +126,7 @@ def load_backbone(
             not floating point.
         WeightsError: weights that are missing, damaged, pickled, or of another model.
     """
-    entry = _entry(name)
+    entry = entry_of(name)
     if dtype is not None and not dtype.is_floating_point:
         raise UsageError("dtype", expected="a floating-point dtype", got=str(dtype))
     if (weights is None) == (seed is None):
@@ -159,7 +159,12 @@ def native_tensors(backbone: Backbone) -> dict[str, Tensor]:
     )
 
 
-def _entry(name: str | BackboneEntry) -> BackboneEntry:
+def entry_of(name: str | BackboneEntry) -> BackboneEntry:
+    """The entry of a registered name, or the entry itself.
+
+    Raises:
+        UsageError: unknown name.
+    """
     return BACKBONES.get(name) if isinstance(name, str) else name
 
 
@@ -191,9 +196,9 @@ def _fill(
     check_weights(f"{entry.name} weights in {subject}", wanted, found)
     table = ParameterTable([backbone.shell, *backbone.blocks])
     for key in files:
-        name, tensor = names[key], files.read(key)
-        target = _dtype_of(name, entry, dtype or tensor.dtype)
-        table.replace(named[name], tensor.to(device=device or "cpu", dtype=target))
+        name = names[key]
+        target = stored_dtype(name, entry, dtype or files.dtypes[key])
+        table.replace(named[name], files.load(key, dtype=target, device=device or "cpu"))
 
 
 def _cast(
@@ -205,11 +210,12 @@ def _cast(
 ) -> Backbone:
     table = ParameterTable([backbone.shell, *backbone.blocks])
     for name, tensor in native_tensors(backbone).items():
-        target = _dtype_of(name, entry, dtype or tensor.dtype)
+        target = stored_dtype(name, entry, dtype or tensor.dtype)
         table.replace(tensor, tensor.detach().to(device=device or tensor.device, dtype=target))
     return backbone
 
 
-def _dtype_of(name: str, entry: BackboneEntry, dtype: torch.dtype) -> torch.dtype:
+def stored_dtype(name: str, entry: BackboneEntry, dtype: torch.dtype) -> torch.dtype:
+    """What a parameter of a model in ``dtype`` is stored in: fp32 for its sensitive parts."""
     kept = not set(name.split(".")).isdisjoint(entry.keep_in_fp32)
     return torch.promote_types(dtype, torch.float32) if kept else dtype
