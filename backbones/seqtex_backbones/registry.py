@@ -72,6 +72,11 @@ BACKBONES: Registry[BackboneEntry] = Registry(
         "cogvideox-tiny-2b": "seqtex_backbones.cogvideox_configs:COGVIDEOX_TINY_2B",
         "cogvideox-tiny-5b": "seqtex_backbones.cogvideox_configs:COGVIDEOX_TINY_5B",
         "cogvideox-tiny-1.5": "seqtex_backbones.cogvideox_configs:COGVIDEOX_TINY_1_5",
+        "hunyuan-video": "seqtex_backbones.hunyuan_video_configs:HUNYUAN_VIDEO",
+        "hunyuan-video-tiny": "seqtex_backbones.hunyuan_video_configs:HUNYUAN_VIDEO_TINY",
+        "hunyuan-video-tiny-unguided": (
+            "seqtex_backbones.hunyuan_video_configs:HUNYUAN_VIDEO_TINY_UNGUIDED"
+        ),
         "ltx-video-2b": "seqtex_backbones.ltx_configs:LTX_2B",
         "ltx-video-2b-0.9.5": "seqtex_backbones.ltx_configs:LTX_2B_0_9_5",
         "ltx-video-13b": "seqtex_backbones.ltx_configs:LTX_13B",

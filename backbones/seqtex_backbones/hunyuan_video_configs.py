@@ -1,0 +1,192 @@
+"""Named sizes of the HunyuanVideo architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from seqtex_core.adapter import Backbone
+from seqtex_core.errors import UsageError
+from seqtex_core.rope import GRID_SPREADS, GridSpread
+
+_CLASS = "HunyuanVideoTransformer3DModel"
+_OWN = frozenset({"text_length", "guidance", "spread"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class HunyuanVideoConfig:
+    """Sizes of a HunyuanVideo transformer, under the argument names (and defaults) of diffusers.
+
+    Args:
+        in_channels: latent channels, read and predicted.
+        num_attention_heads: attention heads.
+        attention_head_dim: channels per head.
+        num_layers: dual blocks, which come first.
+        num_single_layers: single blocks.
+        num_refiner_layers: blocks of the token refiner.
+        mlp_ratio: width of the feed-forward networks over that of the residual stream.
+        patch_size: latent rows and columns per token.
+        guidance_embeds: the model is distilled and told a guidance scale.
+        text_embed_dim: width of the text encoder's rows.
+        pooled_projection_dim: width of the second encoder's summary.
+        rope_theta: base of the rotary frequencies.
+        rope_axes_dim: channels of a head that turn with frame, row and column.
+        text_length: text rows that the model was trained with. This and the following are not part
+            of diffusers' transformer config.
+        guidance: the scale that a distilled model is told.
+        spread: positions of groups that differ in size, see ``spread_policy``.
+
+    Raises:
+        UsageError: a size that is not a positive whole number, axes that do not fill a head, or an
+            unknown spread.
+    """
+
+    in_channels: int = 16
+    num_attention_heads: int = 24
+    attention_head_dim: int = 128
+    num_layers: int = 20
+    num_single_layers: int = 40
+    num_refiner_layers: int = 2
+    mlp_ratio: float = 4.0
+    patch_size: int = 2
+    guidance_embeds: bool = True
+    text_embed_dim: int = 4096
+    pooled_projection_dim: int = 768
+    rope_theta: float = 256.0
+    rope_axes_dim: tuple[int, ...] = (16, 56, 56)
+    text_length: int = 256
+    guidance: float = 6.0
+    spread: GridSpread = "extrapolate"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            size = getattr(self, field.name)
+            if field.type == "int" and not (isinstance(size, int) and size > 0):
+                raise UsageError(field.name, expected="a positive whole number", got=repr(size))
+        axes = tuple(self.rope_axes_dim)
+        object.__setattr__(self, "rope_axes_dim", axes)
+        if len(axes) != 3 or any(dim % 2 for dim in axes) or sum(axes) != self.attention_head_dim:
+            raise UsageError(
+                "rope_axes_dim",
+                expected=f"three even numbers whose sum is {self.attention_head_dim}",
+                got=str(axes),
+            )
+        if self.spread not in GRID_SPREADS:
+            raise UsageError("spread", expected=f"one of {GRID_SPREADS}", got=repr(self.spread))
+
+    def to_diffusers(self) -> dict[str, Any]:
+        """Arguments of ``HunyuanVideoTransformer3DModel``."""
+        given = {name: value for name, value in asdict(self).items() if name not in _OWN}
+        return given | {
+            "out_channels": self.in_channels,
+            "patch_size_t": 1,
+            "qk_norm": "rms_norm",
+            "image_condition_type": None,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class HunyuanVideoEntry:
+    """A named HunyuanVideo model; see ``registry.BackboneEntry``.
+
+    Args:
+        name: registry name.
+        summary: one line for listings.
+        config: its sizes.
+    """
+
+    name: str
+    summary: str
+    config: HunyuanVideoConfig
+    keep_in_fp32: tuple[str, ...] = ()
+
+    def build(self) -> Backbone:
+        """The model with torch's default initialisation, on the current default device."""
+        from diffusers import HunyuanVideoTransformer3DModel
+
+        from .hunyuan_video import HunyuanVideoBackbone
+
+        config = self.config
+        return HunyuanVideoBackbone(
+            HunyuanVideoTransformer3DModel(**config.to_diffusers()),
+            name=self.name,
+            text_length=config.text_length,
+            guidance=config.guidance,
+            spread=config.spread,
+        )
+
+    def native_names(self, keys: Iterable[str]) -> dict[str, str]:
+        """Keys of a diffusers file, which are the names themselves."""
+        return {key: key for key in keys}
+
+    def differences(self, config: Mapping[str, Any]) -> list[str]:
+        """What a diffusers ``config.json`` says otherwise than this entry, one phrase per field.
+
+        Raises:
+            UsageError: a config of another architecture.
+        """
+        kind = str(config.get("_class_name", _CLASS))
+        if kind != _CLASS:
+            raise UsageError("config.json", expected=f"_class_name {_CLASS!r}", got=repr(kind))
+        ours, defaults = self.config.to_diffusers(), HunyuanVideoConfig().to_diffusers()
+        theirs = {name: config.get(name, defaults[name]) for name in ours}
+        theirs["rope_axes_dim"] = tuple(theirs["rope_axes_dim"])  # a list in JSON
+        return [
+            f"{name} is {theirs[name]}, not {ours[name]}"
+            for name in ours
+            if theirs[name] != ours[name]
+        ]
+
+
+def hunyuan_video_entry(name: str, sizes: Mapping[str, Any]) -> HunyuanVideoEntry:
+    """An entry of one's own from plain data.
+
+    Raises:
+        UsageError: sizes that a HunyuanVideo transformer does not have.
+    """
+    try:
+        config = HunyuanVideoConfig(**sizes)
+    except TypeError as error:
+        raise UsageError(
+            "HunyuanVideo sizes", expected="fields of HunyuanVideoConfig", got=str(error)
+        ) from error
+    return HunyuanVideoEntry(
+        name=name, summary=f"a HunyuanVideo model called {name}", config=config
+    )
+
+
+HUNYUAN_VIDEO = HunyuanVideoEntry(
+    name="hunyuan-video",
+    summary="HunyuanVideo text-to-video, 13B: text rows and a summary, distilled guidance",
+    config=HunyuanVideoConfig(),
+)
+
+
+def _tiny(name: str, **changes: Any) -> HunyuanVideoEntry:
+    sizes: dict[str, Any] = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,
+        "num_layers": 1,
+        "num_single_layers": 1,
+        "num_refiner_layers": 1,
+        "text_embed_dim": 20,
+        "pooled_projection_dim": 12,
+        "rope_axes_dim": (4, 6, 6),
+        "text_length": 8,
+    }
+    return HunyuanVideoEntry(
+        name=name,
+        summary="one narrow dual and one single HunyuanVideo block for tests; no trained weights",
+        config=HunyuanVideoConfig(**(sizes | changes)),
+    )
+
+
+HUNYUAN_VIDEO_TINY = _tiny("hunyuan-video-tiny")
+HUNYUAN_VIDEO_TINY_UNGUIDED = _tiny(
+    "hunyuan-video-tiny-unguided",
+    guidance_embeds=False,
+    num_layers=2,
+    mlp_ratio=2.0,
+    spread="interpolate",
+)
