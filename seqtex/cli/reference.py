@@ -102,6 +102,14 @@ def reference(
         typer.Option("--variant", metavar="NAME", help="Weight files of that name, as fp16."),
     ] = None,
     local_files_only: LocalFilesOption = False,
+    generator: Annotated[
+        str,
+        typer.Option(
+            "--generator",
+            metavar="NAME",
+            help="Registered generator; auto: what the model's own config says.",
+        ),
+    ] = "auto",
     controls_only: Annotated[
         bool,
         typer.Option(
@@ -147,6 +155,7 @@ def reference(
         offload=offload,
         variant=variant,
         local_files_only=local_files_only,
+        generator=generator,
     )
     if controls_only:
         _check_controls_only(request)

@@ -91,6 +91,7 @@ class TextRequest:
     offload: str | None = None
     variant: str | None = None
     local_files_only: bool = False
+    generator: str = "auto"
     flags: tuple[str, str, str] = ("--view", "--size", "--steps")
 
     def check(self) -> ImageModelSpec:
@@ -132,6 +133,7 @@ class TextRequest:
             dtype=cast(ImageDtype, self.dtype),
             offload=cast(Offload, self.offload or "none"),
             variant=self.variant,
+            generator=self.generator,
         )
         choose_generator(spec)
         return spec
