@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 NUM_LEVELS = 1000
 DEFAULT_SHIFT = 5.0
+_ROUNDING = 2.0**-23  # relative, of a division and a multiplication in float32
 _FIRST_SIGMA_SLACK = 1e-6  # by which diffusers' UniPC lowers a first level of 1
 
 Weighting = Literal["bell", "uniform"]
@@ -75,6 +76,17 @@ def whole_timestep(sigma: float) -> float:
     """
     below_one = min(sigma, 1.0 - _FIRST_SIGMA_SLACK)
     return math.floor(NUM_LEVELS * below_one) / NUM_LEVELS
+
+
+def model_timesteps(sigma: Tensor) -> Tensor:
+    """``1000 sigma`` in float32; a whole number where that is what ``sigma`` was made from.
+
+    ``t / 1000`` times 1000 misses some whole ``t`` by one unit in the last place, which turns the
+    fastest phases of a model's sinusoid by 3e-5.
+    """
+    steps = NUM_LEVELS * sigma.float()
+    whole = steps.round()
+    return torch.where((steps - whole).abs() <= _ROUNDING * whole, whole, steps)
 
 
 def bell_weights(sigmas: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from seqtex_core.adapter import (
 )
 from seqtex_core.attention import Attend
 from seqtex_core.errors import UsageError
-from seqtex_core.flow_matching import clean_to_velocity
+from seqtex_core.flow_matching import clean_to_velocity, model_timesteps
 from seqtex_core.frames import Grid, StreamLayout, TokenLayout
 from seqtex_core.modulation import gated_residual, modulate
 from seqtex_core.qk_prep import QKNorm, qk_prep
@@ -244,7 +244,7 @@ class WanShell(BackboneShell):
         """Time MLP on ``1000 sigma``, one row per frame; the sinusoid stays fp32."""
         del pooled
         embedder = self.condition_embedder
-        sinusoid = embedder.timesteps_proj(1000.0 * sigma.float().flatten())
+        sinusoid = embedder.timesteps_proj(model_timesteps(sigma).flatten())
         hidden = embedder.time_embedder(sinusoid.to(embedder.time_embedder.linear_1.weight.dtype))
         hidden = hidden.to(embedder.time_proj.weight.dtype).unflatten(0, sigma.shape)
         projected = embedder.time_proj(functional.silu(hidden)).unflatten(-1, (6, -1))
@@ -388,7 +388,7 @@ class WanBackbone(Backbone):
             self.spec.head_dim, self.spec.patch_size, int(self.config["rope_max_seq_len"])
         ).to(latents.device)
         model.load_state_dict(dict(state), strict=True, assign=True)
-        timestep = 1000.0 * sigma.float()
+        timestep = model_timesteps(sigma)
         if sigma.ndim == 2:
             size = cast(tuple[int, int, int], tuple(latents.shape[2:]))
             grid = self.spec.grid("latents", size)
