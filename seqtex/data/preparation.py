@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from seqtex_core.errors import SeqTexError, UsageError
 from seqtex_geometry.rasterize import choose_rasterizer
@@ -134,6 +137,8 @@ def prepare_meshes(
 
 def prepare_in_worker(job: MeshJob) -> MeshEnd:
     """One mesh; what goes wrong is told, never raised."""
+    if multiprocessing.parent_process() is not None:
+        torch.set_num_threads(1)  # the cores are the workers'
     try:
         sample = prepare_mesh(
             job.source,

@@ -136,12 +136,9 @@ class _Worker(Generic[J, R]):
 
 
 def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
-    """The process: jobs in, results out, on one thread, until the other side is gone."""
+    """The process: jobs in, results out, until the other side is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
-    import torch
-
-    torch.set_num_threads(1)
     while True:
         try:
             job = connection.recv()

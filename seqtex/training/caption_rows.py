@@ -71,7 +71,7 @@ class CaptionRows:
         if path is None or not path.is_file():
             return None
         with WeightFiles([path]) as files:
-            return self._remember(text, files.read(_ROWS), int(files.read(_LENGTH)))
+            return self._remember(text, files.read(_ROWS), int(files.metadata[_LENGTH]))
 
     def _keep(self, text: str, rows: Tensor) -> tuple[Tensor, int]:
         self.encoded += 1
@@ -80,7 +80,7 @@ class CaptionRows:
         path = self._path(text)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_tensors(path, {_ROWS: kept, _LENGTH: torch.tensor(len(rows))})
+            write_tensors(path, {_ROWS: kept}, metadata={_LENGTH: str(len(rows))})
         return self._remember(text, kept, len(rows))
 
     def _remember(self, text: str, rows: Tensor, length: int) -> tuple[Tensor, int]:

@@ -14,13 +14,17 @@ import torch
 from benchmarks.validator import problems
 from seqtex.cli.evaluate import named_model, parsed_steps
 from seqtex.data.bank import GeometryBank
+from seqtex.data.preparation import Preparation, prepare_meshes
 from seqtex.data.production import Production, produce
+from seqtex.data.real_sample import SampleOptions
 from seqtex.data.record import RecordSizes
 from seqtex.data.splits import split_kinds
+from seqtex.data.stream import ShardStream
 from seqtex.data.synth import SynthSettings
 from seqtex.evaluation import EvaluationCase, ModelMethod, bank_cases, baselines, estimate
 from seqtex.evaluation.measures import MAX_PSNR, psnr, ssim
 from seqtex.evaluation.methods import MEAN, NEAREST, SMOOTH, TRUTH, MadeTexture
+from seqtex.evaluation.prepared import PreparedObjects
 from seqtex.evaluation.rendering import TexelRenderer
 from seqtex.evaluation.run import Evaluation, ObjectResult
 from seqtex.evaluation.schema import RESULT_SCHEMA
@@ -313,3 +317,57 @@ def test_names_of_models_and_steps(tmp_path: Path) -> None:
     (tmp_path / "a=b").mkdir()
     assert named_model(str(tmp_path / "a=b")) == ("a=b", str(tmp_path / "a=b"))
     assert (parsed_steps(None), parsed_steps("4, 2,4")) == ((), (4, 2))
+
+
+@pytest.fixture(scope="module")
+def prepared(assets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two prepared meshes: one with a texture, one of one colour."""
+    folder = tmp_path_factory.mktemp("prepared")
+    options = SampleOptions(sizes=SIZES)
+    prepare_meshes(Preparation(source=assets, folder=folder, options=options), workers=0)
+    return folder
+
+
+def test_prepared_meshes_are_measured_in_their_own_textures(prepared: Path) -> None:
+    objects = PreparedObjects(prepared)
+    assert objects.left_out == {"bare.ply": "no texture of its own"}
+    found = list(objects.cases(count=1, seed=0, kinds=(), given_view=1))
+    case = found[0]
+    assert (case.family, case.given_view, case.images.kinds) == ("figure.glb", 1, ())
+    stored = {s.meta["file"]: s for s in ShardStream(prepared, shuffle_buffer=0)}["figure.glb"]
+    assert torch.equal(case.images.uv, stored.images["uv"])
+    assert torch.equal(case.reference, stored.images["view1"])
+    with pytest.raises(UsageError, match="1 to 1"):
+        next(objects.cases(count=2, seed=0, kinds=(), given_view=0))
+    with pytest.raises(UsageError, match="0 to 3"):
+        next(objects.cases(count=1, seed=0, kinds=(), given_view=4))
+
+
+def test_prepared_meshes_can_be_painted(prepared: Path) -> None:
+    objects = PreparedObjects(prepared, painted=True)
+    kinds = split_kinds("held-out")
+    first, second = objects.cases(count=2, seed=0, kinds=kinds, given_view=0)
+    assert [first.family, second.family] == ["bare.ply", "figure.glb"]
+    assert all(set(case.images.kinds) <= set(kinds) for case in (first, second))
+    other = next(objects.cases(count=2, seed=1, kinds=kinds, given_view=0))
+    assert not torch.equal(other.images.uv, first.images.uv)
+
+
+def test_command_measures_prepared_meshes(seqtex, prepared, model, bank, tmp_path) -> None:
+    out = tmp_path / "results"
+    found = seqtex("evaluate", prepared, "-o", out, "--model", model, "--steps", "1")
+    assert found.code == 0, found.err
+    record = json.loads((out / "results.json").read_text())
+    assert problems(record, RESULT_SCHEMA) == []
+    assert [one["family"] for one in record["objects"]] == ["figure.glb"]
+    scored = record["objects"][0]["results"]
+    assert set(scored) == {TRUTH, MEAN, NEAREST, SMOOTH, "mine, 1 steps"}
+    table = (out / "results.md").read_text()
+    row = next(line for line in table.splitlines() if line.startswith("| figure.glb"))
+    assert f"{scored[NEAREST]['psnr_all']:.2f} / {scored[NEAREST]['psnr_unseen']:.2f}" in row
+    assert "bare.ply (no texture of its own)" in table
+    assert "their own" in table
+    assert (out / "pictures.png").stat().st_size > 0
+    refused = seqtex("evaluate", bank.folder, "-o", tmp_path / "b", "--textures", "own")
+    assert refused.code == 2
+    assert "held-out" in refused.err
