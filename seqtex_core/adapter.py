@@ -51,6 +51,8 @@ class BackboneSpec:
             otherwise it was trained to read them (Wan).
         pooled_dim: width of the summary of the text that the model reads beside the rows, or
             ``None``.
+        repeats_position: position embeddings are added before every block (Cosmos with learned
+            positions), not only before the first one.
     """
 
     name: str
@@ -67,6 +69,7 @@ class BackboneSpec:
     joint_text: bool = False
     masks_text: bool = False
     pooled_dim: int | None = None
+    repeats_position: bool = False
 
     @property
     def inner_dim(self) -> int:

@@ -42,6 +42,14 @@ class Hidden(NamedTuple):
     uv: Tensor | None = None
     text: Tensor | None = None
 
+    def placed(self, inputs: Mapping[Stream, BranchInputs]) -> Hidden:
+        """With the position embeddings of both streams added, where there are any."""
+        mv, uv = inputs["mv"].position, inputs["uv"].position if "uv" in inputs else None
+        return self._replace(
+            mv=self.mv if mv is None else self.mv + mv,
+            uv=self.uv if self.uv is None or uv is None else self.uv + uv,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class BranchInputs:

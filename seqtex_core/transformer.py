@@ -216,6 +216,8 @@ class SeqTexTransformer(nn.Module):
             text = self._shell("mv").initial_text(inputs["mv"].context, level)
         hidden = Hidden(mv=tokens["mv"], uv=tokens.get("uv"), text=text)
         for index, block in enumerate(self.muv_blocks()):
+            if index and self.spec.repeats_position:
+                hidden = hidden.placed(inputs)
             block_cache = cache.blocks[index] if cache.blocks else None
             arguments = (hidden, inputs, times, block_cache, self.attend)
             if self.gradient_checkpointing and torch.is_grad_enabled():

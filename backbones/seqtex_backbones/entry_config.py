@@ -14,6 +14,7 @@ ARCHITECTURES: Registry[Callable[[str, Mapping[str, Any]], BackboneEntry]] = Reg
     "architecture",
     {
         "cogvideox": "seqtex_backbones.cogvideox_configs:cogvideox_entry",
+        "cosmos": "seqtex_backbones.cosmos_configs:cosmos_entry",
         "hunyuan-video": "seqtex_backbones.hunyuan_video_configs:hunyuan_video_entry",
         "ltx-video": "seqtex_backbones.ltx_configs:ltx_entry",
         "wan": "seqtex_backbones.wan_configs:wan_entry",

@@ -82,6 +82,16 @@ BACKBONES: Registry[BackboneEntry] = Registry(
         "ltx-video-13b": "seqtex_backbones.ltx_configs:LTX_13B",
         "ltx-video-tiny": "seqtex_backbones.ltx_configs:LTX_TINY",
         "ltx-video-tiny-0.9.5": "seqtex_backbones.ltx_configs:LTX_TINY_0_9_5",
+        "cosmos-predict2-2b-text2image": "seqtex_backbones.cosmos_configs:COSMOS_2_TEXT2IMAGE_2B",
+        "cosmos-predict2-14b-text2image": "seqtex_backbones.cosmos_configs:COSMOS_2_TEXT2IMAGE_14B",
+        "cosmos-predict2-2b-video2world": "seqtex_backbones.cosmos_configs:COSMOS_2_VIDEO2WORLD_2B",
+        "cosmos-predict2-14b-video2world": (
+            "seqtex_backbones.cosmos_configs:COSMOS_2_VIDEO2WORLD_14B"
+        ),
+        "cosmos-predict2.5-2b": "seqtex_backbones.cosmos_configs:COSMOS_2_5_2B",
+        "cosmos-predict2.5-14b": "seqtex_backbones.cosmos_configs:COSMOS_2_5_14B",
+        "cosmos-tiny": "seqtex_backbones.cosmos_configs:COSMOS_TINY",
+        "cosmos-tiny-video": "seqtex_backbones.cosmos_configs:COSMOS_TINY_VIDEO",
     },
     entry_point_group="seqtex.backbones",
 )

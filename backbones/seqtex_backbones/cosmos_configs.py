@@ -1,0 +1,250 @@
+"""Named sizes of the Cosmos architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from seqtex_core.adapter import Backbone
+from seqtex_core.errors import UsageError
+from seqtex_core.rope import GRID_SPREADS, GridSpread
+
+from .cosmos_positions import CosmosPositions
+
+_OWN = frozenset({"text_length", "fps", "spread"})
+_TRIPLES = ("max_size", "patch_size", "rope_scale")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosmosConfig:
+    """Sizes of a Cosmos transformer, under the argument names (and defaults) of diffusers.
+
+    Args:
+        num_attention_heads: attention heads.
+        attention_head_dim: channels per head; even, at least 12.
+        num_layers: transformer blocks.
+        in_channels: latent channels read; one more than ``out_channels`` in video models.
+        out_channels: latent channels predicted.
+        mlp_ratio: inner width of the feed-forward network, in widths of the residual stream.
+        text_embed_dim: width of the text that the blocks read.
+        adaln_lora_dim: rank of the modulation.
+        max_size: latent frames, rows and columns that learned positions exist for.
+        patch_size: latent frames, rows and columns per token.
+        rope_scale: see ``CosmosPositions``.
+        concat_padding_mask: whether a mask of padding is one more input channel.
+        extra_pos_embed_type: ``"learnable"`` adds learned positions before every block.
+        use_crossattn_projection: whether the text encoder's output is projected (Predict2.5).
+        crossattn_proj_in_channels: its width, if it is.
+        text_length: text rows that the model was trained with. This and the following are not part
+            of diffusers' transformer config.
+        fps: see ``CosmosPositions``.
+        spread: see ``CosmosPositions``.
+
+    Raises:
+        UsageError: a size that is not a positive whole number, or that the positions cannot have.
+    """
+
+    num_attention_heads: int = 32
+    attention_head_dim: int = 128
+    num_layers: int = 28
+    in_channels: int = 16
+    out_channels: int = 16
+    mlp_ratio: float = 4.0
+    text_embed_dim: int = 1024
+    adaln_lora_dim: int = 256
+    max_size: tuple[int, int, int] = (128, 240, 240)
+    patch_size: tuple[int, int, int] = (1, 2, 2)
+    rope_scale: tuple[float, float, float] = (2.0, 1.0, 1.0)
+    concat_padding_mask: bool = True
+    extra_pos_embed_type: str | None = "learnable"
+    use_crossattn_projection: bool = False
+    crossattn_proj_in_channels: int = 1024
+    text_length: int = 512
+    fps: float | None = None
+    spread: GridSpread = "extrapolate"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            size = getattr(self, field.name)
+            if field.type == "int" and not (isinstance(size, int) and size > 0):
+                raise UsageError(field.name, expected="a positive whole number", got=repr(size))
+        if self.spread not in GRID_SPREADS:
+            raise UsageError("spread", expected=f"one of {GRID_SPREADS}", got=repr(self.spread))
+        CosmosPositions(head_dim=self.attention_head_dim, rope_scale=self.rope_scale, fps=self.fps)
+
+    def to_diffusers(self) -> dict[str, Any]:
+        """Arguments of ``CosmosTransformer3DModel``."""
+        given = {name: value for name, value in asdict(self).items() if name not in _OWN}
+        return given | {
+            "encoder_hidden_states_channels": self.text_embed_dim,
+            "img_context_dim_in": None,
+            "controlnet_block_every_n": None,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosmosEntry:
+    """A named Cosmos model; see ``registry.BackboneEntry``.
+
+    Args:
+        name: registry name.
+        summary: one line for listings.
+        config: its sizes.
+    """
+
+    name: str
+    summary: str
+    config: CosmosConfig
+    keep_in_fp32: tuple[str, ...] = ("learnable_pos_embed",)
+
+    def build(self) -> Backbone:
+        """The model with torch's default initialisation, on the current default device."""
+        from diffusers import CosmosTransformer3DModel
+
+        from .cosmos import CosmosBackbone
+
+        config = self.config
+        return CosmosBackbone(
+            CosmosTransformer3DModel(**config.to_diffusers()),
+            name=self.name,
+            text_length=config.text_length,
+            fps=config.fps,
+            spread=config.spread,
+        )
+
+    def native_names(self, keys: Iterable[str]) -> dict[str, str]:
+        """Keys of a diffusers file, which are the names themselves."""
+        return {key: key for key in keys}
+
+    def differences(self, config: Mapping[str, Any]) -> list[str]:
+        """What a diffusers ``config.json`` says otherwise than this entry, one phrase per field.
+
+        Raises:
+            UsageError: a config of another architecture.
+        """
+        kind = str(config.get("_class_name", "CosmosTransformer3DModel"))
+        if kind != "CosmosTransformer3DModel":
+            raise UsageError(
+                "config.json", expected="_class_name 'CosmosTransformer3DModel'", got=repr(kind)
+            )
+        ours, defaults = self.config.to_diffusers(), CosmosConfig().to_diffusers()
+        theirs = {name: config.get(name, defaults[name]) for name in ours}
+        theirs |= {name: tuple(theirs[name]) for name in _TRIPLES}
+        ignored = set()
+        if self.config.extra_pos_embed_type is None:
+            ignored.add("max_size")
+        if not self.config.use_crossattn_projection:
+            ignored |= {"crossattn_proj_in_channels", "encoder_hidden_states_channels"}
+        return [
+            f"{name} is {theirs[name]}, not {ours[name]}"
+            for name in ours
+            if name not in ignored and theirs[name] != ours[name]
+        ]
+
+
+def cosmos_entry(name: str, sizes: Mapping[str, Any]) -> CosmosEntry:
+    """An entry of one's own from plain data.
+
+    Raises:
+        UsageError: sizes that a Cosmos transformer does not have.
+    """
+    values: dict[str, Any] = {
+        key: tuple(value) if key in _TRIPLES else value for key, value in sizes.items()
+    }
+    try:
+        config = CosmosConfig(**values)
+    except TypeError as error:
+        raise UsageError(
+            "Cosmos sizes", expected="fields of CosmosConfig", got=str(error)
+        ) from error
+    return CosmosEntry(name=name, summary=f"a Cosmos model called {name}", config=config)
+
+
+def _named(name: str, summary: str, *, is_large: bool, **changes: Any) -> CosmosEntry:
+    sizes: dict[str, Any] = {
+        "num_attention_heads": 40 if is_large else 16,
+        "num_layers": 36 if is_large else 28,
+        "extra_pos_embed_type": None,
+    }
+    return CosmosEntry(name=name, summary=summary, config=CosmosConfig(**(sizes | changes)))
+
+
+COSMOS_2_TEXT2IMAGE_2B = _named(
+    "cosmos-predict2-2b-text2image",
+    "Cosmos Predict2 text-to-image, 2B, on the latents of Wan2.1",
+    is_large=False,
+    rope_scale=(1.0, 4.0, 4.0),
+)
+COSMOS_2_TEXT2IMAGE_14B = _named(
+    "cosmos-predict2-14b-text2image",
+    "Cosmos Predict2 text-to-image, 14B",
+    is_large=True,
+    rope_scale=(1.0, 4.0, 4.0),
+)
+COSMOS_2_VIDEO2WORLD_2B = _named(
+    "cosmos-predict2-2b-video2world",
+    "Cosmos Predict2 video, 2B: its extra input channel gets zeros",
+    is_large=False,
+    in_channels=17,
+    rope_scale=(1.0, 3.0, 3.0),
+    fps=16.0,
+)
+COSMOS_2_VIDEO2WORLD_14B = _named(
+    "cosmos-predict2-14b-video2world",
+    "Cosmos Predict2 video, 14B: its extra input channel gets zeros",
+    is_large=True,
+    in_channels=17,
+    rope_scale=(20 / 24, 2.0, 2.0),
+    fps=16.0,
+)
+_PREDICT_2_5: dict[str, Any] = {
+    "in_channels": 17,
+    "rope_scale": (1.0, 3.0, 3.0),
+    "use_crossattn_projection": True,
+    "crossattn_proj_in_channels": 100352,
+}
+COSMOS_2_5_2B = _named(
+    "cosmos-predict2.5-2b",
+    "Cosmos Predict2.5, 2B: reads all layers of a language model, projected",
+    is_large=False,
+    **_PREDICT_2_5,
+)
+COSMOS_2_5_14B = _named(
+    "cosmos-predict2.5-14b",
+    "Cosmos Predict2.5, 14B: reads all layers of a language model, projected",
+    is_large=True,
+    **_PREDICT_2_5,
+)
+
+
+def _tiny(name: str, **changes: Any) -> CosmosEntry:
+    sizes: dict[str, Any] = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,
+        "num_layers": 2,
+        "text_embed_dim": 20,
+        "adaln_lora_dim": 6,
+        "max_size": (16, 24, 24),
+        "rope_scale": (1.0, 4.0, 4.0),
+        "extra_pos_embed_type": None,
+        "text_length": 8,
+    }
+    return CosmosEntry(
+        name=name,
+        summary="two narrow Cosmos blocks for tests; there are no trained weights",
+        config=CosmosConfig(**(sizes | changes)),
+    )
+
+
+COSMOS_TINY = _tiny("cosmos-tiny")
+COSMOS_TINY_VIDEO = _tiny(
+    "cosmos-tiny-video",
+    in_channels=17,
+    rope_scale=(20 / 24, 2.0, 3.0),
+    extra_pos_embed_type="learnable",
+    use_crossattn_projection=True,
+    crossattn_proj_in_channels=28,
+    fps=16.0,
+    spread="interpolate",
+)
