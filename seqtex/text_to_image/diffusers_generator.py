@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from seqtex_core.errors import MissingDependencyError, UsageError, WeightsError
+from seqtex_core.errors import MissingDependencyError, UnsupportedError, UsageError, WeightsError
 
 from ..prepare import choose_device
 from .control_images import ControlImages
@@ -74,8 +74,15 @@ class DiffusersGenerator(ABC):
             callback_on_step_end=report,
             **self.arguments(settings, controls),
         )
-        image: Tensor = output.images[0]
-        return image.detach().float().clamp(0, 1).cpu()
+        image: Tensor = output.images[0].detach().float().cpu()
+        if not bool(image.isfinite().all()):
+            raise UnsupportedError(
+                f"{self.name} in {self.record()['dtype']}",
+                expected="a finite image",
+                got="NaN or infinity",
+                remedy="Use another dtype: bfloat16 or float32.",
+            )
+        return image.clamp(0, 1)
 
     @abstractmethod
     def arguments(self, settings: ImageSettings, controls: ControlImages) -> dict[str, Any]:
@@ -130,7 +137,7 @@ class DiffusersGenerator(ABC):
                 label,
                 expected=f"at most {limit} tokens, which is what {self.name} reads",
                 got=f"{count}, the words added for an even picture included",
-                remedy="Shorten it, or give it as it is with --raw-text.",
+                remedy="Shorten it, or give it as it is with `seqtex reference --raw-text`.",
             )
 
 

@@ -97,6 +97,7 @@ class ReferenceGenerator(Protocol):
 
         Raises:
             UsageError: a setting that the model does not have, or a size that it cannot make.
+            UnsupportedError: the model's numbers ran over in its dtype.
         """
         ...
 

@@ -88,7 +88,8 @@ class TextReference:
             expected=f"an object that fills the mesh's silhouette with IoU >= {least:.2f} "
             "(--min-iou)",
             got=f"IoU {self.overlap:.3f}",
-            remedy=f"Try another --seed, or more of --control-scale.{take}",
+            remedy="Try another --seed, or `seqtex reference` with a higher --control-scale."
+            + take,
         )
 
 

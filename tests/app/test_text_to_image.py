@@ -33,7 +33,7 @@ from seqtex.text_to_image import (
     save_text_reference,
 )
 from seqtex.text_to_image.registry import choose_generator
-from seqtex_core.errors import InputError, SeqTexError, UsageError, WeightsError
+from seqtex_core.errors import InputError, SeqTexError, UnsupportedError, UsageError, WeightsError
 
 SIZE = 64
 ONE_STEP = ImageSettings(prompt="a red fox", steps=1)
@@ -129,6 +129,14 @@ def test_settings_that_a_model_does_not_have_are_refused(
     generator = load_generator(spec_of(models, *MODELS[which]))
     with pytest.raises(UsageError, match=words):
         generator(replace(ONE_STEP, **change), controls)
+
+
+def test_a_broken_image_is_no_image(models: Path, controls: ControlImages) -> None:
+    generator: Any = load_generator(spec_of(models, *MODELS["flux-depth"]))
+    for weight in generator.pipeline.vae.decoder.parameters():
+        weight.data.fill_(float("nan"))
+    with pytest.raises(UnsupportedError, match="float32: expected a finite image"):
+        generator(ONE_STEP, controls)
 
 
 @pytest.mark.parametrize(("which", "size"), [("sdxl-depth", 60), ("flux-depth", 72)])
