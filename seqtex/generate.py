@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -134,7 +134,8 @@ def generate(
     with clock.stage("Maps"):
         view_maps = job.view_maps(settings.view_size, supersample=model.config.supersample)
         uv_maps = tuple(job.uv_maps(settings.uv_size, texture_set=index) for index in sets)
-    with clock.stage("Encode"), torch.no_grad():
+    text = _encode_text(model, settings, clock)
+    with clock.stage("Encode"), torch.no_grad(), model.residence.using("codec"):
         views = encode_geometry(view_maps, model.codec, generator=noise)
         clean = encode_references(
             job.references,
@@ -147,16 +148,17 @@ def generate(
         if uv_maps:
             runs = [_texture_conditions(runs[0], plan, job, maps, model, noise) for maps in uv_maps]
     made: list[Mapping[str, Tensor]] = []
-    with clock.stage("Denoise", len(runs) * settings.steps) as step:
+    denoise = clock.stage("Denoise", len(runs) * settings.steps)
+    with denoise as step, model.residence.using("transformer"):
         for number, conditions in enumerate(runs):
 
             def on_step(done: int, before: int = number * settings.steps) -> None:
                 step(before + done)
 
-            latents = _sample(model, plan, conditions, settings, on_step)
+            latents = _sample(model, plan, conditions, settings, text, on_step)
             projection = conditions.clean.get(PROJECTION)
             made.append(from_residual(latents, projection, model.config.texture_base))
-    with clock.stage("Decode"), torch.no_grad():
+    with clock.stage("Decode"), torch.no_grad(), model.residence.using("codec"):
         pictures = decode_images(made[0][VIEWS], model.codec)
         textures = [decode_images(latents[TEXTURE], model.codec)[0] for latents in made if uv_maps]
     with clock.stage("Pad seams"):
@@ -198,6 +200,7 @@ def _sample(
     plan: FramePlan,
     conditions: _Conditions,
     settings: GenerateSettings,
+    text: Sequence[Tensor | None],
     on_step: Callable[[int], None],
 ) -> Mapping[str, Tensor]:
     """Clean latents of every group that the plan needs."""
@@ -213,7 +216,7 @@ def _sample(
     )
     with torch.no_grad():
         return sample(
-            _velocity_model(model, geometry, settings),
+            _velocity_model(model, geometry, text, guidance=settings.guidance),
             plan,
             known,
             sigmas=inference_sigmas(settings.steps, shift=settings.shift),
@@ -223,22 +226,34 @@ def _sample(
         )
 
 
+def _encode_text(
+    model: SeqTexModel, settings: GenerateSettings, clock: StageClock
+) -> list[Tensor | None]:
+    """Text rows of the prompt and, with guidance, of the empty prompt."""
+    prompts = [settings.prompt] if settings.guidance == 1.0 else [settings.prompt, ""]
+    if model.text_encoder is None:
+        return model.encode_prompts(prompts)
+    with clock.stage("Text"):
+        return model.encode_prompts(prompts)
+
+
 def _velocity_model(
-    model: SeqTexModel, geometry: Mapping[str, GeometryLatents], settings: GenerateSettings
+    model: SeqTexModel,
+    geometry: Mapping[str, GeometryLatents],
+    text: Sequence[Tensor | None],
+    *,
+    guidance: float,
 ) -> PredictVelocity:
     transformer = model.transformer
     sizes = {name: _size(maps.position) for name, maps in geometry.items()}
     layout = transformer.layout(sizes, {name: DEFAULT_STREAMS[name] for name in sizes})
-
-    def conditioned_on(prompt: str | None) -> PredictVelocity:
-        text = model.encode_text(prompt)
-        cache = transformer.prepare(layout, geometry=geometry, text=text)
-        return partial(transformer, cache=cache)
-
-    conditional = conditioned_on(settings.prompt)
-    if settings.guidance == 1.0:
-        return conditional
-    return with_guidance(conditional, conditioned_on(""), settings.guidance)
+    models = []
+    for rows in text:
+        cache = transformer.prepare(
+            layout, geometry=geometry, text=rows, precompute=model.caches_geometry
+        )
+        models.append(partial(transformer, cache=cache))
+    return models[0] if guidance == 1.0 else with_guidance(models[0], models[1], guidance)
 
 
 def _size(latents: Tensor) -> tuple[int, int, int]:

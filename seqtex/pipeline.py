@@ -12,7 +12,11 @@ import torch
 from seqtex_core.errors import UsageError
 
 from .generate import GenerateSettings, generate
-from .models.load import SeqTexModel, load_model
+from .models.catalog import CATALOG
+from .models.load import DTYPES, SeqTexModel, load_model
+from .models.memory_needs import RunSizes
+from .models.sources import ModelSources
+from .out_of_memory import naming_smaller_setting
 from .prepare import PreparedJob, choose_device, prepare_job
 from .prepare_options import PrepareOptions
 from .references import ReferenceSource
@@ -20,7 +24,6 @@ from .result import ResultMaps, TextureResult
 from .stages import OnProgress, StageClock
 
 DEFAULT_MODEL = "seqtex-tiny"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class SeqTexPipeline:
@@ -43,25 +46,46 @@ class SeqTexPipeline:
         cls,
         name_or_path: str | Path = DEFAULT_MODEL,
         *,
+        weights: ModelSources | str | Path | None = None,
         device: torch.device | str = "auto",
-        dtype: torch.dtype | str = torch.float32,
+        dtype: torch.dtype | str | None = None,
+        memory: int | None = None,
+        sizes: RunSizes | None = None,
     ) -> Self:
-        """A pipeline around a built-in model or one in a local folder.
+        """A pipeline around a model by name, or one in a local folder.
 
         Args:
-            name_or_path: built-in name, or a folder with a model config and weights.
+            name_or_path: built-in name, a full-size model's name, or a folder with a model config
+                and weights.
+            weights: of a full-size model: a diffusers pipeline's folder, a file, a hub id, or
+                :class:`ModelSources`, which names the parts one by one.
             device: a torch device; ``"auto"`` takes CUDA if there is one, else the CPU.
-            dtype: of the transformer's weights; a torch dtype or its name ("bfloat16").
+            dtype: of the transformer's weights; a torch dtype or its name ("bfloat16"). The
+                model's own if ``None``.
+            memory: GiB to keep within: 8, 12, 16 or 24; what is free if ``None``.
+            sizes: of the runs to keep within it; the model's own if ``None``.
 
         Raises:
             WeightsError: nothing there, or weights that do not fit.
+            UsageError: settings that do not suit the model.
+            OutOfMemoryError: runs of these sizes cannot be kept within ``memory``.
         """
-        kind = dtype if isinstance(dtype, torch.dtype) else _dtype(dtype)
-        return cls(load_model(name_or_path, device=choose_device(str(device)), dtype=kind))
+        kind = _dtype(dtype) if isinstance(dtype, str) else dtype
+        if isinstance(weights, str | Path):
+            weights = ModelSources(weights=str(weights))
+        model = load_model(
+            name_or_path,
+            device=choose_device(str(device)),
+            dtype=kind,
+            sources=weights,
+            memory=memory,
+            sizes=sizes,
+        )
+        return cls(model)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """Move the model; returns the pipeline."""
-        self.model.transformer.to(device=device, dtype=dtype)
+        self.model = self.model.moved(torch.device(device), dtype)
         return self
 
     def __call__(
@@ -119,19 +143,47 @@ class SeqTexPipeline:
             guidance=guidance,
         )
         clock = StageClock(on_progress)
-        made = generate(self.model, job, settings, clock)
         model = self.model
+        with naming_smaller_setting(lambda: _smaller(model, settings)):
+            made = generate(model, job, settings, clock)
         record = {k: v for k, v in asdict(settings).items() if k not in ("task", "seed")}
         return TextureResult.of(
             job,
             made.textures,
             method="model",
-            settings={**record, "dtype": str(model.dtype)},
-            choices={"model": f"{config.name} ({model.state})"},
+            settings={**record, "dtype": str(model.dtype), "memory": _memory(model)},
+            choices=model_choices(model, prompt),
             stage_seconds=clock.times,
             views=made.views,
             maps=ResultMaps(views=made.view_maps, textures=made.uv_maps),
         ).with_model(model.record, task=settings.task, seed=seed)
+
+
+def model_choices(model: SeqTexModel, prompt: str | None) -> dict[str, str]:
+    """What is said of a model before and after a run: its weights, its text, its memory."""
+    told = {"model": f"{model.config.name} ({model.state})"}
+    if model.config.text_encoder is not None or model.record.name in CATALOG:
+        told["text"] = model.text_state(prompt)
+    if model.memory is not None:
+        told["memory"] = str(model.memory)
+    return told
+
+
+def _memory(model: SeqTexModel) -> dict[str, object] | None:
+    plan = model.memory
+    if plan is None:
+        return None
+    return {"budget_gib": plan.budget, "expected_bytes": plan.peak, **asdict(plan.measures)}
+
+
+def _smaller(model: SeqTexModel, settings: GenerateSettings) -> str:
+    """The next setting to try when memory ran out."""
+    plan = None if model.memory is None else model.memory.smaller()
+    if plan is not None:
+        return f"Use --memory {plan.budget}: {'; '.join(plan.costs())}."
+    view, uv = max(settings.view_size // 2, 64), max(settings.uv_size // 2, 64)
+    wide = model.dtype == torch.float32
+    return f"Use --view-size {view} --uv-size {uv}" + (", or --dtype bfloat16." if wide else ".")
 
 
 def _dtype(name: str) -> torch.dtype:

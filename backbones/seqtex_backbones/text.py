@@ -4,39 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from seqtex_core.errors import MissingDependencyError, WeightsError
 
+Padding = Literal["zero", "kept"]
+"""Rows beyond the prompt: zeros (Wan), or what the encoder makes of padding (CogVideoX)."""
+
 
 class TextEncoder(Protocol):
     """Prompts to text rows."""
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Rows ``[B, S, E]``, zero beyond each prompt's length."""
+        """Rows ``[B, S, E]``."""
         ...
 
 
 class T5TextEncoder:
-    """umT5 or T5 as Wan uses it: 512 rows, zeros beyond the prompt, no mask.
+    """umT5 or T5 as video models use it: a fixed number of rows that are read without a mask.
 
     Args:
         tokenizer: a transformers tokenizer.
         model: a transformers T5 or umT5 encoder.
         max_length: rows; longer prompts are cut.
+        padding: ``"zero"``: padding is masked in the encoder and its rows are zero (Wan);
+            ``"kept"``: no mask, its rows are used (CogVideoX).
     """
 
-    def __init__(self, tokenizer: Any, model: Any, *, max_length: int = 512) -> None:
+    def __init__(
+        self, tokenizer: Any, model: Any, *, max_length: int = 512, padding: Padding = "zero"
+    ) -> None:
         self.tokenizer = tokenizer
         self.model = model
         self.max_length = max_length
+        self.padding = padding
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """Rows ``[B, max_length, E]``, zero beyond each prompt's length."""
+        """Rows ``[B, max_length, E]``; beyond each prompt's length as ``padding`` says."""
         batch = self.tokenizer(
             [" ".join(prompt.split()) for prompt in prompts],
             padding="max_length",
@@ -45,6 +53,9 @@ class T5TextEncoder:
             return_tensors="pt",
         )
         device = next(self.model.parameters()).device
+        if self.padding == "kept":
+            kept: Tensor = self.model(batch.input_ids.to(device)).last_hidden_state
+            return kept
         mask = batch.attention_mask.to(device)
         rows = self.model(batch.input_ids.to(device), attention_mask=mask).last_hidden_state
         encoded: Tensor = rows * mask.unsqueeze(-1).to(rows.dtype)
@@ -57,6 +68,7 @@ def load_text_encoder(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     max_length: int = 512,
+    padding: Padding = "zero",
 ) -> TextEncoder:
     """The encoder in a local folder with ``tokenizer/`` and ``text_encoder/`` (diffusers' layout).
 
@@ -65,9 +77,10 @@ def load_text_encoder(
         device: where the encoder goes.
         dtype: of its weights.
         max_length: rows that the backbone was trained with.
+        padding: see ``T5TextEncoder``.
 
     Raises:
-        MissingDependencyError: transformers is not installed.
+        MissingDependencyError: transformers, or what the tokenizer needs, is not installed.
         WeightsError: a folder is missing, or the weights are not safetensors.
     """
     try:
@@ -94,5 +107,13 @@ def load_text_encoder(
         raise WeightsError(
             f"text encoder {folder}", expected="safetensors weights", got=str(error)
         ) from error
-    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-    return T5TextEncoder(tokenizer, model.to(device).eval(), max_length=max_length)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+    except (ImportError, ValueError) as error:
+        raise MissingDependencyError(
+            f"tokenizer in {folder}",
+            expected="one that transformers can read here",
+            got=(str(error).strip().splitlines() or [repr(error)])[0],
+            remedy="pip install sentencepiece",
+        ) from error
+    return T5TextEncoder(tokenizer, model.to(device).eval(), max_length=max_length, padding=padding)

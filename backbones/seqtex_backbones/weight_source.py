@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from seqtex_core.weight_files import PICKLES, refuse_pickle
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SUBFOLDER = "transformer"
+_PIPELINE_FOLDERS = (
+    "image_encoder/", "text_encoder/", "text_encoder_2/", "tokenizer/", "tokenizer_2/",
+    "transformer/", "transformer_2/", "vae/",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +52,7 @@ def find_weights(weights: str | Path, *, local_files_only: bool = False) -> Weig
     if path.is_dir():
         return _folder(path)
     if isinstance(weights, str) and _HUB_ID.fullmatch(weights) and path.suffix != ".safetensors":
-        return _folder(_download(weights, local_files_only=local_files_only))
+        return _folder(download(weights, local_files_only=local_files_only))
     raise WeightsError(
         str(weights), expected="a safetensors file, a folder, or a hub id", got="no such file"
     )
@@ -95,17 +100,38 @@ def _parsed(path: Path) -> dict[str, Any]:
     return parsed
 
 
-def _download(hub_id: str, *, local_files_only: bool) -> Path:
+def download(
+    hub_id: str,
+    *,
+    folders: Sequence[str] = ("", f"{_SUBFOLDER}/"),
+    local_files_only: bool = False,
+) -> Path:
+    """The local copy of a hub repository's weights; the one function that uses the network.
+
+    Args:
+        hub_id: ``owner/name``.
+        folders: to fetch from, each ``""`` or ending in a slash: configs, safetensors and their
+            index; of a folder with "tokenizer" in its name, everything.
+        local_files_only: use what was downloaded before.
+
+    Raises:
+        WeightsError: it cannot be downloaded.
+    """
     import huggingface_hub
 
+    weights = ("config.json", "*.safetensors", "*.safetensors.index.json")
     patterns = [
         f"{folder}{name}"
-        for folder in ("", f"{_SUBFOLDER}/")
-        for name in ("config.json", "*.safetensors", "*.safetensors.index.json")
+        for folder in folders
+        for name in (("*",) if "tokenizer" in folder else weights)
     ]
     try:
         folder = huggingface_hub.snapshot_download(
-            hub_id, allow_patterns=patterns, local_files_only=local_files_only
+            hub_id,
+            allow_patterns=patterns,
+            # the hub's patterns cross slashes: "*.safetensors" alone would fetch every part
+            ignore_patterns=[f"{part}*" for part in _PIPELINE_FOLDERS if part not in folders],
+            local_files_only=local_files_only,
         )
     except Exception as error:  # the client's errors: no network, no such id, no permission, ...
         raise WeightsError(

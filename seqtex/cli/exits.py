@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from seqtex_core.errors import OutOfMemoryError, SeqTexError
+from seqtex.out_of_memory import is_out_of_memory, naming_smaller_setting, out_of_memory
+from seqtex_core.errors import SeqTexError
+
+__all__ = ["INTERRUPTED", "TERMINATED", "naming_smaller_setting", "run_guarded"]
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -55,31 +58,6 @@ def run_guarded(command: Callable[[], None], *, debug: bool) -> int:
     finally:
         _end_children()
     return 0
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, NumPy or torch reports that memory ran out."""
-    if isinstance(error, OutOfMemoryError):
-        return False
-    named = type(error).__name__ in ("OutOfMemoryError", "_ArrayMemoryError")
-    in_torch = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    return named or in_torch or isinstance(error, MemoryError)
-
-
-def out_of_memory(remedy: str) -> OutOfMemoryError:
-    """The error of exit code 5, with the next setting to try as its remedy."""
-    return OutOfMemoryError("memory", expected="room for this run", got="none left", remedy=remedy)
-
-
-@contextmanager
-def naming_smaller_setting(remedy: str) -> Iterator[None]:
-    """Turn out-of-memory of any kind into the error of exit code 5 that says ``remedy``."""
-    try:
-        yield
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise out_of_memory(remedy) from error
-        raise
 
 
 def _show(error: SeqTexError, *, debug: bool) -> None:

@@ -113,8 +113,14 @@ def _states(table: Registry[Any]) -> dict[str, str | None]:
 
 
 def _models() -> dict[str, str]:
+    from seqtex.models.catalog import CATALOG
     from seqtex.models.config import WEIGHTS_NAME
     from seqtex.models.folder import BUILT_IN, model_folder
 
     trained = {True: "trained", False: "untrained: seeded random weights, for trying things out"}
-    return {name: trained[(model_folder(name) / WEIGHTS_NAME).is_file()] for name in BUILT_IN}
+    ours = {name: trained[(model_folder(name) / WEIGHTS_NAME).is_file()] for name in BUILT_IN}
+    full_size = {
+        name: f"{CATALOG.get(name).summary}; needs --weights, such as {CATALOG.get(name).hub_id}"
+        for name in CATALOG
+    }
+    return {**ours, **full_size}

@@ -7,6 +7,16 @@ from typing import Annotated
 
 import typer
 
+from seqtex.models.sources import ModelSources
+
+from .model_options import (
+    MemoryOption,
+    RandomWeightsOption,
+    TextEmbeddingsOption,
+    TextWeightsOption,
+    VaeWeightsOption,
+    WeightsOption,
+)
 from .options import (
     DeviceOption,
     FrontOption,
@@ -101,22 +111,30 @@ def texture(
         ),
     ] = None,
     method: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--method",
             metavar="project|model",
             help="project: paint what the references show, fill the rest from the nearest "
             "surface; no weights. model: a video diffusion transformer.",
+            show_default="project; model with --model",
         ),
-    ] = "project",
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
             "--model",
             metavar="NAME|DIR",
-            help="Model name or folder, with --method model.",
+            help="Model name (see `seqtex info`) or folder.",
+            show_default="seqtex-tiny",
         ),
     ] = None,
+    weights: WeightsOption = None,
+    vae_weights: VaeWeightsOption = None,
+    text_weights: TextWeightsOption = None,
+    text_embeddings: TextEmbeddingsOption = None,
+    random_weights: RandomWeightsOption = None,
+    memory: MemoryOption = None,
     task: Annotated[
         str | None,
         typer.Option(
@@ -165,7 +183,7 @@ def texture(
             "--dtype",
             metavar="NAME",
             help="float32, bfloat16 or float16.",
-            show_default="float32",
+            show_default="the model's",
         ),
     ] = None,
     out: Annotated[
@@ -223,8 +241,16 @@ def texture(
             front=front,
             uv=uv_mode(keep_uv, unwrap),
             min_iou=min_iou,
-            method=method,
+            method=method or ("project" if model is None else "model"),
             model=model,
+            sources=ModelSources(
+                weights=weights,
+                vae=vae_weights,
+                text=text_weights,
+                text_embeddings=text_embeddings,
+                random_seed=random_weights,
+            ),
+            memory=memory,
             task=task,
             steps=steps,
             seed=seed,

@@ -6,6 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from seqtex.models.folder import check_model
+from seqtex.models.memory import check_budget
+from seqtex.models.sources import ModelSources
 from seqtex.prepare_options import DEFAULT_MIN_IOU, UvMode
 from seqtex.references import parse_references
 from seqtex_core.errors import UsageError
@@ -18,7 +21,7 @@ METHODS = ("project", "model")
 TEXTURE_TASKS = ("img2tex", "img2tex_projected", "mv2tex")
 DTYPES = ("float32", "bfloat16", "float16")
 _MODEL_ONLY = (
-    "model", "task", "steps", "seed", "prompt", "guidance", "view_size", "dtype",
+    "model", "task", "steps", "seed", "prompt", "guidance", "view_size", "dtype", "memory",
 )  # fmt: skip
 
 
@@ -36,6 +39,8 @@ class TextureRequest:
     min_iou: float | None
     method: str
     model: str | None
+    sources: ModelSources
+    memory: int | None
     task: str | None
     steps: int | None
     seed: int | None
@@ -65,6 +70,9 @@ class TextureRequest:
         if self.dtype is not None:
             check_choice("--dtype", self.dtype, DTYPES)
         self._check_task(self._check_text(references) or references)
+        check_budget(self.memory)
+        if self.model is not None:
+            check_model(self.model, self.sources, prompt=self.prompt)
         return references
 
     @property
@@ -85,10 +93,11 @@ class TextureRequest:
 
     def _refuse_model_options(self) -> None:
         given = [name for name in _MODEL_ONLY if getattr(self, name) is not None]
+        given += [flag for flag, value in self.sources.by_flag().items() if value is not None]
         if self.text is not None and "seed" in given:
             given.remove("seed")  # the image model's
         if given:
-            flags = ", ".join("--" + name.replace("_", "-") for name in given)
+            flags = ", ".join("--" + name.replace("_", "-").removeprefix("--") for name in given)
             raise UsageError(
                 flags,
                 expected="--method model beside it",

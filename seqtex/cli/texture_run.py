@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from seqtex.models.folder import model_folder
 from seqtex.outputs import STEPS_RECORD, check_folder, check_replaceable, resolve_output
 from seqtex.prepare_options import PrepareOptions
 from seqtex.references import ReferenceImage, read_references
@@ -31,8 +30,6 @@ def run_texture(request: TextureRequest) -> None:
         SeqTexError: of any kind; nothing is written then.
     """
     references = request.check()
-    if request.model is not None:
-        model_folder(request.model)
     images = read_references(references)
     asset = load_asset(request.mesh, up=request.up, front=request.front)
     out = check_output(asset, resolve_output(request.mesh, request.out))
@@ -109,23 +106,37 @@ def _make(
 
 
 def _load_pipeline(request: TextureRequest, report: StageReporter) -> SeqTexPipeline:
-    from seqtex.pipeline import DEFAULT_MODEL, SeqTexPipeline
+    from seqtex.models.memory_needs import RunSizes
+    from seqtex.pipeline import DEFAULT_MODEL, SeqTexPipeline, model_choices
     from seqtex.stages import StageClock
 
     name = request.model or DEFAULT_MODEL
+    guided = request.guidance is not None and request.guidance > 1.0
     with StageClock(report).stage(f"Load model {name}"):
         pipeline = SeqTexPipeline.from_pretrained(
-            name, device=request.device, dtype=request.dtype or "float32"
+            name,
+            weights=request.sources,
+            device=request.device,
+            dtype=request.dtype,
+            memory=request.memory,
+            sizes=RunSizes(
+                view_size=request.view_size,
+                uv_size=request.uv_size,
+                prompts=2 if guided else 1,
+                text=request.prompt is not None,
+            ),
         )
     pipeline.model.check_prompt(request.prompt)
     pipeline.model.check_sizes(**{"--view-size": request.view_size, "--uv-size": request.uv_size})
+    for label, text in model_choices(pipeline.model, request.prompt).items():
+        report.say(f"  {label}: {text}")
     return pipeline
 
 
 def _say_result(result: TextureResult, report: StageReporter) -> None:
-    """Print what the method itself decided."""
+    """Print what the method itself decided, apart from what was said of the model before."""
     for label, text in result.manifest.choices.items():
-        if label not in result.job.choices:
+        if label not in result.job.choices and label not in ("model", "text", "memory"):
             report.say(f"  {label}: {text}")
 
 

@@ -21,6 +21,9 @@ FORMAT = 1
 TextureBase = Literal["none", "projection"]
 """What a model's texture latents are measured from: nothing, or the projection frame's latents."""
 
+TextPadding = Literal["zero", "kept"]
+"""Text rows beyond the prompt: zeros (Wan), or the encoder's own rows of padding (CogVideoX)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingDefaults:
@@ -69,6 +72,8 @@ class ModelConfig:
         supersample: samples per pixel and axis of the views' geometry maps.
         sampling: defaults of sampling.
         text_encoder: folder of the text encoder beside the config, or ``None`` without text.
+        text_padding: what the rows beyond a prompt are.
+        dtype: of the transformer's weights unless the caller says otherwise.
         seed: of the random weights while there are no trained ones.
     """
 
@@ -84,6 +89,8 @@ class ModelConfig:
     supersample: int = 4
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     text_encoder: str | None = None
+    text_padding: TextPadding = "zero"
+    dtype: str = "float32"
     seed: int = 0
 
     def to_json(self) -> dict[str, Any]:

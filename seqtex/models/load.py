@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,18 @@ from seqtex_core.errors import UsageError, WeightsError
 from seqtex_core.transformer import SeqTexTransformer
 
 from ..manifest import ModelRecord, file_sha256
+from .catalog import CATALOG, CatalogEntry
 from .config import CODEC_WEIGHTS_NAME, WEIGHTS_NAME, ModelConfig
-from .folder import BUILT_IN, model_folder
+from .fill import empty_transformer
+from .folder import BUILT_IN, check_model, model_folder
+from .full_size import find_parts, load_codec_part, load_text_part, load_transformer, record_of
+from .memory import MemoryPlan, check_budget
+from .memory_moves import Residence
+from .memory_needs import RunSizes
+from .memory_use import plan_for, settle
+from .sources import ModelSources
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,8 +42,11 @@ class SeqTexModel:
         config: what it is.
         transformer: the doubled backbone, in evaluation mode.
         codec: images to latents and back.
-        record: name and hash, for manifests; ``notes`` holds "untrained" for seeded weights.
+        record: name and hash, for manifests; ``notes`` begins with "untrained" where the weights
+            have not learned to make textures, and then says what they are.
         text_encoder: of models that take a prompt.
+        residence: where the parts work, and which are there only while they do.
+        memory: how a run holds its memory, where that was planned.
     """
 
     config: ModelConfig
@@ -40,35 +54,61 @@ class SeqTexModel:
     codec: Codec
     record: ModelRecord
     text_encoder: TextEncoder | None = None
+    residence: Residence = field(default_factory=lambda: Residence("cpu"))
+    memory: MemoryPlan | None = None
 
     @property
     def is_trained(self) -> bool:
-        """Whether the weights come from a file, not from a seed."""
+        """Whether the weights have learned to make textures."""
         return "untrained" not in self.record.notes
 
     @property
     def state(self) -> str:
-        """One word or two on the weights, for the user."""
-        return "trained" if self.is_trained else "untrained: seeded random weights"
+        """A few words on the weights, for the user."""
+        if self.is_trained:
+            return "trained"
+        return "untrained: " + (self.record.notes[1:] or ("seeded random weights",))[0]
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the transformer's weights."""
-        return next(self.transformer.parameters()).dtype
+        """That the transformer computes in."""
+        return next(self.transformer.geometry.parameters()).dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the transformer is."""
-        return next(self.transformer.parameters()).device
+        """Where the model works."""
+        return self.residence.device
 
-    def encode_text(self, prompt: str | None) -> Tensor | None:
-        """Text rows ``[1, S, text_dim]`` for the transformer; ``None`` gives all-zero rows.
+    @property
+    def caches_geometry(self) -> bool | None:
+        """What ``SeqTexTransformer.prepare`` is told: ``None`` is its own choice."""
+        recast = self.memory is not None and self.memory.measures.recast_geometry
+        return False if recast else None
+
+    def encode_prompts(self, prompts: Sequence[str | None]) -> list[Tensor | None]:
+        """Text rows ``[1, S, text_dim]`` per prompt for the transformer; ``None``: all-zero rows.
 
         Raises:
-            UsageError: a prompt for a model without a text encoder.
+            UsageError: a prompt that the model cannot read.
         """
-        self.check_prompt(prompt)
-        return None if self.text_encoder is None else self.text_encoder.encode([prompt or ""])
+        for prompt in prompts:
+            self.check_prompt(prompt)
+        encoder = self.text_encoder
+        if encoder is None:
+            return [None for _ in prompts]
+        default = getattr(encoder, "default_prompt", "")
+        words = [default if prompt is None else prompt for prompt in prompts]
+        known = [word for word in words if word is not None]
+        rows = iter(encoder.encode(known).split(1)) if known else iter(())
+        return [None if word is None else next(rows) for word in words]
+
+    def text_state(self, prompt: str | None) -> str:
+        """What the model reads as its text, for the user."""
+        default = getattr(self.text_encoder, "default_prompt", "")
+        if self.text_encoder is None or (prompt is None and default is None):
+            unseen = self.config.text_padding == "kept"
+            return "none, all-zero rows" + (", unlike in the backbone's training" * unseen)
+        return repr(default if prompt is None else prompt)
 
     def check_sizes(self, **sizes: int | None) -> None:
         """Refuse sizes in pixels that the codec and the transformer cannot cut into tokens.
@@ -97,6 +137,13 @@ class SeqTexModel:
             UsageError: a prompt for a model without a text encoder.
         """
         if prompt and self.text_encoder is None:
+            if self.record.name in CATALOG:
+                raise UsageError(
+                    "prompt",
+                    expected="a text encoder: --text-weights DIR, or --text-embeddings FILE",
+                    got=repr(prompt),
+                    remedy="Leave out --prompt: the text rows are then zero.",
+                )
             raise UsageError(
                 "prompt",
                 expected="none: this model was made without text",
@@ -104,50 +151,130 @@ class SeqTexModel:
                 remedy="Leave out --prompt; the reference image decides.",
             )
 
+    def moved(self, device: torch.device, dtype: torch.dtype | None = None) -> SeqTexModel:
+        """The model on another device or in another dtype; its modules are the same ones.
+
+        Raises:
+            UsageError: its blocks stream, which was arranged for one device.
+        """
+        if self.memory is not None and self.memory.measures.stream_blocks:
+            raise UsageError(
+                "device",
+                expected="the one that the model was loaded for: its blocks stream there",
+                got=str(device),
+                remedy="Load the model again with device=...",
+            )
+        if self.residence.visitors:
+            self.transformer.to(dtype=dtype)
+            return replace(self, residence=Residence(device, self.residence.visitors))
+        self.transformer.to(device=device, dtype=dtype)
+        for part in (self.codec, getattr(self.text_encoder, "model", None)):
+            if isinstance(part, nn.Module):
+                part.to(device)
+        return replace(self, residence=Residence(device))
+
 
 def load_model(
     name_or_path: str | Path,
     *,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
+    sources: ModelSources | None = None,
+    memory: int | None = None,
+    sizes: RunSizes | None = None,
 ) -> SeqTexModel:
-    """A model by built-in name or from a local folder.
+    """A model by name or from a local folder.
 
     A built-in model without trained weights gets seeded random ones and is marked "untrained"; a
-    folder without weights is an error.
+    folder without weights is an error. Full-size models need ``sources``.
 
     Args:
-        name_or_path: name or folder.
-        device: where the transformer goes.
-        dtype: of its weights.
+        name_or_path: built-in name, name of a full-size model, or folder.
+        device: where the model works.
+        dtype: of the transformer's weights; the config's if ``None``.
+        sources: where the parts of a full-size model come from.
+        memory: GiB to keep within, see :mod:`seqtex.models.memory`; ``None`` takes what is free.
+        sizes: of the run to keep within it; the config's by default.
 
     Raises:
         WeightsError: nothing there, or weights that do not fit the config.
+        UsageError: sources that do not suit the model, or no such memory budget.
+        OutOfMemoryError: a run of these sizes cannot be kept within ``memory``.
     """
+    sources = sources or ModelSources()
+    check_budget(memory)
+    check_model(name_or_path, sources)
+    device = torch.device(device)
+    if str(name_or_path) in CATALOG:
+        entry = CATALOG.get(str(name_or_path))
+        return _load_full_size(entry, sources, device, dtype, memory, sizes or RunSizes())
     folder = model_folder(name_or_path)
     config = ModelConfig.read(folder)
+    kind = dtype or DTYPES[config.dtype]
+    plan = plan_for(config, kind, sizes or RunSizes(), device=device, budget=memory)
     weights = folder / WEIGHTS_NAME
-    built_in = str(name_or_path) in BUILT_IN
-    if not weights.is_file() and not built_in:
+    if weights.is_file():
+        transformer = empty_transformer(config).to(dtype=kind)
+        checkpoint.load_model(transformer, weights)
+        record = ModelRecord(name=config.name, sha256=file_sha256(weights))
+    elif str(name_or_path) in BUILT_IN:
+        transformer = build_transformer(config).to(dtype=kind)
+        digest = hashlib.sha256(json.dumps(config.to_json(), sort_keys=True).encode()).hexdigest()
+        record = ModelRecord(name=config.name, sha256=digest, notes=("untrained",))
+    else:
         raise WeightsError(
             f"model {folder}", expected=f"weights in {WEIGHTS_NAME}", got="no such file"
         )
-    transformer = build_transformer(config)
-    if weights.is_file():
-        checkpoint.load_model(transformer, weights)
-        record = ModelRecord(name=config.name, sha256=file_sha256(weights))
-    else:
-        digest = hashlib.sha256(json.dumps(config.to_json(), sort_keys=True).encode()).hexdigest()
-        record = ModelRecord(name=config.name, sha256=digest, notes=("untrained",))
-    text_encoder = None
-    if config.text_encoder is not None:
-        text_encoder = load_text_encoder(folder / config.text_encoder, device=device)
+    spec = transformer.spec
+    text = Path(sources.text) if sources.text else None
+    text_encoder = load_text_part(config, sources, text, spec=spec, device=device)
+    if text_encoder is None and config.text_encoder is not None:
+        text_encoder = load_text_encoder(
+            folder / config.text_encoder,
+            device=device,
+            max_length=spec.text_length,
+            padding=config.text_padding,
+        )
+    codec = load_codec(folder, config)
     return SeqTexModel(
         config=config,
-        transformer=transformer.to(device=device, dtype=dtype).eval(),
-        codec=load_codec(folder, config, device=device),
+        transformer=transformer.eval(),
+        codec=codec,
         record=record,
         text_encoder=text_encoder,
+        residence=settle(transformer, codec, plan, device),
+        memory=plan,
+    )
+
+
+def _load_full_size(
+    entry: CatalogEntry,
+    sources: ModelSources,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    memory: int | None,
+    sizes: RunSizes,
+) -> SeqTexModel:
+    config = entry.model_config()
+    kind = dtype or DTYPES[config.dtype]
+    parts = find_parts(entry, sources, with_text=sizes.text)
+    text = parts.text if sizes.text and sources.text_embeddings is None else None
+    plan = plan_for(config, kind, sizes, device=device, budget=memory, text=text)
+    transformer = load_transformer(
+        entry, config, parts, seed=sources.random_seed, dtype=kind
+    ).eval()
+    spec = transformer.spec
+    codec = load_codec_part(entry, config, parts, spec=spec, dtype=torch.float32)
+    on_cpu = plan is not None and plan.measures.text_on_cpu
+    text_device = torch.device("cpu") if on_cpu else device
+    return SeqTexModel(
+        config=config,
+        transformer=transformer,
+        codec=codec,
+        record=record_of(entry, config, parts, sources),
+        text_encoder=load_text_part(config, sources, parts.text, spec=spec, device=text_device),
+        residence=settle(transformer, codec, plan, device),
+        memory=plan,
     )
 
 

@@ -142,7 +142,7 @@ def test_silhouette_of_an_opaque_picture_is_measured_too(
         (["--ref", "front=a.png"], "got       both"),
         (["--method", "projekt"], "Did you mean 'project'?"),
         (["--steps", "30"], "--method model"),
-        (["--model", "seqtex-tiny"], "--method model"),
+        (["--method", "project", "--model", "seqtex-tiny"], "--method model"),
         (["--seed", "1", "--prompt", "x"], "--seed, --prompt"),
         (["--method", "model", "--task", "geo2mv"], "makes views"),
         (["--method", "model", "--task", "img2text"], "Did you mean 'img2tex'?"),

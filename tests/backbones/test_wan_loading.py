@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -122,7 +123,14 @@ def test_a_hub_id_downloads_only_what_is_needed(
     write_folder(tmp_path / "snapshot" / "transformer")
     calls: list[tuple[str, Any, Any]] = []
 
-    def download(hub_id: str, *, allow_patterns: Any, local_files_only: bool) -> str:
+    def download(
+        hub_id: str, *, allow_patterns: Any, ignore_patterns: Any, local_files_only: bool
+    ) -> str:
+        listed = ["transformer/a.safetensors", "text_encoder/b.safetensors", "vae/c.safetensors"]
+        fetched = filter_repo_objects(
+            listed, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
+        )
+        assert list(fetched) == ["transformer/a.safetensors"]
         calls.append((hub_id, allow_patterns, local_files_only))
         return str(tmp_path / "snapshot")
 

@@ -1,0 +1,62 @@
+"""Configs of the named full-size models: backbone, codec and sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from seqtex_backbones.codecs.protocol import SYMMETRIC_RANGES
+
+from .config import ModelConfig
+
+_NOT_TRAINED = (
+    "A video model with an untrained texture branch: train it with `seqtex train`, or give weights "
+    "that were trained for textures."
+)
+
+
+def _codec(name: str, **vae: Any) -> dict[str, Any]:
+    """A video VAE of diffusers with the sizes of its class, apart from ``vae``."""
+    return {
+        "codec": name,
+        "vae": vae,
+        "ranges": SYMMETRIC_RANGES.to_config(),
+        "sample_posterior": False,
+        "frames_per_chunk": 1,
+    }
+
+
+def _config(name: str, *, codec: dict[str, Any], kept_padding: bool = False) -> ModelConfig:
+    return ModelConfig(
+        name=name,
+        summary=_NOT_TRAINED,
+        backbone={"name": name},
+        codec=codec,
+        text_padding="kept" if kept_padding else "zero",
+        dtype="bfloat16",
+    )
+
+
+WAN2_1_T2V_1_3B = _config("wan2.1-t2v-1.3b", codec=_codec("wan_vae"))
+WAN2_1_T2V_14B = _config("wan2.1-t2v-14b", codec=_codec("wan_vae"))
+WAN2_2_TI2V_5B = _config(
+    "wan2.2-ti2v-5b",
+    codec=_codec(
+        "wan_vae",
+        base_dim=160,
+        decoder_base_dim=256,
+        z_dim=48,
+        in_channels=12,
+        out_channels=12,
+        patch_size=2,
+        is_residual=True,
+        scale_factor_spatial=16,
+        latents_mean=[0.0] * 48,
+        latents_std=[1.0] * 48,
+    ),
+)
+"""The statistics of its latents are in the VAE's own config, which replaces this one on loading."""
+
+COGVIDEOX_2B = _config("cogvideox-2b", codec=_codec("cogvideox_vae"), kept_padding=True)
+COGVIDEOX_5B = _config(
+    "cogvideox-5b", codec=_codec("cogvideox_vae", scaling_factor=0.7), kept_padding=True
+)

@@ -1,0 +1,65 @@
+"""The greatest number of bytes that tensors hold at once, counted while a call runs."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+def peak_bytes(call: Callable[[], object], *, beside: Iterable[Tensor] = ()) -> int:
+    """Peak of the bytes that ``call`` allocates and still holds, operator by operator.
+
+    Works on the meta device, where nothing is computed: the way to know what a size will need
+    before it is tried. Scratch memory inside an operator is not seen.
+
+    Args:
+        call: what to run, without gradients.
+        beside: tensors that exist already and are not counted.
+    """
+    counter = _LiveBytes(beside)
+    with torch.no_grad(), counter:
+        call()
+    return counter.peak
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Adds up storages as operators return them, and takes them off when they are freed."""
+
+    def __init__(self, beside: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.held = self.peak = 0
+        self._known: dict[int, int] = {}
+        self._beside = [tensor.untyped_storage() for tensor in beside]
+        for storage in self._beside:
+            self._known[storage._cdata] = 0
+
+    def __torch_dispatch__(
+        self,
+        operator: Any,
+        types: Sequence[type],
+        arguments: tuple[Any, ...] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> Any:
+        del types
+        out = operator(*arguments, **(options or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, Tensor):
+                self._add(leaf.untyped_storage())
+        self.peak = max(self.peak, self.held)
+        return out
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self._known:
+            self._known[key] = storage.nbytes()
+            self.held += storage.nbytes()
+            weakref.finalize(storage, self._drop, key)
+
+    def _drop(self, key: int) -> None:
+        self.held -= self._known.pop(key, 0)

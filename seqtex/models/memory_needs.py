@@ -1,0 +1,218 @@
+"""What a model needs for given sizes: weights added up, working tensors counted on meta."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seqtex_backbones.codecs.protocol import Codec, codec_from_config
+from seqtex_core.attention import Attend
+from seqtex_core.frame_plan import DEFAULT_STREAMS
+from seqtex_core.geometry_embedding import GeometryLatents
+from seqtex_core.tasks import PROJECTION, TEXTURE, VIEWS
+from seqtex_core.transformer import SeqTexTransformer
+
+from .config import ModelConfig
+from .fill import tensor_bytes
+from .live_bytes import peak_bytes
+from .memory import TILE, CodecMode, MemoryNeeds
+
+_VIEW_MAP_BYTES = 72
+_UV_MAP_BYTES = 113
+"""Per sample of the geometry maps while they are made; counted on the demonstration mesh."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSizes:
+    """Sizes of a run that decide how much memory it needs.
+
+    Args:
+        view_size: pixels of a view, square; ``None`` is the config's, like the next.
+        uv_size: texels of a texture, square.
+        num_views: views.
+        prompts: prompts that the model is conditioned on: 2 with guidance.
+        text: whether a text encoder runs.
+    """
+
+    view_size: int | None = None
+    uv_size: int | None = None
+    num_views: int = 4
+    prompts: int = 1
+    text: bool = False
+
+    def of(self, config: ModelConfig) -> KnownSizes:
+        """The same with the config's sizes where none are given."""
+        return KnownSizes(
+            view_size=self.view_size or config.view_size,
+            uv_size=self.uv_size or config.uv_size,
+            num_views=self.num_views,
+            prompts=self.prompts,
+            text=self.text,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownSizes(RunSizes):
+    """:class:`RunSizes` in which nothing is left open."""
+
+    view_size: int
+    uv_size: int
+
+
+def memory_needs(
+    empty: SeqTexTransformer, config: ModelConfig, sizes: KnownSizes, *, text_bytes: int = 0
+) -> MemoryNeeds:
+    """Bytes for every stage of a run, found without computing anything.
+
+    Args:
+        empty: the model's transformer on the meta device, in the dtypes that it will have.
+        config: of the model.
+        sizes: of the run.
+        text_bytes: of the text encoder's weights.
+    """
+    blocks = [tensor_bytes(block) for block in empty.muv_blocks()]
+    weights = tensor_bytes(empty)
+    samples = sizes.num_views * (config.supersample * sizes.view_size) ** 2
+    codec = _codec_needs(config.codec, max(sizes.view_size, sizes.uv_size))
+    return MemoryNeeds(
+        transformer=weights,
+        outside_blocks=weights - sum(blocks),
+        largest_block=max(blocks),
+        text=text_bytes if sizes.text else 0,
+        codec={mode: needs[0] for mode, needs in codec.items()},
+        maps=_VIEW_MAP_BYTES * samples + _UV_MAP_BYTES * sizes.uv_size**2,
+        encode={mode: needs[1] for mode, needs in codec.items()},
+        decode={mode: needs[2] for mode, needs in codec.items()},
+        denoise=step_bytes(empty, config, sizes, cached=True),
+        denoise_recast=step_bytes(empty, config, sizes, cached=False),
+    )
+
+
+def step_bytes(
+    transformer: SeqTexTransformer, config: ModelConfig, sizes: KnownSizes, *, cached: bool
+) -> int:
+    """Tensors of one step and of what is kept over the steps, beside the weights.
+
+    Args:
+        transformer: on the meta device; attention is counted as its output alone.
+        config: says how much smaller latents are than pictures.
+        sizes: of the run.
+        cached: whether geometry is kept for all blocks.
+    """
+    factor = codec_on_meta(config.codec, "float32").spatial_factor
+    view, uv = sizes.view_size // factor, sizes.uv_size // factor
+    frames = {VIEWS: (sizes.num_views, view, view), TEXTURE: (1, uv, uv)}
+    if config.task.endswith("_projected"):
+        frames[PROJECTION] = (1, uv, uv)
+    channels = transformer.spec.latent_channels
+
+    def run() -> None:
+        latents = {n: torch.empty(1, channels, *size, device="meta") for n, size in frames.items()}
+        sigmas = {n: torch.empty(1, size[0], device="meta") for n, size in frames.items()}
+        maps = {n: GeometryLatents(position=x, normal=x) for n, x in latents.items()}
+        streams = {n: DEFAULT_STREAMS[n] for n in frames}
+        layout = transformer.layout(frames, streams)
+        caches = [
+            transformer.prepare(layout, geometry=maps, precompute=cached)
+            for _ in range(sizes.prompts)
+        ]
+        for cache in caches:
+            transformer(latents, sigmas, cache)
+
+    real: Attend = transformer.attend
+    transformer.attend = _outputs_only
+    try:
+        return peak_bytes(run, beside=[*transformer.parameters(), *transformer.buffers()])
+    finally:
+        transformer.attend = real
+
+
+def codec_on_meta(settings: Mapping[str, Any], mode: CodecMode) -> Codec:
+    """The codec that a config describes, without memory for its weights."""
+    with torch.device("meta"):
+        codec = codec_from_config(settings)
+    return set_codec_mode(codec, mode)
+
+
+def set_codec_mode(codec: Codec, mode: CodecMode) -> Codec:
+    """Let a VAE compute as ``mode`` says; other codecs have no modes and stay as they are."""
+    if isinstance(codec, nn.Module):
+        codec.to(torch.float32 if mode == "float32" else torch.bfloat16)
+        if mode == "tiles":
+            vae: Any = codec.vae
+            overlap = _TILE_OVERLAPS.get(codec.name, {})
+            vae.enable_tiling(tile_sample_min_height=TILE, tile_sample_min_width=TILE, **overlap)
+    return codec
+
+
+def codec_bytes(codec: Codec) -> int:
+    """Bytes of the codec's weights."""
+    return tensor_bytes(codec) if isinstance(codec, nn.Module) else 0
+
+
+def _codec_needs(settings: Mapping[str, Any], size: int) -> dict[CodecMode, tuple[int, int, int]]:
+    """Per mode that the codec has at this size: bytes of weights, of encoding, of decoding.
+
+    A VAE in tiles holds one tile at a time, and the picture a few times over: the finished tiles
+    (with their overlaps, ``(4 / 3)^2`` of it), the blended ones and their sum.
+    """
+    found: dict[CodecMode, tuple[int, int, int]] = {}
+    for mode in _MODES:
+        codec = codec_on_meta(settings, "float32" if mode == "float32" else "bfloat16")
+        edge, pictures = size, 0
+        if mode == "tiles":
+            if size % _STRIDE and size % _STRIDE < _NARROWEST:
+                continue
+            edge, pictures = min(size, TILE), 4 * 3 * size**2 * 2
+        encode, decode = _encode_bytes(codec, edge), _decode_bytes(codec, edge)
+        found[mode] = (codec_bytes(codec), encode + pictures, decode + pictures)
+    return found
+
+
+_MODES: tuple[CodecMode, ...] = ("float32", "bfloat16", "tiles")
+_STRIDE = TILE * 3 // 4
+_NARROWEST = 32
+"""Pixels of the last tile; the VAEs' kernels do not fit into less."""
+
+_TILE_OVERLAPS: Mapping[str, Mapping[str, float]] = {
+    "wan_vae": {"tile_sample_stride_height": _STRIDE, "tile_sample_stride_width": _STRIDE},
+    "cogvideox_vae": {"tile_overlap_factor_height": 0.25, "tile_overlap_factor_width": 0.25},
+}
+"""A quarter of a tile, so that common sizes do not end in a sliver."""
+
+
+def _encode_bytes(codec: Codec, size: int) -> int:
+    def run() -> None:
+        codec.encode(torch.empty(1, 3, size, size, device="meta"), generator=torch.Generator())
+
+    return peak_bytes(run, beside=_tensors(codec))
+
+
+def _decode_bytes(codec: Codec, size: int) -> int:
+    edge = size // codec.spatial_factor
+
+    def run() -> None:
+        codec.decode(torch.empty(1, codec.latent_channels, 1, edge, edge, device="meta"))
+
+    return peak_bytes(run, beside=_tensors(codec))
+
+
+def _tensors(codec: Codec) -> list[Tensor]:
+    return [*codec.parameters(), *codec.buffers()] if isinstance(codec, nn.Module) else []
+
+
+class _OutputsOnly:
+    """Attention whose scores are never held, as every fast implementation does it."""
+
+    name = "outputs only"
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
+        del key, options
+        return value.new_empty(*query.shape[:-1], value.shape[-1])
+
+
+_outputs_only: Any = _OutputsOnly()

@@ -1,0 +1,125 @@
+"""Where the parts of a full-size model come from, and what to say when one is missing."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from seqtex_core.errors import UsageError, WeightsError
+
+from .catalog import CATALOG, CatalogEntry
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSources:
+    """Files of a model's parts; what is not given comes from the folder of ``weights``.
+
+    Args:
+        weights: a diffusers pipeline folder, a transformer's folder or file, or a hub id, which is
+            downloaded (the only case that uses the network).
+        vae: folder of the VAE, or of a pipeline that has one; or a hub id.
+        text: folder with ``text_encoder/`` and ``tokenizer/``; or a hub id.
+        text_embeddings: file of encoded prompts, in place of a text encoder.
+        random_seed: for seeded random weights, to try the path without any.
+    """
+
+    weights: str | None = None
+    vae: str | None = None
+    text: str | None = None
+    text_embeddings: str | None = None
+    random_seed: int | None = None
+
+    def check(self, name: str, *, prompt: str | None = None) -> None:
+        """Refuse what cannot work, before anything is loaded.
+
+        Args:
+            name: of the model: one of the catalog, or any other.
+            prompt: what the run asks for; a prompt needs something to encode it.
+
+        Raises:
+            UsageError: options that exclude each other or belong to other models.
+            WeightsError: no weights for a model of the catalog, or paths that do not exist.
+        """
+        if self.text is not None and self.text_embeddings is not None:
+            raise UsageError(
+                "--text-weights, --text-embeddings", expected="one of the two", got="both"
+            )
+        if name in CATALOG:
+            self._check_full_size(CATALOG.get(name), prompt)
+        elif self.weights or self.vae or self.random_seed is not None:
+            raise UsageError(
+                "--weights, --vae-weights, --random-weights",
+                expected="a full-size model: --model " + ", ".join(CATALOG.names()),
+                got=f"--model {name}, which has weights of its own",
+                remedy="Leave them out.",
+            )
+        for flag, path in self.by_flag().items():
+            if isinstance(path, str):
+                _check_path(flag, path, hub=flag != "--text-embeddings")
+
+    def by_flag(self) -> dict[str, str | int | None]:
+        """What was given, under the command line's names."""
+        return {
+            "--weights": self.weights,
+            "--vae-weights": self.vae,
+            "--text-weights": self.text,
+            "--text-embeddings": self.text_embeddings,
+            "--random-weights": self.random_seed,
+        }
+
+    def _check_full_size(self, entry: CatalogEntry, prompt: str | None) -> None:
+        if self.weights is not None and self.random_seed is not None:
+            raise UsageError("--weights, --random-weights", expected="one of the two", got="both")
+        if self.weights is None and self.random_seed is None:
+            raise missing_weights(entry)
+        has_text = self.text or self.text_embeddings or self.weights
+        if prompt is not None and not has_text:
+            raise UsageError(
+                "--prompt",
+                expected="something to encode it: --text-weights DIR or --text-embeddings FILE",
+                got="neither",
+                remedy="Leave --prompt out: the text rows are then zero.",
+            )
+
+
+def missing_weights(entry: CatalogEntry) -> WeightsError:
+    """What to put where, for a model of the catalog."""
+    return WeightsError(
+        f"weights of {entry.name}",
+        expected="--weights DIR, a folder as diffusers writes it: "
+        f"transformer/*.safetensors ({entry.size}), vae/ and, for --prompt, text_encoder/ and "
+        f"tokenizer/ ({entry.text})",
+        got="no --weights; none come with seqtex",
+        remedy=f"Where there is a network: `hf download {entry.hub_id} --local-dir DIR`, or "
+        f"--weights {entry.hub_id}, which downloads them. A transformer's .safetensors file does "
+        "too, with --vae-weights DIR. --random-weights 0 tries everything without weights.",
+    )
+
+
+def missing_vae(name: str, where: str) -> WeightsError:
+    """What to give for the VAE."""
+    return WeightsError(
+        f"VAE of {name}",
+        expected=f"a folder vae/ in {where}, or --vae-weights DIR (config.json and safetensors, as "
+        "diffusers writes them)",
+        got="neither",
+        remedy="--vae-weights also takes a pipeline's folder or a hub id.",
+    )
+
+
+def _check_path(flag: str, path: str, *, hub: bool) -> None:
+    there = Path(path).expanduser()
+    if there.exists() or (hub and HUB_ID.fullmatch(path) and there.suffix != ".safetensors"):
+        if (there / "seqtex.json").is_file():
+            raise UsageError(
+                flag,
+                expected="weights of a video model",
+                got=f"a trained model in {path}",
+                remedy=f"Use --model {path}.",
+            )
+        return
+    what = "a folder, a file or a hub id (owner/name)" if hub else "a file"
+    raise WeightsError(f"{flag} {path}", expected=what, got="nothing there")

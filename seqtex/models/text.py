@@ -1,0 +1,147 @@
+"""Prompts as rows: from an encoder that is held only while it works, or from a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from seqtex_backbones.text import Padding, TextEncoder, load_text_encoder
+from seqtex_core.errors import UsageError, WeightsError
+from seqtex_core.weight_files import WeightFiles, write_tensors
+
+_UNNAMED = "(the rows of the file)"
+
+
+class VisitingTextEncoder:
+    """A text encoder that is loaded for new prompts and dropped after them; rows are kept.
+
+    Args:
+        folder: holds ``tokenizer/`` and ``text_encoder/``.
+        device: where it runs.
+        dtype: of its weights.
+        max_length: rows that the backbone was trained with.
+        padding: what the rows beyond a prompt are.
+    """
+
+    default_prompt: str | None = None
+    """A run without a prompt reads all-zero rows; loading an encoder for that must be asked for."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.bfloat16,
+        max_length: int = 512,
+        padding: Padding = "zero",
+    ) -> None:
+        self.folder = folder
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.max_length = max_length
+        self.padding: Padding = padding
+        self._rows: dict[str, Tensor] = {}
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Rows ``[B, max_length, E]``, on the CPU; see :func:`load_text_encoder` for the errors."""
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._rows]
+        if new:
+            encoder = load_text_encoder(
+                self.folder,
+                device=self.device,
+                dtype=self.dtype,
+                max_length=self.max_length,
+                padding=self.padding,
+            )
+            for prompt in new:
+                self._rows[prompt] = encoder.encode([prompt]).cpu()
+            del encoder
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        return torch.cat([self._rows[prompt] for prompt in prompts])
+
+
+class CachedText:
+    """Encoded prompts from a file.
+
+    Args:
+        rows: by prompt, ``[S, E]``.
+        max_length: rows that the backbone was trained with; shorter ones are filled with zeros.
+        source: of the rows, for messages.
+    """
+
+    def __init__(self, rows: Mapping[str, Tensor], *, max_length: int, source: str) -> None:
+        self.rows = dict(rows)
+        self.max_length = max_length
+        self.source = source
+        for row in self.rows.values():
+            if row.shape[0] > max_length:
+                raise WeightsError(
+                    source, expected=f"at most {max_length} text rows", got=str(row.shape[0])
+                )
+
+    @property
+    def default_prompt(self) -> str:
+        """The first prompt of the file: what a run without a prompt uses."""
+        return next(iter(self.rows))
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Rows ``[B, max_length, E]``.
+
+        Raises:
+            UsageError: a prompt that the file does not have.
+        """
+        missing = [prompt for prompt in prompts if prompt not in self.rows]
+        if missing:
+            raise UsageError(
+                f"prompt {missing[0]!r}",
+                expected="one of " + ", ".join(map(repr, self.rows)),
+                got=f"another than those encoded in {self.source}",
+                remedy="Encode it with `seqtex embed`, or give --text-weights.",
+            )
+        filled = [
+            functional.pad(rows, (0, 0, 0, self.max_length - len(rows)))
+            for rows in (self.rows[prompt] for prompt in prompts)
+        ]
+        return torch.stack(filled)
+
+    @classmethod
+    def read(cls, path: Path, *, max_length: int, width: int) -> CachedText:
+        """The prompts of a file by :func:`write_prompts`, or one tensor of rows by others.
+
+        Args:
+            path: safetensors file.
+            max_length: see the class.
+            width: of the rows.
+
+        Raises:
+            WeightsError: no such file, or other tensors than text rows of this width.
+        """
+        with WeightFiles([path]) as files:
+            prompts = json.loads(files.metadata.get("prompts", "[]")) or [_UNNAMED]
+            tensors = [files.read(name) for name in sorted(files)]
+        rows = [t[0] if t.ndim == 3 and len(t) == 1 else t for t in tensors]
+        if len(rows) != len(prompts) or any(r.ndim != 2 or r.shape[1] != width for r in rows):
+            raise WeightsError(
+                str(path),
+                expected=f"{len(prompts)} tensor(s) of text rows [S, {width}]",
+                got=", ".join(str(list(t.shape)) for t in tensors) or "nothing",
+            )
+        return cls(dict(zip(prompts, rows, strict=True)), max_length=max_length, source=path.name)
+
+
+def write_prompts(path: Path, encoder: TextEncoder, prompts: Sequence[str]) -> None:
+    """Encode prompts into a file for :meth:`CachedText.read`.
+
+    Args:
+        path: safetensors file; replaced if it exists.
+        encoder: of the backbone that will read them.
+        prompts: the first is what a run without a prompt uses.
+    """
+    rows = {f"prompt{i:04d}": encoder.encode([p])[0].cpu() for i, p in enumerate(prompts)}
+    write_tensors(path, rows, metadata={"prompts": json.dumps(list(prompts))})
