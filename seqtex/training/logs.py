@@ -61,12 +61,13 @@ class TensorBoardLog:
 
     Args:
         folder: of the run.
+        from_step: values of later steps, left by a run that was killed, are no longer shown.
 
     Raises:
         MissingDependencyError: the package is not installed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, from_step: int = 0) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
@@ -76,7 +77,8 @@ class TensorBoardLog:
                 got=str(error),
                 remedy="pip install tensorboard, or set tensorboard = 'off' in [output].",
             ) from error
-        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
+        purge = from_step + 1 if from_step else None
+        self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Add values of one step."""
@@ -89,9 +91,15 @@ class TensorBoardLog:
 
 
 def open_tensorboard(
-    choice: Literal["auto", "on", "off"], folder: Path, say: Say
+    choice: Literal["auto", "on", "off"], folder: Path, say: Say, *, from_step: int = 0
 ) -> TensorBoardLog | None:
     """The TensorBoard log that the config asks for; says what ``"auto"`` came to.
+
+    Args:
+        choice: of the config.
+        folder: of the run.
+        say: prints a line.
+        from_step: see ``TensorBoardLog``.
 
     Raises:
         MissingDependencyError: ``"on"`` and not installed.
@@ -99,7 +107,7 @@ def open_tensorboard(
     if choice == "off":
         return None
     try:
-        log = TensorBoardLog(folder)
+        log = TensorBoardLog(folder, from_step=from_step)
     except MissingDependencyError:
         if choice == "on":
             raise

@@ -42,9 +42,9 @@ class ProgressMeter:
         self._say = say
         output = run.config.output
         self._metrics = MetricsLog(run.folder, from_step=from_step) if run.is_first else None
-        self._board = (
-            open_tensorboard(output.tensorboard, run.folder, say) if run.is_first else None
-        )
+        self._board = None
+        if run.is_first:
+            self._board = open_tensorboard(output.tensorboard, run.folder, say, from_step=from_step)
         self._losses: dict[str, list[float]] = {}
         self._since = (time.monotonic(), time.process_time(), from_step)
         self._saved_at = time.monotonic()

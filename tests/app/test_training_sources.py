@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 import sys
+import time
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))
+from training_runs import make_run, tiny_config
+
 from seqtex.data.record import RecordSizes
 from seqtex.data.shards import write_synthetic_shard
 from seqtex.data.synth import SynthSettings
+from seqtex.training import trainer
 from seqtex.training.batch import SOURCES, SourceContext
 from seqtex.training.logs import open_tensorboard
 from seqtex.training.shard_places import ShardPlaces
@@ -130,8 +138,8 @@ def test_tensorboard_is_used_if_it_is_there_and_missed_if_it_is_asked_for(
     written: list[tuple[str, float, int]] = []
 
     class Writer:
-        def __init__(self, folder: str) -> None:
-            assert folder == str(tmp_path / "tensorboard")
+        def __init__(self, folder: str, purge_step: int | None) -> None:
+            assert (folder, purge_step) == (str(tmp_path / "tensorboard"), None)
 
         def add_scalar(self, name: str, value: float, step: int) -> None:
             written.append((name, value, step))
@@ -147,3 +155,30 @@ def test_tensorboard_is_used_if_it_is_there_and_missed_if_it_is_asked_for(
     log.write(7, {"img2tex/total": 0.5})
     log.close()
     assert written == [("img2tex/total", 0.5, 7), ("closed", 0.0, 0)]
+
+
+def test_tensorboard_shows_what_the_run_wrote_and_nothing_of_lost_steps(tmp_path: Path) -> None:
+    """With the real package: a run, then a resumed one, read back as TensorBoard reads them."""
+    pytest.importorskip("tensorboard", reason="TensorBoard logs need tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    base = tiny_config(4)
+    config = replace(base, output=replace(base.output, tensorboard="on", log_every=2))
+    trainer.train(make_run(config, tmp_path), resume=False, say=lambda text: None)
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    steps = [record for record in records if "event" not in record]
+    shutil.rmtree(tmp_path / "checkpoints" / "step-000000004")
+    time.sleep(1.1)  # event files are ordered by their names, which hold whole seconds
+    trainer.train(make_run(config, tmp_path), resume=True, say=lambda text: None)
+    assert len(list((tmp_path / "tensorboard").glob("events.*"))) == 2
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    shown = {tag: {e.step: e.value for e in board.Scalars(tag)} for tag in board.Tags()["scalars"]}
+    counts = {tag: len(board.Scalars(tag)) for tag in shown}
+    for record in steps:  # as written before the stop: step 4 is done again to the bit
+        for name in set(record) - {"step", "task"}:
+            tag = f"{record['task']}/{name}"
+            # TensorBoard keeps fp32.
+            assert shown[tag][record["step"]] == pytest.approx(record[name], rel=1e-6)
+            assert counts[tag] == len(shown[tag])
+    assert {"speed/steps_per_second", "speed/memory_gb"} <= set(shown)
