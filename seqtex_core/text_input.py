@@ -20,7 +20,9 @@ def readable_text(
 
     Args:
         rows: ``[B, S, text_dim]``.
-        mask: which of them may be read, boolean ``[B, S]``; ``None`` for all.
+        mask: which of them may be read, boolean ``[B, S]``; ``None`` for all, or in models with
+            ``spec.masks_text`` for the first and those that are not zero throughout: text encoders
+            leave zeros where a prompt has ended.
         pooled: summary ``[B, pooled_dim]``; may be left out where all rows are zero.
         spec: of the backbone.
 
@@ -30,6 +32,9 @@ def readable_text(
     """
     check_shape("text", rows, (None, None, spec.text_dim), "B S text_dim")
     pooled = _summary(rows, pooled, spec)
+    if mask is None and spec.masks_text:
+        mask = rows.ne(0).any(dim=-1)
+        mask[:, :1] = True
     if mask is None:
         return rows, None, pooled
     check_shape("text_mask", mask, tuple(rows.shape[:2]), "B S")

@@ -139,8 +139,8 @@ class SeqTexTransformer(nn.Module):
             layout: the token layout.
             geometry: encoded geometry maps by group; all groups or none.
             text: text-encoder rows ``[B, S, text_dim]``; ``None`` for all-zero rows.
-            text_mask: which of them may be read, boolean ``[B, S]``; ``None`` for all. Models with
-                ``spec.masks_text`` were trained with padding hidden, the others with reading it.
+            text_mask: which of them may be read, boolean ``[B, S]``; ``None`` for all, or in models
+                with ``spec.masks_text`` for those that are not zero, see ``readable_text``.
             pooled_text: summary ``[B, pooled_dim]`` for backbones with ``spec.pooled_dim``.
             image: image-encoder rows for image-to-video backbones. Optional.
             batch_size: batch of the all-zero text.

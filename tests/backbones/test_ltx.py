@@ -285,6 +285,27 @@ def test_a_size_of_ones_own_is_plain_data() -> None:
     assert empty_backbone(entry).spec.num_blocks == 3
 
 
+@torch.no_grad()
+def test_rows_of_zeros_are_padding_without_a_mask() -> None:
+    """As text encoders leave them; a prompt of zeros alone keeps one, for there must be one."""
+    transformer = random_transformer(LTX_TINY)
+    layout = transformer.layout({"views": (1, 2, 2)}, {"views": "mv"})
+    generator = torch.Generator().manual_seed(5)
+    text = torch.randn(2, 8, 20, generator=generator)
+    text[0, 5:] = 0.0
+    text[1] = 0.0
+    mask = torch.arange(8) < torch.tensor([[5], [1]])
+    latents = {"views": torch.randn(2, 12, 1, 2, 2, generator=generator)}
+    levels = {"views": torch.full((2, 1), 0.5)}
+    got, want = (
+        transformer(latents, levels, transformer.prepare(layout, text=text, text_mask=given))
+        for given in (None, mask)
+    )
+    assert torch.equal(got["views"], want["views"])
+    every = transformer.prepare(layout, text=text, text_mask=torch.ones(2, 8).bool())
+    assert not torch.equal(transformer(latents, levels, every)["views"], want["views"])
+
+
 def test_image_rows_and_masks_of_other_kinds_are_refused() -> None:
     transformer = random_transformer(LTX_TINY)
     shape = transformer.layout({"views": (1, 2, 2)}, {"views": "mv"})
