@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -183,7 +184,8 @@ def test_only_whole_safetensors_are_read(models: Path, tmp_path: Path, damage: s
     shutil.copytree(models / "sdxl-depth", tmp_path / "net-depth")
     weights = tmp_path / "net-depth" / "diffusion_pytorch_model.safetensors"
     if damage == "pickle":
-        weights.rename(weights.with_suffix(".bin"))
+        torch.save(load_file(weights), weights.with_suffix(".bin"))
+        weights.unlink()
     else:
         weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(WeightsError, match="net-depth: expected a ControlNetModel in safetensors"):
