@@ -29,10 +29,12 @@ from seqtex_core.frames import Grid, StreamLayout, TokenLayout
 from seqtex_core.rope import (
     Extrapolation,
     Interpolation,
+    LinspaceEnd,
     Rope,
     RopePolicy,
     RopeSpec,
     cogvideox_axis_dims,
+    rope_for_grid,
     rope_table,
 )
 
@@ -77,6 +79,7 @@ class CogVideoXShell(BackboneShell):
     Args:
         model: a diffusers ``CogVideoXTransformer3DModel``; its modules are taken over.
         schedule: the noise schedule it was trained with.
+        linspace_end: see ``CogVideoXConfig``.
     """
 
     shareable: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -86,7 +89,9 @@ class CogVideoXShell(BackboneShell):
     }
     common: ClassVar[tuple[str, ...]] = ("text_proj",)
 
-    def __init__(self, model: nn.Module, *, schedule: VPSchedule) -> None:
+    def __init__(
+        self, model: nn.Module, *, schedule: VPSchedule, linspace_end: LinspaceEnd = "diffusers"
+    ) -> None:
         super().__init__()
         parts: Any = model
         config = parts.config
@@ -102,7 +107,7 @@ class CogVideoXShell(BackboneShell):
         self.norm_final = parts.norm_final
         self.norm_out = parts.norm_out
         self.proj_out = parts.proj_out
-        self.rope_spec = _rope_spec(config)
+        self.rope_spec = _rope_spec(config, linspace_end)
         self.sinusoids: SinusoidalPositions | None = None
         if self.rope_spec is None:
             self.sinusoids = SinusoidalPositions(
@@ -182,26 +187,34 @@ class CogVideoXBackbone(Backbone):
 
     Version 1.5 has patches of two frames. Views and textures are single frames: each is given to
     the model twice, and the two predictions are averaged. (In training the model saw different
-    noise in the two frames; here it is the same, which fine-tuning must make up for.)
+    noise in the two frames. Here it is the same, which fine-tuning must make up for: there is one
+    ``x_sigma`` of a view, from which noise of its own for a second copy cannot be made.)
 
     Args:
         model: a diffusers ``CogVideoXTransformer3DModel``. Its blocks and embedders are taken over;
             do not use it on its own afterwards.
         name: registry name.
         snr_shift: of its noise schedule: 3 for the 2B model, 1 for the others.
+        linspace_end: see ``CogVideoXConfig``.
 
     Raises:
         UsageError: an image-to-video model, which needs more inputs than SeqTex has.
     """
 
     def __init__(
-        self, model: nn.Module, *, name: str = "cogvideox", snr_shift: float = 1.0
+        self,
+        model: nn.Module,
+        *,
+        name: str = "cogvideox",
+        snr_shift: float = 1.0,
+        linspace_end: LinspaceEnd = "diffusers",
     ) -> None:
         parts: Any = model
         config = parts.config
         _check_config(config)
         self.config: dict[str, Any] = dict(config)
-        shell = CogVideoXShell(model, schedule=VPSchedule(snr_shift=snr_shift))
+        schedule = VPSchedule(snr_shift=snr_shift)
+        shell = CogVideoXShell(model, schedule=schedule, linspace_end=linspace_end)
         self.shell = shell
         self.blocks = [CogVideoXBlock(block) for block in parts.transformer_blocks]
         heads, head_dim = int(config.num_attention_heads), int(config.attention_head_dim)
@@ -283,6 +296,9 @@ class CogVideoXBackbone(Backbone):
             return None
         size = (latents.shape[2], latents.shape[3], latents.shape[4])
         grid = self.spec.grid("latents", size)
+        if isinstance(spec.policy, Interpolation) and spec.policy.linspace_end == "aligned":
+            ours = rope_for_grid(grid, spec).to(latents.device)  # diffusers has no such option
+            return ours.cos.repeat_interleave(2, dim=1), ours.sin.repeat_interleave(2, dim=1)
         where: dict[str, Any] = {
             "crops_coords": None,
             "grid_type": "slice",
@@ -317,7 +333,7 @@ def _check_config(config: Any) -> None:
         )
 
 
-def _rope_spec(config: Any) -> RopeSpec | None:
+def _rope_spec(config: Any, linspace_end: LinspaceEnd) -> RopeSpec | None:
     if not config.use_rotary_positional_embeddings:
         return None
     policy: RopePolicy = Extrapolation()
@@ -326,5 +342,6 @@ def _rope_spec(config: Any) -> RopeSpec | None:
         policy = Interpolation(
             base_height=int(config.sample_height) // patch,
             base_width=int(config.sample_width) // patch,
+            linspace_end=linspace_end,
         )
     return RopeSpec(axis_dims=cogvideox_axis_dims(int(config.attention_head_dim)), policy=policy)

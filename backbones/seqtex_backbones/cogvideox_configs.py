@@ -8,8 +8,9 @@ from typing import Any
 
 from seqtex_core.adapter import Backbone
 from seqtex_core.errors import UsageError
+from seqtex_core.rope import LINSPACE_ENDS, LinspaceEnd
 
-_OWN = frozenset({"snr_shift"})
+_OWN = frozenset({"snr_shift", "linspace_end"})
 _SAMPLE_SIZE = frozenset({"sample_height", "sample_width", "sample_frames"})
 
 
@@ -36,7 +37,12 @@ class CogVideoXConfig:
         spatial_interpolation_scale: rows and columns per unit of a sinusoidal position.
         temporal_interpolation_scale: frames per unit of a sinusoidal position.
         use_rotary_positional_embeddings: rotate queries and keys instead of adding sinusoids.
-        snr_shift: of the noise schedule. Not part of diffusers' transformer config.
+        snr_shift: of the noise schedule. This and the following are not part of diffusers'
+            transformer config.
+        linspace_end: where interpolated rotary positions end (5B), see
+            ``seqtex_core.rope.Interpolation``: ``"diffusers"`` as the pretrained model counts them,
+            which drifts apart by 0.13 tokens between views and a texture twice as fine, or
+            ``"aligned"``, which lets them share coordinates.
 
     Raises:
         UsageError: a size that is not a positive whole number, or that the positions cannot have.
@@ -61,6 +67,7 @@ class CogVideoXConfig:
     temporal_interpolation_scale: float = 1.0
     use_rotary_positional_embeddings: bool = False
     snr_shift: float = 1.0
+    linspace_end: LinspaceEnd = "diffusers"
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -70,6 +77,11 @@ class CogVideoXConfig:
         if not self.snr_shift > 0:
             raise UsageError("snr_shift", expected="a positive number", got=str(self.snr_shift))
         rotates = self.use_rotary_positional_embeddings
+        ends: tuple[str, ...] = LINSPACE_ENDS
+        if not rotates or self.patch_size_t is not None:
+            ends = ("diffusers",)  # nothing is interpolated
+        if self.linspace_end not in ends:
+            raise UsageError("linspace_end", expected=f"one of {ends}", got=repr(self.linspace_end))
         width = self.attention_head_dim * (1 if rotates else self.num_attention_heads)
         if width % 16:
             raise UsageError(
@@ -111,7 +123,12 @@ class CogVideoXEntry:
         from .cogvideox import CogVideoXBackbone
 
         model = CogVideoXTransformer3DModel(**self.config.to_diffusers())
-        return CogVideoXBackbone(model, name=self.name, snr_shift=self.config.snr_shift)
+        return CogVideoXBackbone(
+            model,
+            name=self.name,
+            snr_shift=self.config.snr_shift,
+            linspace_end=self.config.linspace_end,
+        )
 
     def native_names(self, keys: Iterable[str]) -> dict[str, str]:
         """Keys of a diffusers file, which are the names themselves."""

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from .rotate import apply_rope as apply_rope
     from .rotate import apply_rope_reference as apply_rope_reference
     from .table import GRID_SPREADS as GRID_SPREADS
+    from .table import LINSPACE_ENDS as LINSPACE_ENDS
     from .table import Extrapolation as Extrapolation
     from .table import GridSpread as GridSpread
     from .table import Interpolation as Interpolation
+    from .table import LinspaceEnd as LinspaceEnd
     from .table import RopePolicy as RopePolicy
     from .table import RopeSpec as RopeSpec
     from .table import cogvideox_axis_dims as cogvideox_axis_dims
@@ -28,6 +30,8 @@ _MODULES = {
     "GRID_SPREADS": "table",
     "GridSpread": "table",
     "Interpolation": "table",
+    "LINSPACE_ENDS": "table",
+    "LinspaceEnd": "table",
     "Pairing": "rotate",
     "Rope": "rotate",
     "RopePolicy": "table",

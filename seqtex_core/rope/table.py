@@ -15,6 +15,8 @@ from ..frames import Grid, Stream, TokenLayout
 from .rotate import Pairing, Rope
 
 AxisDims = tuple[int, int, int]
+LinspaceEnd = Literal["diffusers", "aligned"]
+LINSPACE_ENDS: tuple[LinspaceEnd, ...] = ("diffusers", "aligned")
 GridSpread = Literal["extrapolate", "interpolate"]
 GRID_SPREADS: tuple[GridSpread, ...] = ("extrapolate", "interpolate")
 
@@ -54,12 +56,12 @@ class Interpolation:
 
     base_height: int
     base_width: int
-    linspace_end: Literal["diffusers", "aligned"] = "diffusers"
+    linspace_end: LinspaceEnd = "diffusers"
 
     def __post_init__(self) -> None:
         if min(self.base_height, self.base_width) < 1:
             raise UsageError("base grid", expected="positive height and width", got=str(self))
-        if self.linspace_end not in ("diffusers", "aligned"):
+        if self.linspace_end not in LINSPACE_ENDS:
             raise UsageError(
                 "linspace_end", expected="'diffusers' or 'aligned'", got=repr(self.linspace_end)
             )

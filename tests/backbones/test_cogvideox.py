@@ -122,6 +122,11 @@ def test_config_files_of_diffusers_come_back() -> None:
         ),
         ("num_attention_heads", {"num_attention_heads": 1, "attention_head_dim": 24}),
         ("patch_size_t", {"patch_size_t": 2}),
+        ("linspace_end", {"linspace_end": "aligned"}),  # sinusoids are not interpolated this way
+        (
+            "linspace_end",
+            {"linspace_end": "elsewhere", "use_rotary_positional_embeddings": True},
+        ),
     ],
 )
 def test_sizes_that_cannot_be_are_named(field: str, sizes: dict[str, Any]) -> None:
@@ -315,6 +320,33 @@ def test_half_precision_leaves_noise_levels_exact() -> None:
     assert time.embedding.dtype == torch.bfloat16
     moved = backbone.shell.encode_time(sigma + 1e-3)
     assert not torch.equal(time.embedding, moved.embedding)
+
+
+@torch.no_grad()
+def test_rotary_positions_of_a_finer_texture_may_be_aligned() -> None:
+    """Token 2i of the texture then lies on token i of the views, in both axes; else not."""
+    config = COGVIDEOX_TINY_5B.config  # 12 x 18 latents: square views start at column 1.5 -> 2
+    shared = {}
+    for end in ("diffusers", "aligned"):
+        sizes: dict[str, Any] = {"linspace_end": end}
+        entry = replace(COGVIDEOX_TINY_5B, config=replace(config, **sizes))
+        transformer = random_transformer(entry)
+        sizes = {"views": (1, 8, 8), "texture": (1, 16, 16)}
+        layout = transformer.layout(sizes, {"views": "mv", "texture": "uv"})
+        tables = transformer.backbone.shell.rope(layout)
+        assert tables is not None
+        mv, uv = (tables[stream].cos[:, 2:] for stream in ("mv", "uv"))  # less the frame's pairs
+        views, texture = mv.view(4, 4, -1), uv.view(8, 8, -1)[::2, ::2]
+        shared[end] = bool(torch.allclose(views, texture, rtol=0, atol=1e-6))
+        inputs = torch.randn(1, 16, 1, 8, 8, generator=torch.Generator().manual_seed(6))
+        text = torch.ones(1, 8, 20)
+        views_only = transformer.layout({"views": (1, 8, 8)}, {"views": "mv"})
+        cache = transformer.prepare(views_only, text=text)
+        level = torch.tensor([0.5])
+        got = transformer({"views": inputs}, {"views": level[None]}, cache)["views"]
+        state = transformer.mv_state_dict()
+        close(got, transformer.backbone.reference_velocity(state, inputs, level, text))
+    assert shared == {"diffusers": False, "aligned": True}
 
 
 def test_a_finer_texture_lies_between_the_views_tokens() -> None:
