@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
+from .convert import convert
 from .data import data_app
+from .embed import embed
 from .evaluate import evaluate
 from .info import info
 from .maps import maps
@@ -28,8 +30,10 @@ app.command()(texture)
 app.command()(maps)
 app.command()(render)
 app.command()(reference)
+app.command()(embed)
 app.command()(train)
 app.command()(evaluate)
+app.command()(convert)
 app.command()(info)
 app.add_typer(data_app)
 

@@ -13,7 +13,7 @@ from seqtex_core.transformer import SeqTexTransformer
 from .config import ModelConfig
 from .fill import empty_transformer
 from .memory import MemoryPlan, plan_memory
-from .memory_moves import Residence, outside_blocks, stream_blocks, tensors_of
+from .memory_moves import Copy, Residence, outside_blocks, stream_blocks, tensors_of
 from .memory_needs import RunSizes, memory_needs, set_codec_mode
 
 _LARGE = 2**28
@@ -54,7 +54,12 @@ def plan_for(
 
 
 def settle(
-    transformer: SeqTexTransformer, codec: Codec, plan: MemoryPlan | None, device: torch.device
+    transformer: SeqTexTransformer,
+    codec: Codec,
+    plan: MemoryPlan | None,
+    device: torch.device,
+    *,
+    copy: Copy | None = None,
 ) -> Residence:
     """Put a model's parts where the plan wants them; says which visit the device.
 
@@ -63,6 +68,7 @@ def settle(
         codec: on the CPU.
         plan: ``None`` puts everything on the device.
         device: where the model works.
+        copy: replaces the copying, for tests.
     """
     measures = None if plan is None else plan.measures
     if measures is not None and measures.codec_mode != "float32":
@@ -75,10 +81,10 @@ def settle(
     visitors = {"transformer": tensors_of(transformer)}
     if measures.stream_blocks:
         visitors["transformer"] = outside_blocks(transformer)
-        stream_blocks(transformer, device)
+        stream_blocks(transformer, device, copy=copy)
     if isinstance(codec, nn.Module):
         visitors["codec"] = tensors_of(codec)
-    return Residence(device, visitors)
+    return Residence(device, visitors, copy=copy)
 
 
 def _file_bytes(folder: Path) -> int:

@@ -143,5 +143,6 @@ def write_prompts(path: Path, encoder: TextEncoder, prompts: Sequence[str]) -> N
         encoder: of the backbone that will read them.
         prompts: the first is what a run without a prompt uses.
     """
-    rows = {f"prompt{i:04d}": encoder.encode([p])[0].cpu() for i, p in enumerate(prompts)}
+    encoded = encoder.encode(prompts).cpu()
+    rows = {f"prompt{index:04d}": row.clone() for index, row in enumerate(encoded)}
     write_tensors(path, rows, metadata={"prompts": json.dumps(list(prompts))})
