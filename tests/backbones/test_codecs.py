@@ -264,13 +264,14 @@ def test_cogvideox_latents_are_those_of_diffusers_scaled(tmp_path: Path) -> None
         vae: Any = codec.vae
         raw = vae.encode((frame * 2 - 1)[:, :, None]).latent_dist.mode()
         latents = codec.encode(frame)
-        torch.testing.assert_close(latents, raw * factor, rtol=0, atol=1e-6)
+        # float32: about ten convolutions, in the sum of taps first, of numbers below 2
+        torch.testing.assert_close(latents, raw * factor, rtol=0, atol=4e-6)
         decoded = vae.decode(raw).sample[:, :, 0]
         torch.testing.assert_close(
             video_to_images(codec.decode(latents, clamp=False)),
             decoded * 0.5 + 0.5,
             rtol=0,
-            atol=2e-6,
+            atol=4e-6,
         )
     vae.save_pretrained(tmp_path / "vae", safe_serialization=True)
     again = CogVideoXVAECodec.from_pretrained(tmp_path, subfolder="vae")
@@ -286,29 +287,25 @@ def test_wan_first_latent_of_a_video_is_the_latent_of_its_first_frame() -> None:
     torch.testing.assert_close(video, single, rtol=0, atol=2e-6)  # as above
 
 
-def test_ranges_are_what_the_vae_sees() -> None:
-    class Probe(torch.nn.Module):
-        def __init__(self, inner: torch.nn.Module) -> None:
-            super().__init__()
-            self.inner = inner
-            self.config = inner.config
-            self.seen: list[tuple[float, float]] = []
-
-        def encode(self, x: torch.Tensor) -> Any:
-            self.seen.append((float(x.min()), float(x.max())))
-            return self.inner.encode(x)  # type: ignore[operator]
-
+def test_ranges_are_what_the_vae_sees(monkeypatch: pytest.MonkeyPatch) -> None:
     colours = torch.tensor([0.0, 1.0]).view(1, 1, 1, 2).expand(1, 3, 8, 2).repeat(1, 1, 1, 4)
     for ranges, rgb, geometry in [
         (SYMMETRIC_RANGES, (-1.0, 1.0), (-1.0, 1.0)),
         (RELEASED_RANGES, (0.0, 1.0), (0.0, 1.0)),
         (ValueRanges(rgb=(0.0, 1.0), geometry=(-1.0, 1.0)), (0.0, 1.0), (-1.0, 1.0)),
     ]:
-        probe = Probe(tiny_vae().vae)
-        codec = WanVAECodec(probe, ranges=ranges)
+        codec = WanVAECodec(tiny_vae().vae, ranges=ranges)
+        encode, seen = codec._encode_frames, []
+
+        def probe(frames: torch.Tensor, encode: Any = encode, seen: Any = seen) -> torch.Tensor:
+            seen.append((float(frames.min()), float(frames.max())))
+            moments: torch.Tensor = encode(frames)
+            return moments
+
+        monkeypatch.setattr(codec, "_encode_frames", probe)
         codec.encode(colours)
         codec.encode(colours * 2 - 1, content="geometry")
-        assert probe.seen == [rgb, geometry]
+        assert seen == [rgb, geometry]
 
 
 def test_released_ranges_cut_dark_output_to_zero() -> None:

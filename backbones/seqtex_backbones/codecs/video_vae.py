@@ -1,4 +1,7 @@
-"""Video VAEs of diffusers as image codecs: every frame is encoded as the first of a video."""
+"""Video VAEs of diffusers as image codecs: every frame is encoded as the first of a video.
+
+diffusers' models hold the weights; the forward is the one-frame form of ``one_frame``.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +24,20 @@ class VideoVAECodec(nn.Module, ABC):
     """A causal video VAE over single frames, latents normalised.
 
     Latents are ``(z - mean) / std``. The VAE is frozen; float32 is recommended whatever the
-    transformer runs in.
+    transformer runs in. A VAE whose ``enable_tiling`` was called goes through diffusers' own
+    forward, whose tiles are blended; ``tile_size`` is the way without seams.
 
     Args:
         vae: an instance of :meth:`vae_class`.
         ranges: value ranges that the VAE sees.
         sample_posterior: draw latents (needs a generator) instead of taking the mode.
         frames_per_chunk: frames that go through the VAE at once; bounds memory.
+        tile_size: latent texels per side that go through the VAE at once; bounds memory for large
+            textures, without seams and without changing the result. ``None``: whole frames.
 
     Raises:
-        UsageError: ``frames_per_chunk`` < 1.
+        UsageError: ``frames_per_chunk`` or ``tile_size`` < 1, or tiles where the VAE cannot
+            be cut.
     """
 
     name: str
@@ -42,14 +49,18 @@ class VideoVAECodec(nn.Module, ABC):
         ranges: ValueRanges = SYMMETRIC_RANGES,
         sample_posterior: bool = False,
         frames_per_chunk: int = 1,
+        tile_size: int | None = None,
     ) -> None:
         super().__init__()
         if frames_per_chunk < 1:
             raise UsageError("frames_per_chunk", expected="at least 1", got=str(frames_per_chunk))
+        if tile_size is not None:
+            self._check_tile(tile_size)
         self.vae = vae.eval().requires_grad_(False)
         self.ranges = ranges
         self.sample_posterior = sample_posterior
         self.frames_per_chunk = frames_per_chunk
+        self.tile_size = tile_size
 
     @classmethod
     @abstractmethod
@@ -70,6 +81,18 @@ class VideoVAECodec(nn.Module, ABC):
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and std of ``z``, broadcastable to ``like``."""
 
+    @abstractmethod
+    def _encode_frames(self, frames: Tensor) -> Tensor:
+        """Mean and log-variance ``[N, 2C, h, w]`` of frames ``[N, 3, H, W]``."""
+
+    @abstractmethod
+    def _decode_frames(self, latents: Tensor) -> Tensor:
+        """Frames ``[N, 3, H, W]`` of ``z`` ``[N, C, h, w]``."""
+
+    def _check_tile(self, tile_size: int) -> None:
+        if tile_size < 1:
+            raise UsageError("tile_size", expected="at least 1, or None", got=str(tile_size))
+
     @classmethod
     def from_pretrained(
         cls,
@@ -80,6 +103,7 @@ class VideoVAECodec(nn.Module, ABC):
         ranges: ValueRanges = SYMMETRIC_RANGES,
         sample_posterior: bool = False,
         frames_per_chunk: int = 1,
+        tile_size: int | None = None,
         local_files_only: bool = False,
     ) -> Self:
         """The codec of a diffusers folder, or of a hub id (the only case that uses the network).
@@ -91,6 +115,7 @@ class VideoVAECodec(nn.Module, ABC):
             ranges: see the class.
             sample_posterior: see the class.
             frames_per_chunk: see the class.
+            tile_size: see the class.
             local_files_only: no network for a hub id either.
 
         Raises:
@@ -116,6 +141,7 @@ class VideoVAECodec(nn.Module, ABC):
             ranges=ranges,
             sample_posterior=sample_posterior,
             frames_per_chunk=frames_per_chunk,
+            tile_size=tile_size,
         )
 
     @classmethod
@@ -133,6 +159,7 @@ class VideoVAECodec(nn.Module, ABC):
             ranges=ValueRanges.from_config(config["ranges"]),
             sample_posterior=config["sample_posterior"],
             frames_per_chunk=config["frames_per_chunk"],
+            tile_size=config.get("tile_size"),
         )
 
     def encode(
@@ -153,8 +180,8 @@ class VideoVAECodec(nn.Module, ABC):
             )
         video = images_to_video(images, self.spatial_factor)
         batch = len(video)
-        moments = self._by_chunks(self._moments, self.ranges.inward(video, content))
-        moments = rearrange(moments, "(b f) c 1 h w -> b c f h w", b=batch).float()
+        moments = self._by_chunks(self._moments_of, self.ranges.inward(video, content))
+        moments = rearrange(moments, "(b f) c h w -> b c f h w", b=batch).float()
         latents, log_variance = moments.chunk(2, dim=1)
         if self.sample_posterior and generator is not None:
             noise = draw_noise(latents.shape, generator=generator, device=latents.device)
@@ -170,8 +197,8 @@ class VideoVAECodec(nn.Module, ABC):
         """
         check_latents(latents, self.latent_channels)
         mean, std = self._statistics(latents)
-        video = self._by_chunks(self._decode_frames, latents.float() * std + mean)
-        video = rearrange(video, "(b f) c 1 h w -> b c f h w", b=len(latents))
+        video = self._by_chunks(self._frames_of, latents.float() * std + mean)
+        video = rearrange(video, "(b f) c h w -> b c f h w", b=len(latents))
         return self.ranges.outward(video.float(), content, clamp=clamp)
 
     def to_config(self) -> dict[str, Any]:
@@ -183,6 +210,7 @@ class VideoVAECodec(nn.Module, ABC):
             "ranges": self.ranges.to_config(),
             "sample_posterior": self.sample_posterior,
             "frames_per_chunk": self.frames_per_chunk,
+            "tile_size": self.tile_size,
         }
 
     @property
@@ -191,20 +219,24 @@ class VideoVAECodec(nn.Module, ABC):
         return dict(config)
 
     def _by_chunks(self, run: Callable[[Tensor], Tensor], video: Tensor) -> Tensor:
-        """``run`` over all frames as single-frame videos, a few at a time, ``[B*F, C, 1, ...]``."""
+        """``run`` over all frames as images ``[B*F, C, H, W]``, a few at a time."""
         weight = next(self.vae.parameters())
-        frames = rearrange(video, "b c f h w -> (b f) c 1 h w").to(weight)
+        frames = rearrange(video, "b c f h w -> (b f) c h w").to(weight)
         return torch.cat([run(chunk) for chunk in frames.split(self.frames_per_chunk)])
 
-    def _moments(self, frames: Tensor) -> Tensor:
+    def _moments_of(self, frames: Tensor) -> Tensor:
         vae: Any = self.vae
-        moments: Tensor = vae.encode(frames).latent_dist.parameters
-        return moments
+        if not vae.use_tiling:
+            return self._encode_frames(frames)
+        moments: Tensor = vae.encode(frames.unsqueeze(2)).latent_dist.parameters
+        return moments.squeeze(2)
 
-    def _decode_frames(self, latents: Tensor) -> Tensor:
+    def _frames_of(self, latents: Tensor) -> Tensor:
         vae: Any = self.vae
-        frames: Tensor = vae.decode(latents, return_dict=False)[0]
-        return frames
+        if not vae.use_tiling:
+            return self._decode_frames(latents)
+        frames: Tensor = vae.decode(latents.unsqueeze(2), return_dict=False)[0]
+        return frames.squeeze(2)
 
 
 def _plain(value: object) -> object:

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import wan_frames
+from .tiles import Tiles
 from .video_vae import VideoVAECodec
 
 
@@ -43,3 +45,18 @@ class WanVAECodec(VideoVAECodec):
         mean = torch.tensor(self._vae_config["latents_mean"], device=like.device).view(shape)
         std = torch.tensor(self._vae_config["latents_std"], device=like.device).view(shape)
         return mean, std
+
+    def _encode_frames(self, frames: Tensor) -> Tensor:
+        vae, factor = self.vae, self.spatial_factor
+        if self.tile_size is None or max(frames.shape[-2:]) <= self.tile_size * factor:
+            return wan_frames.encode(vae, frames)
+        tiles = Tiles(size=self.tile_size, reach=wan_frames.encoder_reach(vae), inward=factor)
+        return wan_frames.encode_last(vae, tiles(lambda x: wan_frames.encode_first(vae, x), frames))
+
+    def _decode_frames(self, latents: Tensor) -> Tensor:
+        vae, factor = self.vae, self.spatial_factor
+        if self.tile_size is None or max(latents.shape[-2:]) <= self.tile_size:
+            return wan_frames.decode(vae, latents)
+        tiles = Tiles(size=self.tile_size, reach=wan_frames.decoder_reach(vae), outward=factor)
+        hidden_states = wan_frames.decode_first(vae, latents)
+        return tiles(lambda x: wan_frames.decode_last(vae, x), hidden_states)

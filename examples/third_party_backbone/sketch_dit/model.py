@@ -92,7 +92,8 @@ class Block(nn.Module):
         x = (x.float() + tables[2] * self.attn(normed, normed, angles)).type_as(x)
         x = x + self.text_attn(self.text_norm(x), text)
         update: Tensor = self.ffn(shifted_norm(x, tables[3], tables[4]))
-        return (x.float() + tables[5] * update).type_as(x)
+        x = x.float() + tables[5] * update
+        return x.to(update.dtype)
 
 
 class SketchDiT(nn.Module):
