@@ -67,6 +67,17 @@ def save_mv_lora(
         path: a ``.safetensors`` file; replaced in one step if it exists.
         prefix: see ``mv_lora_state_dict``.
     """
+    write_tensors(
+        Path(path),
+        mv_lora_state_dict(transformer, prefix=prefix),
+        metadata=lora_metadata(transformer, prefix=prefix),
+    )
+
+
+def lora_metadata(
+    transformer: SeqTexTransformer, *, prefix: str = "transformer."
+) -> dict[str, str]:
+    """Rank, alpha and layers of the adapters, as diffusers writes them into a file's header."""
     config = transformer.config
     settings: dict[str, Any] = {
         "peft_type": "LORA",
@@ -76,11 +87,7 @@ def save_mv_lora(
         "bias": "none",
     }
     told = {f"{prefix}{name}": value for name, value in settings.items()}
-    write_tensors(
-        Path(path),
-        mv_lora_state_dict(transformer, prefix=prefix),
-        metadata={METADATA_KEY: json.dumps(told, sort_keys=True)},
-    )
+    return {METADATA_KEY: json.dumps(told, sort_keys=True)}
 
 
 def _layers(transformer: SeqTexTransformer) -> list[str]:

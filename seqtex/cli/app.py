@@ -8,7 +8,6 @@ import typer
 
 from .convert import convert
 from .data import data_app
-from .embed import embed
 from .evaluate import evaluate
 from .info import info
 from .maps import maps
@@ -30,7 +29,6 @@ app.command()(texture)
 app.command()(maps)
 app.command()(render)
 app.command()(reference)
-app.command()(embed)
 app.command()(train)
 app.command()(evaluate)
 app.command()(convert)
