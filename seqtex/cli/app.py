@@ -8,6 +8,7 @@ import typer
 
 from .convert import convert
 from .data import data_app
+from .embed import embed
 from .evaluate import evaluate
 from .info import info
 from .maps import maps
@@ -29,6 +30,7 @@ app.command()(texture)
 app.command()(maps)
 app.command()(render)
 app.command()(reference)
+app.command()(embed)
 app.command()(train)
 app.command()(evaluate)
 app.command()(convert)
