@@ -83,8 +83,9 @@ class ShardSource:
         self._without: tuple[ShardPlaces, ...] = (full,)
         if "mv_only_path" in options:
             self._without = (full, ShardPlaces.scan(context.path(options["mv_only_path"])))
-        preview = options.get("preview_path", options["path"])
-        shown = ShardPlaces.scan(context.path(preview))
+        shown = full
+        if "preview_path" in options:
+            shown = ShardPlaces.scan(context.path(options["preview_path"]))
         self._preview = shown.with_textures() if shown.textured.any() else shown
         self._order = lru_cache(maxsize=4)(self._draw_order)
 
