@@ -17,6 +17,7 @@ ARCHITECTURES: Registry[Callable[[str, Mapping[str, Any]], BackboneEntry]] = Reg
         "cosmos": "seqtex_backbones.cosmos_configs:cosmos_entry",
         "hunyuan-video": "seqtex_backbones.hunyuan_video_configs:hunyuan_video_entry",
         "ltx-video": "seqtex_backbones.ltx_configs:ltx_entry",
+        "mochi": "seqtex_backbones.mochi_configs:mochi_entry",
         "wan": "seqtex_backbones.wan_configs:wan_entry",
     },
     entry_point_group="seqtex.architectures",

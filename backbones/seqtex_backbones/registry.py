@@ -77,6 +77,8 @@ BACKBONES: Registry[BackboneEntry] = Registry(
         "hunyuan-video-tiny-unguided": (
             "seqtex_backbones.hunyuan_video_configs:HUNYUAN_VIDEO_TINY_UNGUIDED"
         ),
+        "mochi-1-preview": "seqtex_backbones.mochi_configs:MOCHI_1",
+        "mochi-tiny": "seqtex_backbones.mochi_configs:MOCHI_TINY",
         "ltx-video-2b": "seqtex_backbones.ltx_configs:LTX_2B",
         "ltx-video-2b-0.9.5": "seqtex_backbones.ltx_configs:LTX_2B_0_9_5",
         "ltx-video-13b": "seqtex_backbones.ltx_configs:LTX_13B",

@@ -62,9 +62,19 @@ class Rope:
         """Channels per head that the table rotates."""
         return 2 * self.cos.shape[-1]
 
-    @cached_property
+    @property
     def phase(self) -> Tensor:
-        """``cos + i sin``, complex64, for the eager path; built on first use."""
+        """``cos + i sin``, complex64, for the eager path.
+
+        Built on first use; anew for every use where positions learn, because the first may lie in
+        a checkpointed part of the graph.
+        """
+        if self.cos.requires_grad:
+            return torch.complex(self.cos, self.sin)
+        return self._fixed_phase
+
+    @cached_property
+    def _fixed_phase(self) -> Tensor:
         with torch.inference_mode(False):  # kept, and perhaps used in training later
             return torch.complex(self.cos, self.sin)
 

@@ -1,0 +1,146 @@
+"""Named sizes of the Mochi architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from seqtex_core.adapter import Backbone
+from seqtex_core.errors import UsageError
+
+_CLASS = "MochiTransformer3DModel"
+_POOLER_HEADS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class MochiConfig:
+    """Sizes of a Mochi transformer, under the argument names (and defaults) of diffusers.
+
+    Args:
+        patch_size: latent rows and columns per token.
+        num_attention_heads: attention heads.
+        attention_head_dim: channels per head; even.
+        num_layers: transformer blocks.
+        pooled_projection_dim: width of the text stream.
+        in_channels: latent channels, read and predicted.
+        text_embed_dim: width of the text encoder's output; a multiple of 8.
+        time_embed_dim: channels of the sinusoid of the noise level.
+        max_sequence_length: text rows that the model was trained with.
+
+    Raises:
+        UsageError: a size that is not a positive whole number, or that heads cannot have.
+    """
+
+    patch_size: int = 2
+    num_attention_heads: int = 24
+    attention_head_dim: int = 128
+    num_layers: int = 48
+    pooled_projection_dim: int = 1536
+    in_channels: int = 12
+    text_embed_dim: int = 4096
+    time_embed_dim: int = 256
+    max_sequence_length: int = 256
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            size = getattr(self, field.name)
+            if not (isinstance(size, int) and size > 0):
+                raise UsageError(field.name, expected="a positive whole number", got=repr(size))
+        for name, divisor in (("attention_head_dim", 2), ("text_embed_dim", _POOLER_HEADS)):
+            if getattr(self, name) % divisor:
+                raise UsageError(
+                    name, expected=f"a multiple of {divisor}", got=str(getattr(self, name))
+                )
+
+    def to_diffusers(self) -> dict[str, Any]:
+        """Arguments of ``MochiTransformer3DModel``."""
+        return asdict(self) | {
+            "out_channels": None,
+            "qk_norm": "rms_norm",
+            "activation_fn": "swiglu",
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class MochiEntry:
+    """A named Mochi model; see ``registry.BackboneEntry``.
+
+    Args:
+        name: registry name.
+        summary: one line for listings.
+        config: its sizes.
+    """
+
+    name: str
+    summary: str
+    config: MochiConfig
+    keep_in_fp32: tuple[str, ...] = ("pos_frequencies",)
+
+    def build(self) -> Backbone:
+        """The model with torch's default initialisation, on the current default device.
+
+        The learned frequencies start at zero there: without weights no position is told apart.
+        """
+        from diffusers import MochiTransformer3DModel
+
+        from .mochi import MochiBackbone
+
+        model = MochiTransformer3DModel(**self.config.to_diffusers())
+        return MochiBackbone(model, name=self.name)
+
+    def native_names(self, keys: Iterable[str]) -> dict[str, str]:
+        """Keys of a diffusers file, which are the names themselves."""
+        return {key: key for key in keys}
+
+    def differences(self, config: Mapping[str, Any]) -> list[str]:
+        """What a diffusers ``config.json`` says otherwise than this entry, one phrase per field.
+
+        Raises:
+            UsageError: a config of another architecture.
+        """
+        kind = str(config.get("_class_name", _CLASS))
+        if kind != _CLASS:
+            raise UsageError("config.json", expected=f"_class_name {_CLASS!r}", got=repr(kind))
+        ours, defaults = self.config.to_diffusers(), MochiConfig().to_diffusers()
+        theirs = {name: config.get(name, defaults[name]) for name in ours}
+        if theirs["out_channels"] == theirs["in_channels"]:
+            theirs["out_channels"] = None
+        return [
+            f"{name} is {theirs[name]}, not {ours[name]}"
+            for name in ours
+            if theirs[name] != ours[name]
+        ]
+
+
+def mochi_entry(name: str, sizes: Mapping[str, Any]) -> MochiEntry:
+    """An entry of one's own from plain data.
+
+    Raises:
+        UsageError: sizes that a Mochi transformer does not have.
+    """
+    try:
+        config = MochiConfig(**sizes)
+    except TypeError as error:
+        raise UsageError("Mochi sizes", expected="fields of MochiConfig", got=str(error)) from error
+    return MochiEntry(name=name, summary=f"a Mochi model called {name}", config=config)
+
+
+MOCHI_1 = MochiEntry(
+    name="mochi-1-preview",
+    summary="Mochi 1 preview, 10B: a narrower text stream, learned rotary frequencies",
+    config=MochiConfig(),
+)
+MOCHI_TINY = MochiEntry(
+    name="mochi-tiny",
+    summary="two narrow Mochi blocks for tests; there are no trained weights",
+    config=MochiConfig(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_layers=2,
+        pooled_projection_dim=20,
+        text_embed_dim=24,
+        time_embed_dim=16,
+        max_sequence_length=8,
+    ),
+)
