@@ -1,7 +1,7 @@
-"""Cosmos Predict2 and 2.5 as a SeqTex backbone: low-rank modulation, slowed rotary positions.
+"""Cosmos Predict1, 2 and 2.5 as a SeqTex backbone: low-rank modulation, slowed rotary positions.
 
 diffusers' ``CosmosTransformer3DModel`` is the weight container; the forward is written here, with
-norms, modulation and gates in fp32. What the network predicts is the library's velocity, see
+norms, modulation and gates in fp32. How its noise and prediction are those of the library is in
 ``cosmos_schedule``.
 
 Source:
@@ -31,6 +31,7 @@ from seqtex_core.rope import GridSpread, Rope
 
 from .cosmos_block import LORA_TARGETS, CosmosBlock, low_rank, plain_norm
 from .cosmos_positions import CosmosPositions
+from .cosmos_schedule import CosmosSchedule, Objective
 
 
 class PatchEmbed(nn.Module):
@@ -66,6 +67,7 @@ class CosmosShell(BackboneShell):
     Args:
         model: a diffusers ``CosmosTransformer3DModel``; its modules are taken over.
         positions: where its tokens lie.
+        schedule: what it is fed and predicts.
     """
 
     shareable: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -75,7 +77,9 @@ class CosmosShell(BackboneShell):
     }
     common: ClassVar[tuple[str, ...]] = ("learnable_pos_embed",)
 
-    def __init__(self, model: nn.Module, *, positions: CosmosPositions) -> None:
+    def __init__(
+        self, model: nn.Module, *, positions: CosmosPositions, schedule: CosmosSchedule
+    ) -> None:
         super().__init__()
         parts: Any = model
         config = parts.config
@@ -92,11 +96,11 @@ class CosmosShell(BackboneShell):
         self.norm_out = parts.norm_out
         self.proj_out = parts.proj_out
         self.positions = positions
+        self.schedule = schedule
 
     def embed(self, latents: Tensor, sigma: Tensor) -> Tensor:
-        """Tokens of ``x_sigma``; rectified flow needs no rescaling."""
-        del sigma
-        tokens: Tensor = self.patch_embed(latents)
+        """Tokens of ``x_sigma``, in Predict1 scaled to unit variance."""
+        tokens: Tensor = self.patch_embed(self.schedule.network_input(latents, sigma))
         return tokens
 
     def new_latent_embed(self) -> nn.Module:
@@ -109,10 +113,11 @@ class CosmosShell(BackboneShell):
         return PatchEmbed(narrow, patch_size=self.patch_size, extra_channels=0)
 
     def encode_time(self, sigma: Tensor, pooled: Tensor | None = None) -> TimeEmbedding:
-        """The normalised sinusoid of ``sigma`` itself, and the modulation that all blocks share."""
+        """The normalised sinusoid of the level, and the modulation that all blocks share."""
         del pooled
         embedder = self.time_embed
-        sinusoid = embedder.time_proj(sigma.float().flatten()).unflatten(0, sigma.shape)
+        told = self.schedule.condition(sigma)
+        sinusoid = embedder.time_proj(told.flatten()).unflatten(0, sigma.shape)
         sinusoid = sinusoid.to(embedder.norm.weight.dtype)
         return TimeEmbedding(
             embedding=embedder.norm(sinusoid), projected=embedder.t_embedder(sinusoid)
@@ -160,6 +165,10 @@ class CosmosShell(BackboneShell):
         latents: Tensor = blocks.flatten(5, 6).flatten(3, 4)
         return latents
 
+    def to_velocity(self, prediction: Tensor, latents: Tensor, sigma: Tensor) -> Tensor:
+        """The prediction itself, or in Predict1 what is made of it."""
+        return self.schedule.to_velocity(prediction, latents, sigma)
+
 
 class CosmosBackbone(Backbone):
     """A Cosmos transformer, taken apart.
@@ -169,6 +178,7 @@ class CosmosBackbone(Backbone):
             not use it on its own afterwards.
         name: registry name.
         text_length: text rows that the model was trained with.
+        objective: see ``CosmosSchedule``.
         fps: see ``CosmosPositions``.
         spread: see ``CosmosPositions``.
 
@@ -183,6 +193,7 @@ class CosmosBackbone(Backbone):
         *,
         name: str = "cosmos",
         text_length: int = 512,
+        objective: Objective = "flow",
         fps: float | None = None,
         spread: GridSpread = "extrapolate",
     ) -> None:
@@ -199,7 +210,8 @@ class CosmosBackbone(Backbone):
             spread=spread,
         )
         self.fps = fps
-        self.shell = CosmosShell(model, positions=positions)
+        self.schedule = CosmosSchedule(objective=objective)
+        self.shell = CosmosShell(model, positions=positions, schedule=self.schedule)
         self.blocks = [CosmosBlock(block) for block in parts.transformer_blocks]
         projects = bool(config.use_crossattn_projection)
         text_dim = config.crossattn_proj_in_channels if projects else config.text_embed_dim
@@ -256,16 +268,18 @@ class CosmosBackbone(Backbone):
         with torch.device("meta"):
             model = CosmosTransformer3DModel.from_config({**self.config, **changes})
         model.load_state_dict(dict(state), strict=True, assign=True)
-        timestep = sigma.float()
+        timestep = self.schedule.condition(sigma)
+        levels = sigma if sigma.ndim == 2 else sigma[:, None].expand(-1, latents.shape[2])
+        given = self.schedule.network_input(latents, levels).to(dtype)
         with torch.no_grad():
             predicted: Tensor = model(
-                functional.pad(latents.to(dtype), (0, 0, 0, 0, 0, 0, 0, extra)),
+                functional.pad(given, (0, 0, 0, 0, 0, 0, 0, extra)),
                 timestep if sigma.ndim == 1 else timestep[:, None, :, None, None],
                 text.to(dtype),
                 fps=self.fps,
                 return_dict=False,
             )[0]
-        return predicted
+        return self.shell.to_velocity(predicted, latents, levels)
 
 
 def _check_config(config: Any) -> None:

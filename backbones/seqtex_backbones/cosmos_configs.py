@@ -11,8 +11,9 @@ from seqtex_core.errors import UsageError
 from seqtex_core.rope import GRID_SPREADS, GridSpread
 
 from .cosmos_positions import CosmosPositions
+from .cosmos_schedule import CosmosSchedule, Objective
 
-_OWN = frozenset({"text_length", "fps", "spread"})
+_OWN = frozenset({"text_length", "objective", "fps", "spread"})
 _TRIPLES = ("max_size", "patch_size", "rope_scale")
 
 
@@ -38,6 +39,7 @@ class CosmosConfig:
         crossattn_proj_in_channels: its width, if it is.
         text_length: text rows that the model was trained with. This and the following are not part
             of diffusers' transformer config.
+        objective: see ``CosmosSchedule``; ``"edm"`` for Predict1.
         fps: see ``CosmosPositions``.
         spread: see ``CosmosPositions``.
 
@@ -61,6 +63,7 @@ class CosmosConfig:
     use_crossattn_projection: bool = False
     crossattn_proj_in_channels: int = 1024
     text_length: int = 512
+    objective: Objective = "flow"
     fps: float | None = None
     spread: GridSpread = "extrapolate"
 
@@ -71,6 +74,7 @@ class CosmosConfig:
                 raise UsageError(field.name, expected="a positive whole number", got=repr(size))
         if self.spread not in GRID_SPREADS:
             raise UsageError("spread", expected=f"one of {GRID_SPREADS}", got=repr(self.spread))
+        CosmosSchedule(objective=self.objective)
         CosmosPositions(head_dim=self.attention_head_dim, rope_scale=self.rope_scale, fps=self.fps)
 
     def to_diffusers(self) -> dict[str, Any]:
@@ -109,6 +113,7 @@ class CosmosEntry:
             CosmosTransformer3DModel(**config.to_diffusers()),
             name=self.name,
             text_length=config.text_length,
+            objective=config.objective,
             fps=config.fps,
             spread=config.spread,
         )
@@ -170,6 +175,25 @@ def _named(name: str, summary: str, *, is_large: bool, **changes: Any) -> Cosmos
     return CosmosEntry(name=name, summary=summary, config=CosmosConfig(**(sizes | changes)))
 
 
+_PREDICT_1: dict[str, Any] = {
+    "extra_pos_embed_type": "learnable",
+    "objective": "edm",
+    "fps": 30.0,
+}
+COSMOS_1_TEXT2WORLD_7B = _named(
+    "cosmos-predict1-7b-text2world",
+    "Cosmos Predict1 video, 7B: learned positions; latents of a VAE that SeqTex has no codec for",
+    is_large=False,
+    num_attention_heads=32,
+    **_PREDICT_1,
+)
+COSMOS_1_TEXT2WORLD_14B = _named(
+    "cosmos-predict1-14b-text2world",
+    "Cosmos Predict1 video, 14B: learned positions; latents of a VAE that SeqTex has no codec for",
+    is_large=True,
+    rope_scale=(2.0, 2.0, 2.0),
+    **_PREDICT_1,
+)
 COSMOS_2_TEXT2IMAGE_2B = _named(
     "cosmos-predict2-2b-text2image",
     "Cosmos Predict2 text-to-image, 2B, on the latents of Wan2.1",
@@ -243,6 +267,7 @@ COSMOS_TINY_VIDEO = _tiny(
     in_channels=17,
     rope_scale=(20 / 24, 2.0, 3.0),
     extra_pos_embed_type="learnable",
+    objective="edm",
     use_crossattn_projection=True,
     crossattn_proj_in_channels=28,
     fps=16.0,

@@ -84,6 +84,8 @@ BACKBONES: Registry[BackboneEntry] = Registry(
         "ltx-video-13b": "seqtex_backbones.ltx_configs:LTX_13B",
         "ltx-video-tiny": "seqtex_backbones.ltx_configs:LTX_TINY",
         "ltx-video-tiny-0.9.5": "seqtex_backbones.ltx_configs:LTX_TINY_0_9_5",
+        "cosmos-predict1-7b-text2world": "seqtex_backbones.cosmos_configs:COSMOS_1_TEXT2WORLD_7B",
+        "cosmos-predict1-14b-text2world": "seqtex_backbones.cosmos_configs:COSMOS_1_TEXT2WORLD_14B",
         "cosmos-predict2-2b-text2image": "seqtex_backbones.cosmos_configs:COSMOS_2_TEXT2IMAGE_2B",
         "cosmos-predict2-14b-text2image": "seqtex_backbones.cosmos_configs:COSMOS_2_TEXT2IMAGE_14B",
         "cosmos-predict2-2b-video2world": "seqtex_backbones.cosmos_configs:COSMOS_2_VIDEO2WORLD_2B",

@@ -1,7 +1,8 @@
-"""Cosmos against diffusers: sizes, forward and sampling as its pipelines do, positions, loading."""
+"""Cosmos against diffusers: sizes, forward and sampling as its pipelines do, loading."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,11 @@ from seqtex_backbones.cosmos_configs import (
     CosmosEntry,
     cosmos_entry,
 )
-from seqtex_backbones.cosmos_positions import CosmosPositions
-from seqtex_backbones.cosmos_schedule import native_sigmas
+from seqtex_backbones.cosmos_schedule import CosmosSchedule
 from seqtex_backbones.entry_config import entry_from_config
 from seqtex_backbones.registry import BACKBONES, empty_backbone, load_backbone, native_tensors
 from seqtex_core.decoupled_config import DecoupledConfig
 from seqtex_core.errors import UsageError, WeightsError
-from seqtex_core.frames import FrameGroup, Grid, TokenLayout
-from seqtex_core.rope import apply_rope
 from seqtex_core.samplers import EulerSampler
 from seqtex_core.testing.harness import randomize
 from seqtex_core.transformer import SeqTexTransformer
@@ -37,7 +35,7 @@ FP32 = 2e-6  # of the largest expected value: a few roundings of sums of unit si
 TINY = (COSMOS_TINY, COSMOS_TINY_VIDEO)
 
 
-def parameters(dim: int, layers: int, channels: int, llm: int) -> int:
+def parameters(dim: int, layers: int, channels: int, llm: int, learned: int) -> int:
     """Counted by hand: embedders, head, and per block modulation, two attentions, feed-forward."""
     modulation = 3 * (dim * 256 + 256 * 3 * dim)
     self_attention = 4 * dim * dim + 2 * 128
@@ -46,17 +44,20 @@ def parameters(dim: int, layers: int, channels: int, llm: int) -> int:
     time = dim * dim + dim * 3 * dim + dim
     head = dim * 256 + 256 * 2 * dim + dim * 4 * 16
     text = llm * 1024 + 1024 if llm else 0
-    return channels * 4 * dim + time + layers * block + head + text
+    return learned * dim + channels * 4 * dim + time + layers * block + head + text
 
 
-# Width, blocks, channels into the patches, width of the language model, millions of parameters.
+# Width, blocks, channels into the patches, width of the language model, learned positions,
+# millions of parameters.
 PUBLISHED = {
-    "cosmos-predict2-2b-text2image": (2048, 28, 17, 0, 1956),
-    "cosmos-predict2-14b-text2image": (5120, 36, 17, 0, 14265),
-    "cosmos-predict2-2b-video2world": (2048, 28, 18, 0, 1956),
-    "cosmos-predict2-14b-video2world": (5120, 36, 18, 0, 14265),
-    "cosmos-predict2.5-2b": (2048, 28, 18, 100352, 2059),
-    "cosmos-predict2.5-14b": (5120, 36, 18, 100352, 14368),
+    "cosmos-predict1-7b-text2world": (4096, 28, 17, 0, 368, 7236),
+    "cosmos-predict1-14b-text2world": (5120, 36, 17, 0, 368, 14267),
+    "cosmos-predict2-2b-text2image": (2048, 28, 17, 0, 0, 1956),
+    "cosmos-predict2-14b-text2image": (5120, 36, 17, 0, 0, 14265),
+    "cosmos-predict2-2b-video2world": (2048, 28, 18, 0, 0, 1956),
+    "cosmos-predict2-14b-video2world": (5120, 36, 18, 0, 0, 14265),
+    "cosmos-predict2.5-2b": (2048, 28, 18, 100352, 0, 2059),
+    "cosmos-predict2.5-14b": (5120, 36, 18, 100352, 0, 14368),
 }
 
 
@@ -64,7 +65,7 @@ PUBLISHED = {
 def test_named_sizes_are_those_of_diffusers(name: str) -> None:
     from diffusers import CosmosTransformer3DModel
 
-    dim, layers, channels, llm, millions = PUBLISHED[name]
+    dim, layers, channels, llm, learned, millions = PUBLISHED[name]
     backbone, entry = empty_backbone(name), BACKBONES.get(name)
     assert isinstance(entry, CosmosEntry)
     assert entry.name == name
@@ -75,9 +76,9 @@ def test_named_sizes_are_those_of_diffusers(name: str) -> None:
         key: t.shape for key, t in model.state_dict().items()
     }
     count = sum(tensor.numel() for tensor in named.values())
-    assert count == parameters(dim, layers, channels, llm)
+    assert count == parameters(dim, layers, channels, llm, learned)
     assert count // 10**6 == millions
-    assert len(named) == 7 + 2 * bool(llm) + 20 * layers
+    assert len(named) == 7 + 2 * bool(llm) + 3 * bool(learned) + 20 * layers
     assert (backbone.spec.dim, backbone.spec.text_dim) == (dim, llm or 1024)
 
 
@@ -111,6 +112,7 @@ def test_config_files_of_diffusers_come_back() -> None:
         ("attention_head_dim", {"attention_head_dim": 25}),
         ("rope_scale", {"rope_scale": [1.0, -1.0, 1.0]}),
         ("fps", {"fps": 0.0}),
+        ("objective", {"objective": "guess"}),
         ("spread", {"spread": "sideways"}),
         ("Cosmos sizes", {"num_blocks": 2}),
     ],
@@ -172,13 +174,41 @@ SIZES = (
 )
 
 
+def pipeline_scheduler(entry: CosmosEntry) -> Any:
+    from diffusers import EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
+
+    if entry.config.objective == "edm":
+        return EDMEulerScheduler(sigma_min=0.002, sigma_max=80.0, final_sigmas_type="sigma_min")
+    scheduler = FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True)
+    scheduler.register_to_config(sigma_max=80.0, sigma_min=0.002)
+    return scheduler
+
+
+def denoised(model: Any, noisy: Tensor, s: Tensor, text: Tensor, entry: CosmosEntry) -> Tensor:
+    """Clean latents (times the size of the signal), as the pipelines of diffusers make them."""
+    clean: Tensor
+    if entry.config.objective == "edm":
+        scheduler = pipeline_scheduler(entry)
+        told = scheduler.precondition_noise(s).expand(noisy.shape[0])
+        given = scheduler.precondition_inputs(noisy, s)
+    else:
+        level = s / (s + 1)
+        told, given = level.expand(noisy.shape[0]), noisy * (1 - level)
+    output = model(masks(given, entry), told, text, fps=entry.config.fps, return_dict=False)[0]
+    if entry.config.objective == "edm":
+        clean = scheduler.precondition_outputs(noisy, output, s)
+        return clean
+    clean = (1 - level) * noisy - level * output
+    return clean
+
+
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("entry", TINY, ids=lambda entry: entry.name)
 @torch.no_grad()
 def test_denoised_latents_are_those_of_the_pipeline(
     entry: CosmosEntry, size: tuple[int, ...]
 ) -> None:
-    """From noise on top of the signal to clean latents, as the pipelines of diffusers do it."""
+    """From noise on top of the signal to clean latents."""
     heads, head_dim, layers, frames, rows, columns = size
     sizes: dict[str, Any] = {
         "num_attention_heads": heads,
@@ -193,19 +223,12 @@ def test_denoised_latents_are_those_of_the_pipeline(
     text = torch.randn(2, 8, transformer.spec.text_dim, generator=generator)
     layout = transformer.layout({"views": (frames, 2 * rows, 2 * columns)}, {"views": "mv"})
     cache = transformer.prepare(layout, text=text)
-    for s in (0.002, 0.5, 3.0, 80.0):
-        noisy = clean + s * noise
-        level = s / (s + 1)
-        output = model(
-            masks(noisy * (1 - level), entry),
-            torch.full((2, 1, frames, 1, 1), level),
-            text,
-            fps=entry.config.fps,
-            return_dict=False,
-        )[0]
-        want = (1 - level) * noisy - level * output
-        sigma = torch.full((2, frames), level)
+    d = 0.5 if entry.config.objective == "edm" else 1.0
+    for s in torch.tensor([0.002, 0.5, 3.0, 80.0]):
+        want = denoised(model, d * clean + s * noise, s, text, entry) / d
+        level = s / (s + d)
         x = (1 - level) * clean + level * noise
+        sigma = level.expand(2, frames)
         got = x - level * transformer({"views": x}, {"views": sigma}, cache)["views"]
         # The pipeline's own input is rounded at the size of the noise, then shrunk.
         close(got, want, times=2)
@@ -215,33 +238,22 @@ def test_denoised_latents_are_those_of_the_pipeline(
 @torch.no_grad()
 def test_native_sampling_is_that_of_diffusers(entry: CosmosEntry) -> None:
     """Euler on the native levels against the pipeline's loop with its scheduler."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
     transformer = random_transformer(entry)
     model = diffusers_model(transformer)
     generator = torch.Generator().manual_seed(4)
     start = torch.randn(1, 16, 4, 6, 4, generator=generator)
     text = torch.randn(1, 8, transformer.spec.text_dim, generator=generator)
-    scheduler = FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True)
-    scheduler.register_to_config(sigma_max=80.0, sigma_min=0.002)
-    steps = 8
-    scheduler.set_timesteps(sigmas=torch.linspace(0, 1, steps).double().tolist())
-    scheduler.sigmas[-1] = scheduler.sigmas[-2]
-    want = start * 80.0
-    for index, timestep in enumerate(scheduler.timesteps):
-        s = scheduler.sigmas[index]
-        level = s / (s + 1)
-        output = model(
-            masks(want * (1 - level), entry),
-            level.expand(1),
-            text,
-            fps=entry.config.fps,
-            return_dict=False,
-        )[0]
-        denoised = (1 - level) * want - level * output
-        want = scheduler.step((want - denoised) / s, timestep, want, return_dict=False)[0]
+    scheduler, steps = pipeline_scheduler(entry), 8
+    ramp = torch.linspace(0, 1, steps).double()
+    scheduler.set_timesteps(sigmas=ramp if entry.config.objective == "edm" else ramp.numpy())
+    noises = scheduler.sigmas[:-1].float()  # the last step stays at the lowest level
+    want = start * noises[0]
+    for s, lower in itertools.pairwise(noises):
+        velocity = (want - denoised(model, want, s, text, entry)) / s
+        want = want + (lower - s) * velocity
 
-    sigmas = native_sigmas(steps)
+    schedule: CosmosSchedule = transformer.backbone.schedule  # type: ignore[attr-defined]
+    sigmas = schedule.native_sigmas(steps)
     sampler = EulerSampler(sigmas)
     layout = transformer.layout({"views": (4, 6, 4)}, {"views": "mv"})
     cache = transformer.prepare(layout, text=text)
@@ -249,102 +261,36 @@ def test_native_sampling_is_that_of_diffusers(entry: CosmosEntry) -> None:
     for index, sigma in enumerate(sigmas[:-2]):
         levels = {"views": torch.full((1, 4), sigma)}
         got = sampler.step(transformer({"views": got}, levels, cache)["views"], got, index)
-    # The pipeline stops at its lowest level; its latents were 80 times larger on the way.
-    close(got, want / (1 + 0.002), times=80)
+    # The pipeline's latents were 80 times larger on the way, and so were their roundings.
+    close(got, want / (schedule.signal + noises[-1]), times=80)
     assert float((got - start).abs().max()) > 0.1
 
 
 def test_native_levels_fall_from_the_highest_to_zero() -> None:
-    for steps in (2, 35):
-        sigmas = native_sigmas(steps)
-        assert len(sigmas) == steps + 1
-        assert sigmas[0] == pytest.approx(80 / 81)
-        assert sigmas[-2] == pytest.approx(0.002 / 1.002)
-        assert sigmas[-1] == 0.0
-        assert list(sigmas) == sorted(sigmas, reverse=True)
-    assert native_sigmas(5, noise_max=200.0, noise_min=0.01)[0] == pytest.approx(200 / 201)
+    for objective, d in (("flow", 1.0), ("edm", 0.5)):
+        schedule = CosmosSchedule(objective=objective)  # type: ignore[arg-type]
+        for steps in (2, 35):
+            sigmas = schedule.native_sigmas(steps)
+            assert len(sigmas) == steps + 1
+            assert sigmas[0] == pytest.approx(80 / (80 + d))
+            assert sigmas[-2] == pytest.approx(0.002 / (0.002 + d))
+            assert sigmas[-1] == 0.0
+            assert list(sigmas) == sorted(sigmas, reverse=True)
+    schedule = CosmosSchedule()
+    assert schedule.native_sigmas(5, noise_max=200.0, noise_min=0.01)[0] == pytest.approx(200 / 201)
     with pytest.raises(UsageError, match="steps"):
-        native_sigmas(1)
+        schedule.native_sigmas(1)
     with pytest.raises(UsageError, match="noise"):
-        native_sigmas(5, noise_max=0.001)
+        schedule.native_sigmas(5, noise_max=0.001)
 
 
-VIEWS, TEXTURE = Grid(frames=2, height=3, width=4), Grid(frames=1, height=6, width=8)
-
-
-def layout(keep: dict[str, Tensor] | None = None, texture: Grid = TEXTURE) -> TokenLayout:
-    groups = (
-        FrameGroup(name="views", stream="mv", grid=VIEWS),
-        FrameGroup(name="texture", stream="uv", grid=texture),
-    )
-    return TokenLayout(groups=groups, keep=keep or {})
-
-
-def positions(**changes: Any) -> CosmosPositions:
-    given: dict[str, Any] = {"head_dim": 16, "rope_scale": (1.0, 4.0, 4.0)}
-    return CosmosPositions(**(given | changes))
-
-
-def test_rotary_tables_are_those_of_diffusers() -> None:
-    """Scaling of each axis, frames per second, and the pairing, by rotating the same rows."""
-    from diffusers.models.embeddings import apply_rotary_emb
-    from diffusers.models.transformers.transformer_cosmos import CosmosRotaryPosEmbed
-
-    rows = torch.randn(1, 24, 2, 16, generator=torch.Generator().manual_seed(0))
-    for scale, fps in (((1.0, 4.0, 4.0), None), ((20 / 24, 2.0, 3.0), 16.0)):
-        theirs = CosmosRotaryPosEmbed(hidden_size=16, rope_scale=scale)
-        cos, sin = theirs(torch.zeros(1, 1, 2, 6, 8), fps=fps)
-        want = apply_rotary_emb(
-            rows.transpose(1, 2), (cos, sin), use_real=True, use_real_unbind_dim=-2
-        )
-        table = positions(rope_scale=scale, fps=fps).tables(layout())["mv"]
-        close(apply_rope(rows, table), want.transpose(1, 2))
-
-
-def test_a_texture_is_a_larger_picture_or_lies_over_the_views() -> None:
-    extrapolated, interpolated = (
-        positions(spread=spread).tables(layout())["uv"].cos.view(6, 8, 8)
-        for spread in ("extrapolate", "interpolate")
-    )
-    mv = positions().tables(layout())["mv"].cos.view(2, 3, 4, 8)
-    still = positions().axis_dims[0] // 2  # pairs that turn with frames
-    assert torch.equal(extrapolated[:3, :4, still:], mv[0, ..., still:])
-    assert torch.equal(interpolated[::2, ::2, still:], mv[0, ..., still:])
-    assert not torch.equal(interpolated[1, 1, still:], mv[0, 0, 0, still:])
-
-
-def learned() -> Any:
-    from diffusers.models.transformers.transformer_cosmos import CosmosLearnablePositionalEmbed
-
-    made = CosmosLearnablePositionalEmbed(
-        hidden_size=12, max_size=(5, 10, 12), patch_size=(1, 2, 2)
-    )
-    randomize(made, seed=2)
-    return made
-
-
-@torch.no_grad()
-def test_learned_positions_are_those_of_diffusers_and_blended_between() -> None:
-    made = learned()
-    tables = positions(spread="interpolate").learned(layout(), made)
-    close(tables["mv"], made(torch.zeros(1, 1, 2, 6, 8))[0])
-    uv = tables["uv"].view(6, 8, 12)
-    third = made.pos_emb_t[2] + made.pos_emb_h[1] + made.pos_emb_w[2]
-    close(uv[2, 4], third / (1e-6 + third.pow(2).mean().sqrt()))
-    half = made.pos_emb_h[1:3].mean(0) + made.pos_emb_t[2] + made.pos_emb_w[0]
-    close(uv[3, 0], half / (1e-6 + half.pow(2).mean().sqrt()))
-    keep = {"views": torch.tensor([0, 5, 23]), "texture": torch.tensor([7])}
-    packed = positions(spread="interpolate").learned(layout(keep), made)
-    assert torch.equal(packed["mv"], tables["mv"][keep["views"]])
-    assert torch.equal(packed["uv"], tables["uv"][keep["texture"]])
-
-
-def test_grids_beyond_the_learned_positions_are_refused() -> None:
-    with pytest.raises(UsageError, match="rows of 'texture'"):
-        positions().learned(layout(), learned())
-    assert positions().learned(layout(texture=Grid(frames=1, height=5, width=6)), learned())
-    with pytest.raises(UsageError, match="frames of 'texture'"):
-        positions().learned(layout(texture=Grid(frames=4, height=2, width=2)), learned())
+@pytest.mark.parametrize("objective", ["flow", "edm"])
+def test_levels_that_the_model_is_told_rise_and_stay_finite(objective: Any) -> None:
+    levels = torch.linspace(0, 1, 1001)[None]
+    told = CosmosSchedule(objective=objective).condition(levels)
+    assert bool(told.isfinite().all())
+    assert bool((told.diff() >= 0).all())
+    assert bool((told.diff()[:, 5:990] > 0).all())
 
 
 @pytest.mark.parametrize("entry", TINY, ids=lambda entry: entry.name)
