@@ -41,6 +41,7 @@ pytest.importorskip("transformers", reason="text prompts need transformers")
 @pytest.fixture(autouse=True)
 def _in_catalog(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(sys.modules, "tests_only", tiny)
+    monkeypatch.setattr("seqtex.intermediates._PICTURE_SIZE", 32)
     CATALOG.register(tiny.NAME, tiny.ENTRY)
     yield
     del CATALOG._entries[tiny.NAME]
