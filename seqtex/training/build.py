@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from seqtex_backbones.entry_config import entry_from_config
@@ -27,6 +29,14 @@ def model_config(config: TrainingConfig) -> ModelConfig:
     record = ModelConfig.read(model_folder(base)).to_json()
     record = merge_tables(record, section.overrides)
     return ModelConfig.from_json(record, source="[model.overrides]")
+
+
+def text_folder(config: TrainingConfig, model: ModelConfig) -> Path | None:
+    """Folder of the model's text encoder, in that of the base; ``None`` without text."""
+    if model.text_encoder is None:
+        return None
+    base = config.model.base
+    return model_folder(base if base in BUILT_IN else config.path(base)) / model.text_encoder
 
 
 def first_transformer(config: TrainingConfig, model: ModelConfig) -> SeqTexTransformer:

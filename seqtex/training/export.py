@@ -49,6 +49,7 @@ def write_model(
     record: Mapping[str, Any],
     *,
     codec: object = None,
+    text_encoder: Path | None = None,
 ) -> None:
     """Write ``seqtex.json``, ``model.safetensors`` and ``training.json``; all or nothing.
 
@@ -58,6 +59,8 @@ def write_model(
         weights: from :func:`collect_weights`.
         record: how it was trained.
         codec: the model's; its weights are written too, if it is a network.
+        text_encoder: folder of the model's, which is linked, not copied: it is far larger than all
+            the rest.
     """
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {"step": str(record.get("step", ""))}
@@ -69,6 +72,10 @@ def write_model(
             save_model(codec, scratch / CODEC_WEIGHTS_NAME)
         text = json.dumps(dict(record), indent=2, sort_keys=True)
         (scratch / TRAINING_RECORD).write_text(text + "\n", encoding="utf-8")
+    if text_encoder is not None and config.text_encoder is not None:
+        link = folder / config.text_encoder
+        if not link.exists():
+            link.symlink_to(text_encoder.resolve(), target_is_directory=True)
 
 
 def trained_config(base: ModelConfig, section: ModelSection) -> ModelConfig:

@@ -57,7 +57,8 @@ def export_average(
     record = json.loads((base / TRAINING_RECORD).read_text(encoding="utf-8"))
     record |= {"step": wanted.step, "ema_sigma_rel": sigma_rel, "ema_fit_error": mixture.error}
     config = ModelConfig.read(base)
-    write_model(folder, config, weights, record, codec=load_codec(base, config))
+    text = None if config.text_encoder is None else base / config.text_encoder
+    write_model(folder, config, weights, record, codec=load_codec(base, config), text_encoder=text)
     return mixture
 
 

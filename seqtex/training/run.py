@@ -21,6 +21,7 @@ from ..models.config import ModelConfig
 from ..models.load import load_model
 from .batch import BatchSource
 from .batches import BatchShape
+from .build import text_folder
 from .checkpoints import CheckpointFolder
 from .comparison import comparable, differences
 from .config import TrainingConfig
@@ -104,7 +105,14 @@ class Run:
         trained = self.state.average.average(self.config.ema.export_sigma_rel)
         weights = collect_weights(self.transformer, trained, output.storage)
         if self.is_first:
-            write_model(folder, self.model, weights, self._record(step), codec=self.encoder.codec)
+            write_model(
+                folder,
+                self.model,
+                weights,
+                self._record(step),
+                codec=self.encoder.codec,
+                text_encoder=text_folder(self.config, self.model),
+            )
             if output.preview_count:
                 self._preview(step, folder, say)
         self.parallel.barrier()

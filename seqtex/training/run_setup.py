@@ -9,13 +9,14 @@ import torch
 
 from seqtex_backbones.text import load_text_encoder
 from seqtex_core.tasks import VIEWS
+from seqtex_core.transformer import SeqTexTransformer
 
 from ..models.config import ModelConfig
 from ..models.folder import BUILT_IN, model_folder
 from ..models.load import load_codec
 from .batch import SOURCES, SourceContext
 from .batches import BatchShape
-from .build import first_transformer, model_config
+from .build import first_transformer, model_config, text_folder
 from .caption_rows import CaptionRows, folder_identity
 from .config import TrainingConfig
 from .ema import PowerAverage
@@ -77,7 +78,7 @@ def set_up_run(config: TrainingConfig, folder: Path, parallel: Parallel, *, say:
         model=model,
         parallel=parallel,
         source=source,
-        encoder=_encoder(config, model, parallel.device),
+        encoder=_encoder(config, model, transformer, parallel.device),
         transformer=transformer,
         module=module,
         state=TrainingState(
@@ -91,7 +92,12 @@ def set_up_run(config: TrainingConfig, folder: Path, parallel: Parallel, *, say:
     )
 
 
-def _encoder(config: TrainingConfig, model: ModelConfig, device: torch.device) -> BatchEncoder:
+def _encoder(
+    config: TrainingConfig,
+    model: ModelConfig,
+    transformer: SeqTexTransformer,
+    device: torch.device,
+) -> BatchEncoder:
     base = config.model.base
     folder = model_folder(base if base in BUILT_IN else config.path(base))
     codec = load_codec(folder, model, device=device)
@@ -100,11 +106,12 @@ def _encoder(config: TrainingConfig, model: ModelConfig, device: torch.device) -
     if section.cache_latents is not None:
         cache = LatentCache(config.path(section.cache_latents), codec.to_config())
     text_encoder = None
-    if model.text_encoder is not None:
-        place = folder / model.text_encoder
+    place, length = text_folder(config, model), transformer.spec.text_length
+    if place is not None:
+        load = partial(load_text_encoder, place, max_length=length, padding=model.text_padding)
         text_encoder = CaptionRows(
-            partial(load_text_encoder, place, device=device),
-            identity=folder_identity(place),
+            partial(load, device=device),
+            identity=f"{length} {model.text_padding}\n{folder_identity(place)}",
             folder=None if section.cache_latents is None else config.path(section.cache_latents),
         )
     return BatchEncoder(

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import tarfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).parent))
+from training_runs import MODEL, make_run, tiny_config
+
 from seqtex.data.record import RecordSizes
 from seqtex.data.shards import ShardWriter, write_synthetic_shard
 from seqtex.data.stream import ShardStream
 from seqtex.data.synth import SynthSettings
 from seqtex.models.config import ModelConfig
-from seqtex.models.folder import model_folder
+from seqtex.models.folder import CONFIG_NAME, model_folder
+from seqtex.models.load import load_model
+from seqtex.training import trainer
 from seqtex.training.batch import SourceContext
 from seqtex.training.caption_rows import CaptionRows, folder_identity
+from seqtex.training.config import DataSection
 from seqtex.training.encode import BatchEncoder
+from seqtex.training.posthoc import export_average
 from seqtex.training.shard_source import ShardSource
 from seqtex_backbones.codecs.protocol import codec_from_config
 from seqtex_core.tasks import TEXTURE, VIEWS
@@ -135,3 +144,70 @@ def test_another_encoder_has_another_identity(tmp_path: Path) -> None:
     assert folder_identity(tmp_path) == first
     (tmp_path / "model" / "config.json").write_text("[]")
     assert folder_identity(tmp_path) != first
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder that reads text: a random umT5 of width 16 and a tokenizer of words."""
+    transformers = pytest.importorskip("transformers", reason="captions need transformers")
+    tokenizers = pytest.importorskip("tokenizers", reason="comes with transformers")
+    folder = tmp_path_factory.mktemp("base")
+    words = {word: k for k, word in enumerate(["<pad>", "</s>", "<unk>", "vase", "blue", "tall"])}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", 1)]
+    )
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder / "text" / "tokenizer")
+    torch.manual_seed(0)
+    small = transformers.UMT5Config(
+        vocab_size=8, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=1
+    )
+    transformers.UMT5EncoderModel(small).save_pretrained(folder / "text" / "text_encoder")
+    record = ModelConfig.read(model_folder("seqtex-tiny")).to_json()
+    backbone = {**record["backbone"]["config"], **MODEL["backbone"]["config"], "text_length": 8}
+    record |= {
+        "view_size": 16,
+        "uv_size": 32,
+        "text_encoder": "text",
+        "backbone": {**record["backbone"], "config": backbone},
+    }
+    (folder / CONFIG_NAME).write_text(json.dumps(record))
+    return folder
+
+
+def test_training_reads_captions(base: Path, shards: Path, tmp_path: Path) -> None:
+    """A run whose captions are all dropped learns something else from the same samples."""
+    losses = {}
+    for name, share in (("read", 0.0), ("again", 0.0), ("dropped", 1.0)):
+        plain = tiny_config(4)
+        config = replace(
+            plain,
+            model=replace(plain.model, base=str(base), overrides={}),
+            data=DataSection(
+                source="shards",
+                options={"path": str(shards)},
+                cache_latents=str(tmp_path / "cache"),
+                caption_dropout=share,
+            ),
+            stages=(replace(plain.stages[0], tasks={"img2tex_projected": 1}, steps=3),),
+        )
+        run = make_run(config, tmp_path / name)
+        trainer.train(run, resume=False, say=lambda text: None)
+        rows = run.encoder.text_encoder
+        assert isinstance(rows, CaptionRows)
+        assert (rows.encoded > 0) == (name == "read")  # later runs find all texts on disk
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        losses[name] = [json.loads(line)["total"] for line in lines if "event" not in line]
+    assert losses["read"] == losses["again"]
+    assert losses["read"] != losses["dropped"]
+    for place in (tmp_path / "read" / "model", tmp_path / "longer"):
+        if place.name == "longer":
+            export_average(tmp_path / "read", place, sigma_rel=0.08)
+        encoder = load_model(place).text_encoder  # that of the base
+        assert encoder is not None
+        vase, tall = encoder.encode(["vase", "tall"])
+        assert vase.shape == (8, 16)
+        assert not torch.equal(vase, tall)
