@@ -27,6 +27,7 @@ class CatalogEntry:
         config: ``"module:attribute"`` of a :class:`ModelConfig` or of a function that makes one.
         loader: ``"module:attribute"`` of a function ``(config, weights, dtype) ->
             SeqTexTransformer`` on the CPU.
+        vae_hub_id: where the VAE is published, if not beside the weights.
         trained: whether the weights have learned to make textures, or are those of a video model.
     """
 
@@ -37,6 +38,7 @@ class CatalogEntry:
     text: str
     config: str
     loader: str = "seqtex.models.full_size:on_backbone"
+    vae_hub_id: str | None = None
     trained: bool = False
 
     def model_config(self) -> ModelConfig:
@@ -96,6 +98,20 @@ _add(
     hub_id="zai-org/CogVideoX-5b",
     size="11 GB in bfloat16",
     text="T5-v1.1-xxl",
+)
+CATALOG.register(
+    "seqtex-released",
+    CatalogEntry(
+        name="seqtex-released",
+        summary="SeqTex as its authors released it, on Wan2.1 1.3B, whose VAE goes with it",
+        hub_id="VAST-AI/SeqTex-Transformer",
+        size="5.5 GB in bfloat16",
+        text="umT5-xxl",
+        config="seqtex.models.released:released_model_config",
+        loader="seqtex.models.released:on_released",
+        vae_hub_id="Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+        trained=True,
+    ),
 )
 
 

@@ -68,7 +68,7 @@ def find_parts(entry: CatalogEntry, sources: ModelSources, *, with_text: bool) -
     if vae is None and pipeline is not None:
         vae = pipeline / "vae"
         if not vae.is_dir():
-            raise missing_vae(entry.name, str(sources.weights))
+            raise missing_vae(entry, str(sources.weights))
     text = _local(sources.text, [f"{n}/" for n in TEXT_FOLDERS]) if sources.text else None
     if text is None and pipeline is not None:
         text = pipeline if (pipeline / TEXT_FOLDERS[0]).is_dir() else None
@@ -162,7 +162,7 @@ def load_codec_part(
             f"VAE of {entry.name} in {parts.vae}",
             expected=f"{spec.latent_channels} latent channels",
             got=str(codec.latent_channels),
-            remedy=f"Take the VAE of {entry.hub_id}.",
+            remedy=f"Take the VAE of {entry.vae_hub_id or entry.hub_id}.",
         )
     return codec
 

@@ -79,6 +79,7 @@ def released_model_config(
             whole_timesteps=True,
         ),
         text_encoder=text_encoder,
+        dtype="bfloat16",
     )
 
 

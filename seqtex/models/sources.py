@@ -87,6 +87,7 @@ class ModelSources:
 
 def missing_weights(entry: CatalogEntry) -> WeightsError:
     """What to put where, for a model of the catalog."""
+    vae = f" --vae-weights {entry.vae_hub_id}" if entry.vae_hub_id else ""
     return WeightsError(
         f"weights of {entry.name}",
         expected="--weights DIR, a folder as diffusers writes it: "
@@ -94,19 +95,20 @@ def missing_weights(entry: CatalogEntry) -> WeightsError:
         f"tokenizer/ ({entry.text})",
         got="no --weights; none come with seqtex",
         remedy=f"Where there is a network: `hf download {entry.hub_id} --local-dir DIR`, or "
-        f"--weights {entry.hub_id}, which downloads them. A transformer's .safetensors file does "
-        "too, with --vae-weights DIR. --random-weights 0 tries everything without weights.",
+        f"--weights {entry.hub_id}{vae}, which downloads them. A transformer's .safetensors file "
+        "does too, with --vae-weights DIR. --random-weights 0 tries everything without weights.",
     )
 
 
-def missing_vae(name: str, where: str) -> WeightsError:
+def missing_vae(entry: CatalogEntry, where: str) -> WeightsError:
     """What to give for the VAE."""
     return WeightsError(
-        f"VAE of {name}",
+        f"VAE of {entry.name}",
         expected=f"a folder vae/ in {where}, or --vae-weights DIR (config.json and safetensors, as "
         "diffusers writes them)",
         got="neither",
-        remedy="--vae-weights also takes a pipeline's folder or a hub id.",
+        remedy="--vae-weights also takes a pipeline's folder or a hub id, such as "
+        f"{entry.vae_hub_id or entry.hub_id}.",
     )
 
 
