@@ -65,12 +65,14 @@ class Generated:
         views: ``[F, 3, h, w]`` in [0, 1], black around the object; references as given.
         view_maps: geometry maps of the views.
         uv_maps: geometry maps per texture set.
+        frames: projection frame per texture set, ``[3, H, W]``, ``None`` for tasks without one.
     """
 
     textures: tuple[Tensor, ...]
     views: Tensor
     view_maps: SurfaceMaps
     uv_maps: tuple[SurfaceMaps, ...]
+    frames: tuple[Tensor | None, ...]
 
 
 def make_plan(
@@ -165,7 +167,13 @@ def generate(
         padded = tuple(
             pad_seams(texture, maps.hit[0]) for texture, maps in zip(textures, uv_maps, strict=True)
         )
-    return Generated(textures=padded, views=pictures, view_maps=view_maps, uv_maps=uv_maps)
+    return Generated(
+        textures=padded,
+        views=pictures,
+        view_maps=view_maps,
+        uv_maps=uv_maps,
+        frames=tuple(run.frame for run in runs[: len(uv_maps)]),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -174,6 +182,7 @@ class _Conditions:
 
     geometry: Mapping[str, GeometryLatents]
     clean: Mapping[str, Tensor]
+    frame: Tensor | None = None
 
 
 def _texture_conditions(
@@ -187,12 +196,13 @@ def _texture_conditions(
     """The views' conditions and those of one texture set."""
     geometry = dict(views.geometry)
     clean = dict(views.clean)
+    frame = None
     if PROJECTION in plan.groups:
         frame, marked = project_frame(job, maps)
         geometry[PROJECTION] = encode_geometry(marked, model.codec, generator=noise)
         clean[PROJECTION] = model.codec.encode(frame[None], generator=noise)
     geometry[TEXTURE] = encode_geometry(maps, model.codec, generator=noise)
-    return _Conditions(geometry=geometry, clean=clean)
+    return _Conditions(geometry=geometry, clean=clean, frame=frame)
 
 
 def _sample(

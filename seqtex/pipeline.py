@@ -11,6 +11,7 @@ import torch
 
 from seqtex_core.errors import UsageError
 
+from .detail import with_detail
 from .generate import GenerateSettings, generate
 from .models.catalog import CATALOG
 from .models.load import DTYPES, SeqTexModel, load_model
@@ -98,6 +99,7 @@ class SeqTexPipeline:
         seed: int = 0,
         view_size: int | None = None,
         uv_size: int | None = None,
+        texture_size: int | None = None,
         prompt: str | None = None,
         guidance: float = 1.0,
         on_progress: OnProgress | None = None,
@@ -111,7 +113,10 @@ class SeqTexPipeline:
             steps: model calls per texture; the model's default if ``None``.
             seed: the same seed gives the same texture on the same kind of device.
             view_size: pixels of a view; the model's own size if ``None``.
-            uv_size: texels of the texture; the model's own size if ``None``.
+            uv_size: texels of the texture that the model makes; its own size if ``None``.
+            texture_size: texels of the result. Where it is not ``uv_size``, the model's texture is
+                enlarged, and what the references show is taken from them. If ``None``: the model's
+                own choice if there are references and no ``uv_size``, else ``uv_size``.
             prompt: text, for models that read it.
             guidance: classifier-free guidance scale; 1 is none.
             on_progress: told about stages: name, steps done, steps in all.
@@ -146,16 +151,25 @@ class SeqTexPipeline:
         model = self.model
         with naming_smaller_setting(lambda: _smaller(model, settings)):
             made = generate(model, job, settings, clock)
+            textures, uv_maps = made.textures, made.uv_maps
+            size = _texture_size(model, job, uv_size=uv_size, texture_size=texture_size)
+            if size != settings.uv_size and textures:
+                textures, uv_maps = with_detail(job, made, size, clock)
         record = {k: v for k, v in asdict(settings).items() if k not in ("task", "seed")}
         return TextureResult.of(
             job,
-            made.textures,
+            textures,
             method="model",
-            settings={**record, "dtype": str(model.dtype), "memory": _memory(model)},
+            settings={
+                **record,
+                "texture_size": size,
+                "dtype": str(model.dtype),
+                "memory": _memory(model),
+            },
             choices=model_choices(model, prompt),
             stage_seconds=clock.times,
             views=made.views,
-            maps=ResultMaps(views=made.view_maps, textures=made.uv_maps),
+            maps=ResultMaps(views=made.view_maps, textures=uv_maps),
         ).with_model(model.record, task=settings.task, seed=seed)
 
 
@@ -167,6 +181,18 @@ def model_choices(model: SeqTexModel, prompt: str | None) -> dict[str, str]:
     if model.memory is not None:
         told["memory"] = str(model.memory)
     return told
+
+
+def _texture_size(
+    model: SeqTexModel, job: PreparedJob, *, uv_size: int | None, texture_size: int | None
+) -> int:
+    """Edge of the result."""
+    config = model.config
+    if texture_size is not None:
+        return texture_size
+    if uv_size is None and config.texture_size is not None and job.references:
+        return config.texture_size
+    return uv_size or config.uv_size
 
 
 def _memory(model: SeqTexModel) -> dict[str, object] | None:

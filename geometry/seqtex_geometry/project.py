@@ -63,6 +63,7 @@ class ProjectedTexture:
         seen: True where a picture shows the texel, ``[h, w]``.
         mirrored: True where the colour was copied across a mirror plane, ``[h, w]``.
         mask: True on the charts, ``[h, w]``.
+        share: how far a texel's colour was shown or copied, not filled, ``[h, w]`` in [0, 1].
         mirrors: the mirror planes that were used, such as ``("x",)``.
     """
 
@@ -70,6 +71,7 @@ class ProjectedTexture:
     seen: Tensor
     mirrored: Tensor
     mask: Tensor
+    share: Tensor
     mirrors: tuple[Axis, ...]
 
 
@@ -131,6 +133,7 @@ def project_texture(
         seen=seen,
         mirrored=(trust > 0) & ~seen & mask,
         mask=mask,
+        share=_shown_share(trust) * mask,
         mirrors=mirrors,
     )
 
@@ -165,6 +168,10 @@ def _stacked(layers: list[BackProjection]) -> tuple[Tensor, Tensor]:
     return color / trust.clamp(min=1e-8), trust
 
 
+def _shown_share(trust: Tensor) -> Tensor:
+    return (trust / _FULL_TRUST).clamp(max=1.0)
+
+
 def _completed(
     position: Tensor, normal: Tensor, color: Tensor, trust: Tensor, fill: Fill
 ) -> Tensor:
@@ -176,5 +183,5 @@ def _completed(
         known = trust > 0
     method = fill_smooth_surface if fill == "smooth" else fill_nearest_surface
     filled = method(position, color, known, normal=normal)
-    share = (trust / _FULL_TRUST).clamp(max=1.0)[:, None]
+    share = _shown_share(trust)[:, None]
     return color * share + filled * (1 - share)

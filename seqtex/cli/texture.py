@@ -175,6 +175,16 @@ def texture(
             show_default="1024; with a model, its own",
         ),
     ] = None,
+    texture_size: Annotated[
+        int | None,
+        typer.Option(
+            "--texture-size",
+            metavar="PIXELS",
+            help="Edge of the written texture, with --method model: the model's, enlarged, with "
+            "the references' own detail where they show the surface.",
+            show_default="the model's",
+        ),
+    ] = None,
     rasterizer: RasterizerOption = "auto",
     device: DeviceOption = "auto",
     dtype: Annotated[
@@ -258,6 +268,7 @@ def texture(
             guidance=guidance,
             view_size=view_size,
             uv_size=uv_size,
+            texture_size=texture_size,
             rasterizer=rasterizer,
             device=device,
             dtype=dtype,

@@ -21,7 +21,8 @@ METHODS = ("project", "model")
 TEXTURE_TASKS = ("img2tex", "img2tex_projected", "mv2tex")
 DTYPES = ("float32", "bfloat16", "float16")
 _MODEL_ONLY = (
-    "model", "task", "steps", "seed", "prompt", "guidance", "view_size", "dtype", "memory",
+    "model", "task", "steps", "seed", "prompt", "guidance", "view_size", "texture_size", "dtype",
+    "memory",
 )  # fmt: skip
 
 
@@ -48,6 +49,7 @@ class TextureRequest:
     guidance: float | None
     view_size: int | None
     uv_size: int | None
+    texture_size: int | None
     rasterizer: str
     device: str
     dtype: str | None
@@ -141,6 +143,11 @@ class TextureRequest:
             raise UsageError("--guidance", expected="1 or more", got=str(self.guidance))
         if self.guidance is not None and self.guidance > 1.0 and self.prompt is None:
             raise UsageError("--guidance", expected="--prompt beside it", got="no --prompt")
-        for flag, size in (("--view-size", self.view_size), ("--uv-size", self.uv_size)):
+        sizes = {
+            "--view-size": self.view_size,
+            "--uv-size": self.uv_size,
+            "--texture-size": self.texture_size,
+        }
+        for flag, size in sizes.items():
             if size is not None:
                 check_size(flag, size)

@@ -99,6 +99,7 @@ def _make(
         seed=request.seed or 0,
         view_size=request.view_size,
         uv_size=request.uv_size,
+        texture_size=request.texture_size,
         prompt=request.prompt,
         guidance=1.0 if request.guidance is None else request.guidance,
         on_progress=report,

@@ -68,7 +68,9 @@ class ModelConfig:
         texture_base: what the texture's latents are measured from; ``"projection"`` needs a task
             with a projection frame.
         view_size: pixels of a view, square.
-        uv_size: texels of the texture, square.
+        uv_size: texels of the texture that the model makes, square.
+        texture_size: edge of the texture that is written: the model's, enlarged, with the detail of
+            the references where they show the surface. ``None`` for ``uv_size``.
         supersample: samples per pixel and axis of the views' geometry maps.
         sampling: defaults of sampling.
         text_encoder: folder of the text encoder beside the config, or ``None`` without text.
@@ -86,6 +88,7 @@ class ModelConfig:
     texture_base: TextureBase = "none"
     view_size: int = 512
     uv_size: int = 1024
+    texture_size: int | None = None
     supersample: int = 4
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     text_encoder: str | None = None

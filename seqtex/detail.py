@@ -1,0 +1,98 @@
+"""A model's texture at a finer size than the model's own, with the detail that the pictures have.
+
+Where a picture shows a texel, the texel is known better than any model of 128 texels can say.
+Elsewhere the model corrects the smooth continuation of what was seen, and a correction may be
+coarser than the texture that it is added to.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from seqtex_geometry.maps import SurfaceMaps
+from seqtex_geometry.project import ProjectSettings, project_texture
+from seqtex_geometry.seams import pad_seams
+
+from .generate import Generated
+from .prepare import PreparedJob
+from .stages import StageClock
+
+
+def with_detail(
+    job: PreparedJob, made: Generated, size: int, clock: StageClock
+) -> tuple[tuple[Tensor, ...], tuple[SurfaceMaps, ...]]:
+    """What a model made as textures of another size, and their maps; see `detailed_texture`.
+
+    Args:
+        job: with at least one reference.
+        made: by the model.
+        size: edge of every texture in texels.
+        clock: told about the stage.
+
+    Raises:
+        UsageError: no reference.
+    """
+    textures, maps = [], []
+    with clock.stage("Add detail", len(made.textures)) as step:
+        for index, texture in enumerate(made.textures):
+            mask = made.uv_maps[index].hit[0]
+            base = made.frames[index]
+            one, own = detailed_texture(job, texture, mask, base, size=size, texture_set=index)
+            textures.append(one)
+            maps.append(own)
+            step(index + 1)
+    return tuple(textures), tuple(maps)
+
+
+def detailed_texture(
+    job: PreparedJob,
+    texture: Tensor,
+    mask: Tensor,
+    base: Tensor | None,
+    *,
+    size: int,
+    texture_set: int = 0,
+) -> tuple[Tensor, SurfaceMaps]:
+    """A texture at ``size``, and its maps.
+
+    Shown (or copied across the mesh's symmetry): the reference, at its own resolution. Not shown:
+    the smooth fill plus what the model changed of its projection frame; the model's texture as it
+    is, enlarged, if it has no such frame.
+
+    Args:
+        job: with at least one reference.
+        texture: the model's, ``[3, h, w]`` in [0, 1].
+        mask: True on its charts, ``[h, w]``.
+        base: the projection frame that it was measured from, ``[3, h, w]``, or ``None``.
+        size: edge of the result in texels.
+        texture_set: which of the mesh's.
+
+    Raises:
+        UsageError: no reference.
+    """
+    layers = job.uv_map_layers(size, texture_set=texture_set)
+    pictures = {r.view: torch.cat([r.rgb, r.mask]) for r in job.references}
+    shown = project_texture(
+        job.surface,
+        layers,
+        pictures,
+        job.cameras,
+        rasterizer=job.rasterizer,
+        settings=ProjectSettings(fill="none" if base is None else "smooth"),
+    )
+    hidden = 1.0 - shown.share
+    if base is None:
+        result = shown.texture * shown.share + enlarged(texture, mask, size) * hidden
+    else:
+        result = shown.texture + enlarged(texture - base, mask, size) * hidden
+    return pad_seams(result.clamp(0, 1), shown.mask), layers[0]
+
+
+def enlarged(values: Tensor, mask: Tensor, size: int) -> Tensor:
+    """Values at ``[C, size, size]``; what lies off the charts does not run into them."""
+    padded = pad_seams(values, mask)
+    large: Tensor = interpolate(padded[None], (size, size), mode="bicubic", align_corners=False)[0]
+    low, high = padded.amin(), padded.amax()
+    return large.clamp(low, high)

@@ -1,0 +1,73 @@
+"""A model's texture at another size than its own, with the references' detail."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from seqtex.detail import detailed_texture, enlarged
+from seqtex.models.config import ModelConfig
+from seqtex.models.folder import model_folder
+from seqtex.prepare import prepare_job
+from seqtex.project import project_references
+from seqtex.projection_frame import project_frame
+
+SMALL, LARGE = 32, 96
+
+
+@pytest.fixture(scope="module")
+def job(assets):
+    return prepare_job(assets / "figure.glb", {"front": assets / "views" / "0_front.png"})
+
+
+@pytest.fixture(scope="module")
+def projected(job):
+    return project_references(job, uv_size=LARGE).texture
+
+
+def test_a_model_that_changes_nothing_gives_the_projection(job, projected):
+    maps = job.uv_maps(SMALL)
+    frame, _ = project_frame(job, maps)
+    made, large = detailed_texture(job, frame, maps.hit[0], frame, size=LARGE)
+    assert large.size == (LARGE, LARGE)
+    # The same sums in another order, and one more padding: rounding of values below 1.
+    assert (made - projected)[:, large.hit[0]].abs().max() < 1e-6
+
+
+def test_a_change_shows_where_no_reference_does(job, projected):
+    maps = job.uv_maps(SMALL)
+    frame, _ = project_frame(job, maps)
+    made, large = detailed_texture(job, frame * 0.5, maps.hit[0], frame, size=LARGE)
+    change = (made - projected).abs().amax(0)
+    texel_sides = large.normal[0, ..., 1]  # the working copy faces -y
+    front = large.hit[0] & (texel_sides < -0.8) & (change < 1e-6)
+    back = large.hit[0] & (texel_sides > 0.8)
+    assert front.sum() > 50
+    assert back.sum() > 50
+    assert (change[back] > 0.05).all()
+
+
+def test_without_a_frame_the_model_is_enlarged_where_nothing_is_shown(job, projected):
+    maps = job.uv_maps(SMALL)
+    red = torch.tensor([1.0, 0.0, 0.0])[:, None, None].expand(3, SMALL, SMALL)
+    made, large = detailed_texture(job, red, maps.hit[0], None, size=LARGE)
+    side = large.normal[0, ..., 1]
+    back = made[:, large.hit[0] & (side > 0.8)].T
+    assert len(back) > 50
+    assert torch.equal(back, red[:, 0, 0].expand_as(back))
+    shown = large.hit[0] & ((made - projected).abs().amax(0) < 1e-6)
+    assert shown.any()
+    assert (side[shown] < 0.5).all()
+
+
+def test_enlarging_does_not_mix_what_lies_off_the_charts():
+    mask = torch.zeros(8, 8, dtype=torch.bool)
+    mask[2:5, 1:6] = True
+    values = torch.where(mask, 0.25, torch.tensor(-9.0)).expand(3, 8, 8)
+    assert torch.allclose(enlarged(values, mask, 32), torch.tensor(0.25), atol=1e-6)
+
+
+def test_the_shipped_model_writes_large_textures():
+    config = ModelConfig.read(model_folder("seqtex-tiny"))
+    assert config.texture_size == 1024
+    assert ModelConfig.from_json(config.to_json(), source="test") == config
