@@ -140,9 +140,9 @@ def released_block(
     out = _self_attention(second.attn1, uv_normed, keys, cast, phase, attend)
     x_uv = (uv.x.float() + out * uv_table[2]).type_as(uv.x)
 
-    joined = torch.cat([x_mv, x_uv], dim=1)
-    joined = joined + _cross_attention(first, joined, text, attend)
-    x_mv, x_uv = joined.split([length, joined.shape[1] - length], dim=1)
+    normed = [b.norm2(x.float()).type_as(x) for b, x in ((first, x_mv), (second, x_uv))]
+    update = _cross_attention(first, torch.cat(normed, dim=1), text, attend)
+    x_mv, x_uv = x_mv + update[:, :length], x_uv + update[:, length:]
     return _feed_forward(first, x_mv, table), _feed_forward(second, x_uv, uv_table)
 
 
@@ -201,9 +201,8 @@ def _self_attention(
     return out
 
 
-def _cross_attention(block: Any, x: Tensor, text: Tensor, attend: Attend) -> Tensor:
+def _cross_attention(block: Any, normed: Tensor, text: Tensor, attend: Attend) -> Tensor:
     attn, heads = block.attn2, block.num_heads
-    normed = block.norm2(x.float()).type_as(x)
     query = rms_norm_eager(attn.to_q(normed), attn.norm_q.weight, attn.norm_q.eps)
     key = rms_norm_eager(attn.to_k(text), attn.norm_k.weight, attn.norm_k.eps)
     rows = (r.unflatten(-1, (heads, -1)) for r in (query, key, attn.to_v(text)))

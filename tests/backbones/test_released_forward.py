@@ -204,3 +204,21 @@ def test_exact_timesteps_are_another_result(tmp_path: Path) -> None:
         for whole in (False, True)
     ]
     assert (outputs[0] - outputs[1]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_the_baseline_of_the_benchmarks_is_the_released_model(tmp_path: Path) -> None:
+    """What our speed is measured against computes the same, from weights that all differ."""
+    from benchmarks.models import Scene
+    from benchmarks.released import ReleasedModel
+
+    model = loaded(tmp_path)
+    latents = {"views": drawn(*MV, seed=1), "texture": drawn(*UV, seed=2)}
+    sigmas = img2tex().sigmas(torch.tensor([0.993, 0.266]))
+    layout = prepared(model).layout
+    scene = Scene(layout=layout, latents=latents, sigmas=sigmas, geometry=MAPS, text=TEXT)
+    got = ReleasedModel(model, model.attend)(scene)
+    timestep = 1000 * torch.cat([sigmas["views"], sigmas["texture"]], dim=1)
+    wanted = peer(latents["views"], latents["texture"], timestep)
+    for name, exact in zip(("views", "texture"), wanted, strict=True):
+        torch.testing.assert_close(got[name].double(), exact, rtol=0, atol=ASKED)
