@@ -96,6 +96,7 @@ class SeqTexPipeline:
         *,
         task: str | None = None,
         steps: int | None = None,
+        shift: float | None = None,
         seed: int = 0,
         view_size: int | None = None,
         uv_size: int | None = None,
@@ -111,6 +112,7 @@ class SeqTexPipeline:
             references: per view name a picture of the object in that view. Not with a job.
             task: registered task: what is given and what is made; the model's own if ``None``.
             steps: model calls per texture; the model's default if ``None``.
+            shift: flow shift of the noise levels; the model's default if ``None``.
             seed: the same seed gives the same texture on the same kind of device.
             view_size: pixels of a view; the model's own size if ``None``.
             uv_size: texels of the texture that the model makes; its own size if ``None``.
@@ -143,7 +145,7 @@ class SeqTexPipeline:
             view_size=config.view_size if view_size is None else view_size,
             uv_size=config.uv_size if uv_size is None else uv_size,
             sampler=config.sampling.sampler,
-            shift=config.sampling.shift,
+            shift=config.sampling.shift if shift is None else shift,
             prompt=prompt,
             guidance=guidance,
         )

@@ -148,6 +148,15 @@ def texture(
         int | None,
         typer.Option("--steps", metavar="N", help="Sampling steps.", show_default="the model's"),
     ] = None,
+    shift: Annotated[
+        float | None,
+        typer.Option(
+            "--shift",
+            metavar="NUMBER",
+            help="Flow shift of the sampling steps; above 1 more of them at high noise.",
+            show_default="the model's",
+        ),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option("--seed", metavar="N", help="Seed of all noise.", show_default="0")
     ] = None,
@@ -263,6 +272,7 @@ def texture(
             memory=memory,
             task=task,
             steps=steps,
+            shift=shift,
             seed=seed,
             prompt=prompt,
             guidance=guidance,

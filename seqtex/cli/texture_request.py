@@ -21,8 +21,8 @@ METHODS = ("project", "model")
 TEXTURE_TASKS = ("img2tex", "img2tex_projected", "mv2tex")
 DTYPES = ("float32", "bfloat16", "float16")
 _MODEL_ONLY = (
-    "model", "task", "steps", "seed", "prompt", "guidance", "view_size", "texture_size", "dtype",
-    "memory",
+    "model", "task", "steps", "shift", "seed", "prompt", "guidance", "view_size", "texture_size",
+    "dtype", "memory",
 )  # fmt: skip
 
 
@@ -44,6 +44,7 @@ class TextureRequest:
     memory: int | None
     task: str | None
     steps: int | None
+    shift: float | None
     seed: int | None
     prompt: str | None
     guidance: float | None
@@ -137,6 +138,8 @@ class TextureRequest:
             raise UsageError("--min-iou", expected="a share in [0, 1]", got=str(self.min_iou))
         if self.steps is not None and not 1 <= self.steps <= 1000:
             raise UsageError("--steps", expected="1 to 1000", got=str(self.steps))
+        if self.shift is not None and not 0.0 < self.shift <= 100.0:
+            raise UsageError("--shift", expected="above 0, at most 100", got=str(self.shift))
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise UsageError("--seed", expected="a number from 0 to 2^63 - 1", got=str(self.seed))
         if self.guidance is not None and not self.guidance >= 1.0:

@@ -96,6 +96,7 @@ def _make(
         job,
         task=request.task,
         steps=request.steps,
+        shift=request.shift,
         seed=request.seed or 0,
         view_size=request.view_size,
         uv_size=request.uv_size,

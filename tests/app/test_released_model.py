@@ -26,6 +26,7 @@ from seqtex_backbones.seqtex_release import RELEASED_DECOUPLED
 from seqtex_backbones.wan_configs import WAN_TINY
 from seqtex_core.checkpoint import unique_tensors
 from seqtex_core.errors import WeightsError
+from seqtex_core.flow_matching import inference_sigmas
 from seqtex_core.lora import lora_layers
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "backbones"))
@@ -171,12 +172,32 @@ def test_latents_are_drawn(weights: Path) -> None:
     assert codec.ranges == RELEASED_RANGES
 
 
+@pytest.mark.parametrize(("words", "levels"), [([], 3.0), (["--shift", "5"], PAPER_SHIFT)])
 def test_the_command_takes_it_by_name(
-    seqtex: Callable[..., Any], weights: Path, work: Path
+    seqtex: Callable[..., Any],
+    weights: Path,
+    work: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    levels: float,
 ) -> None:
+    asked: list[float] = []
+
+    def watched(steps: int, shift: float) -> Tensor:
+        asked.append(shift)
+        return inference_sigmas(steps, shift)
+
+    monkeypatch.setattr("seqtex.generate.inference_sigmas", watched)
     outcome = seqtex(
         "texture", work / "figure.glb", "--image", work / "views" / "0_front.png",
-        "--model", NAME, "--weights", weights, "--steps", "1", "-o", work / "out.glb",
+        "--model", NAME, "--weights", weights, "--steps", "1", "-o", work / "out.glb", *words,
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     assert f"{NAME} (trained)" in outcome.err
+    assert asked == [levels]
+    outcome = seqtex(
+        "texture", work / "figure.glb", "--image", work / "views" / "0_front.png",
+        "--model", NAME, "--weights", weights, "--shift", "0",
+    )  # fmt: skip
+    assert outcome.code == 2
+    assert "--shift" in outcome.err
