@@ -333,3 +333,29 @@ def test_a_folder_of_bad_meshes_is_an_error(tmp_path: Path, seqtex: Callable[...
     assert found.code == 3
     assert "report.jsonl" in found.err
     assert seqtex("data", "prepare", tmp_path / "lost", "-o", tmp_path / "out").code == 3
+
+
+def test_options_decide_what_is_left_out_and_captions_are_joined(
+    meshes: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "captions.jsonl"
+    table.write_text('{"file": "figure.glb", "captions": {"short": "a man", "new": "a toy"}}\n')
+    preparation = Preparation(
+        source=meshes,
+        folder=tmp_path / "set",
+        options=replace(OPTIONS, skip_plain=True),
+        captions=table,
+    )
+    made = {entry["file"]: entry for entry in prepare_meshes(preparation, workers=0)}
+    assert made["deep/plain.stl"]["status"] == "skipped"
+    samples = {s.meta["file"]: s for s in ShardStream(tmp_path / "set", shuffle_buffer=0)}
+    assert set(samples) == {"figure.glb", "rainbow.ply"}
+    captions = samples["figure.glb"].meta["captions"]
+    assert captions == {"short": "a man", "tags": "box nose", "new": "a toy"}
+    small = replace(preparation, folder=tmp_path / "b", options=replace(OPTIONS, max_faces=75))
+    reasons = {entry["file"]: entry["reason"] for entry in prepare_meshes(small, workers=0)}
+    assert reasons["deep/plain.stl"] == "faces: expected at most 75, got 80"
+    assert reasons["figure.glb"] == ""  # 72 faces
+    table.write_text('{"file": "figur.glb", "caption": "x"}\n')
+    with pytest.raises(UsageError, match="figur"):
+        prepare_meshes(replace(preparation, folder=tmp_path / "other"), workers=0)
