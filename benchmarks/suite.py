@@ -32,6 +32,7 @@ BENCHMARKS: Registry[Benchmark] = Registry(
             "rasterize",
             "rope",
             "step",
+            "vae",
         )
     },
 )
@@ -42,6 +43,7 @@ SUMMARIES = {
     "rope": "rotary tables, rotation, norm + rotation + geometry",
     "block": "stacks of MUV blocks, released bookkeeping and diffusers' block beside them",
     "step": "one whole model call and where its time goes",
+    "vae": "images to latents and back: one-frame form and diffusers' own forward",
     "rasterize": "every rasterizer on views and UV space, geometry maps",
     "pipeline": "mesh file to textured file, stage by stage",
 }

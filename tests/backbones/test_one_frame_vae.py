@@ -110,13 +110,17 @@ def small_latents(form: ModuleType, vae: Any, frames: Tensor) -> Tensor:
     return torch.randn_like(moments.chunk(2, dim=1)[0]) * 0.5
 
 
+def rms(difference: Tensor) -> float:
+    return float(difference.double().square().mean().sqrt())
+
+
 def error(got: Tensor, exact: Tensor) -> float:
     return float((got.double() - exact.double()).abs().max())
 
 
 @pytest.mark.parametrize(("family", "name"), ALL)
 def test_as_accurate_as_diffusers(family: str, name: str) -> None:
-    """Against fp64: fp32 and bf16 errors at most twice those of diffusers' own forward."""
+    """Against fp64: fp32 and bf16 errors like those of diffusers' own forward."""
     vae, form = make(family, name)
     frames = images(family, name)
     latents = small_latents(form, vae, frames)
@@ -137,8 +141,8 @@ def test_as_accurate_as_diffusers(family: str, name: str) -> None:
             (form.encode(vae, x), form.decode(vae, z)), plain, rounded, strict=True
         ):
             assert got.dtype == dtype
-            floor = torch.finfo(dtype).eps * float(want.abs().max())
-            assert error(got, want) <= 2 * max(error(theirs, want), floor)
+            # root mean squares, which scatter by a third over seeds; the largest scatter by 2.5
+            assert rms(got - want) <= 1.5 * rms(theirs - want)
 
 
 @pytest.mark.parametrize(("family", "name"), [("wan", "2.1"), ("cogvideox", "released")])

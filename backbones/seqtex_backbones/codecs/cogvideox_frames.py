@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .one_frame import activate, convolve, convolve_upsampled, one_frame_kernel
+from .one_frame import activate, convolve, convolve_upsampled, memory_order, one_frame_kernel
 
 
 def encode(vae: nn.Module, frames: Tensor) -> Tensor:
     """Mean and log-variance ``[N, 2 z, h, w]`` of frames ``[N, 3, H, W]``."""
     model: Any = vae
     encoder = model.encoder
-    x = _causal(frames.contiguous(memory_format=torch.channels_last), encoder.conv_in)
+    x = _causal(frames.contiguous(memory_format=memory_order(frames)), encoder.conv_in)
     for block in encoder.down_blocks:
         for resnet in block.resnets:
             x = _residual(x, resnet, None)
@@ -38,7 +38,7 @@ def decode(vae: nn.Module, latents: Tensor) -> Tensor:
     """Frames ``[N, 3, H, W]`` of latents ``[N, z, h, w]``."""
     model: Any = vae
     decoder = model.decoder
-    z = latents.contiguous(memory_format=torch.channels_last)
+    z = latents.contiguous(memory_format=memory_order(latents))
     if model.post_quant_conv is not None:
         z = _plain(z, model.post_quant_conv)
     x = _causal(z, decoder.conv_in)

@@ -36,6 +36,15 @@ def one_frame_kernel(weight: Tensor, history: History) -> Tensor:
     return weight.sum(dim=2, dtype=_wide(weight)).to(weight.dtype)
 
 
+def memory_order(frames: Tensor) -> torch.memory_format:
+    """Order of dimensions in memory in which convolutions run best on the device of ``frames``.
+
+    Channels last on GPUs. On CPUs it would be up to 1.5 times faster as well, but sums every output
+    one product after the other: the error of 384 channels is four times that of the plain order.
+    """
+    return torch.contiguous_format if frames.device.type == "cpu" else torch.channels_last
+
+
 def convolve(
     frames: Tensor,
     kernel: Tensor,
@@ -44,7 +53,7 @@ def convolve(
     stride: int = 1,
     padding: tuple[int, int] | None = None,
 ) -> Tensor:
-    """2-D convolution in channels-last memory order; padded to keep the size by default.
+    """2-D convolution, padded to keep the size by default.
 
     Args:
         frames: ``[N, C, H, W]``.
@@ -55,7 +64,7 @@ def convolve(
     """
     if padding is None:
         padding = (kernel.shape[-2] // 2, kernel.shape[-1] // 2)
-    kernel = kernel.contiguous(memory_format=torch.channels_last)
+    kernel = kernel.contiguous(memory_format=memory_order(frames))
     return functional.conv2d(frames, kernel, bias, stride=stride, padding=padding)
 
 
@@ -73,17 +82,19 @@ def convolve_upsampled(frames: Tensor, conv: nn.Conv2d) -> Tensor:
     assert conv.kernel_size == (3, 3)
     assert conv.stride == (1, 1)
     assert conv.padding == (1, 1)
+    assert conv.bias is not None
     height, width = frames.shape[-2:]
-    phases = convolve(frames, doubled_kernel(conv.weight), None, padding=(1, 1))
+    phases = convolve(frames, doubled_kernel(conv.weight), conv.bias.repeat(4), padding=(1, 1))
     phases = phases.unflatten(1, (2, 2, -1))  # [N, row, column, O, H + 1, W + 1]
-    shape = (len(frames), conv.out_channels, height, 2, width, 2)
-    out = frames.new_empty((shape[0], shape[2], 2, shape[4], 2, shape[1]))
+    size = (len(frames), conv.out_channels, 2 * height, 2 * width)
+    doubled = torch.empty(
+        size, dtype=phases.dtype, device=phases.device, memory_format=memory_order(frames)
+    )
     for row in (0, 1):
         for column in (0, 1):
             part = phases[:, row, column, :, row : row + height, column : column + width]
-            out[:, :, row, :, column] = part.permute(0, 2, 3, 1)
-    doubled = out.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
-    return doubled if conv.bias is None else doubled + conv.bias.view(-1, 1, 1)
+            doubled[:, :, row::2, column::2] = part
+    return doubled
 
 
 def doubled_kernel(weight: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .one_frame import activate, convolve, convolve_upsampled, one_frame_kernel
+from .one_frame import activate, convolve, convolve_upsampled, memory_order, one_frame_kernel
 
 
 def encode(vae: nn.Module, frames: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def encode_first(vae: nn.Module, frames: Tensor) -> Tensor:
     model: Any = vae
     patch = model.config.patch_size or 1
     x = rearrange(frames, "n c (h p) (w q) -> n (c q p) h w", p=patch, q=patch)
-    x = _causal(x.contiguous(memory_format=torch.channels_last), model.encoder.conv_in)
+    x = _causal(x.contiguous(memory_format=memory_order(x)), model.encoder.conv_in)
     for block in model.encoder.down_blocks:
         x = _down(x, block)
     return x
@@ -49,7 +49,7 @@ def decode(vae: nn.Module, latents: Tensor) -> Tensor:
 def decode_first(vae: nn.Module, latents: Tensor) -> Tensor:
     """The decoder at the size of the latents; its attention sees the whole frame."""
     model: Any = vae
-    x = latents.contiguous(memory_format=torch.channels_last)
+    x = latents.contiguous(memory_format=memory_order(latents))
     x = _causal(_causal(x, model.post_quant_conv), model.decoder.conv_in)
     return _middle(x, model.decoder.mid_block)
 
@@ -169,6 +169,6 @@ def _causal(x: Tensor, conv: nn.Conv3d) -> Tensor:
 def _norm(x: Tensor, norm: Any) -> Tensor:
     """Every pixel over the root mean square of its channels; half precisions in fp32."""
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    length = torch.linalg.vector_norm(wide, dim=1, keepdim=True).clamp_min(1e-12)
+    length = wide.square().sum(dim=1, keepdim=True).sqrt().clamp_min(1e-12)
     normed: Tensor = (wide / length).to(x.dtype).mul_(norm.scale * norm.gamma.view(-1, 1, 1))
     return normed.add_(norm.bias.view(-1, 1, 1)) if isinstance(norm.bias, Tensor) else normed
