@@ -75,11 +75,15 @@ class StreamLayout:
         groups: groups of the stream, in order.
         frame_lengths: tokens of every frame, in order; after packing they may differ or be 0.
         group_lengths: tokens of every group, in order.
+        sample_lengths: tokens of every sample, where samples follow each other in a batch of 1
+            (then the frames and groups are those of all samples, in order); empty where samples
+            are the batch.
     """
 
     groups: tuple[FrameGroup, ...]
     frame_lengths: tuple[int, ...]
     group_lengths: tuple[int, ...]
+    sample_lengths: tuple[int, ...] = ()
 
     @property
     def num_frames(self) -> int:
@@ -95,6 +99,19 @@ class StreamLayout:
         """Tokens per frame if all frames have the same number, else ``None``."""
         lengths = set(self.frame_lengths)
         return lengths.pop() if len(lengths) == 1 else None
+
+    def frame_of_row(self, device: torch.device) -> Tensor:
+        """The frame that every row belongs to, int64, ``[L]``; made once for a device."""
+        if device not in self._frame_of_row:
+            with torch.inference_mode(False):  # kept, and perhaps used in training later
+                lengths = torch.tensor(self.frame_lengths)
+                index = torch.repeat_interleave(torch.arange(self.num_frames), lengths)
+                self._frame_of_row[device] = index.to(device)
+        return self._frame_of_row[device]
+
+    @cached_property
+    def _frame_of_row(self) -> dict[torch.device, Tensor]:
+        return {}
 
     def split_groups(self, rows: Tensor) -> dict[str, Tensor]:
         """``{group name: [B, L_group, ...]}`` from the stream's rows ``[B, L, ...]``."""
@@ -154,6 +171,11 @@ class TokenLayout:
         """A layout of all tokens of ``groups``."""
         return cls(groups=tuple(groups))
 
+    @property
+    def drops(self) -> bool:
+        """Whether some groups name the tokens that they keep."""
+        return bool(self.keep)
+
     def group(self, name: str) -> FrameGroup:
         """The group called ``name``."""
         for group in self.groups:
@@ -208,6 +230,26 @@ class TokenLayout:
             tokens.shape[0], self.group(name).grid.num_tokens, *tokens.shape[2:]
         )
         return full.index_copy(1, index, tokens)
+
+    def pack_stream(self, stream: Stream, tokens: Mapping[str, Tensor]) -> Tensor:
+        """Rows ``[B, L, ...]`` of a stream from full tokens ``[B, F*H*W, ...]`` by group."""
+        rows = self.streams[stream]
+        return rows.join({g.name: self.pack(g.name, tokens[g.name]) for g in rows.groups})
+
+    def unpack_stream(self, stream: Stream, rows: Tensor) -> dict[str, Tensor]:
+        """Full tokens ``[B, F*H*W, ...]`` by group, with zeros where a token was not kept."""
+        parts = self.streams[stream].split_groups(rows)
+        return {name: self.unpack(name, part) for name, part in parts.items()}
+
+    def kept_rows(self, stream: Stream) -> Tensor:
+        """Positions of a stream's rows among its full tokens, int64 on the CPU, ``[L]``."""
+        parts, start = [], 0
+        for group in self.streams[stream].groups:
+            size = group.grid.num_tokens
+            index = self.keep.get(group.name)
+            parts.append(start + (torch.arange(size) if index is None else index.cpu()))
+            start += size
+        return torch.cat(parts)
 
     @cached_property
     def _moved(self) -> dict[tuple[str, torch.device], Tensor]:

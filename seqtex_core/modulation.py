@@ -1,7 +1,8 @@
-"""Adaptive norm per frame, broadcast over a frame's tokens and never expanded to all of them.
+"""Adaptive norm per frame, broadcast over a frame's tokens and not expanded to all of them.
 
 The modulation of a frame is one row; building it for every token would move more bytes than the
-rest of the block (8192 tokens x 6 tables x 1536 channels in fp32 are 302 MB).
+rest of the block (8192 tokens x 6 tables x 1536 channels in fp32 are 302 MB). Only where frames
+differ in length, on a GPU, is it expanded, one sublayer at a time.
 """
 
 from __future__ import annotations
@@ -37,11 +38,28 @@ def per_frame(
     if length is not None:
         tokens = hidden_states.unflatten(1, (rows.num_frames, length))
         return function(tokens, *(value.unsqueeze(2) for value in values)).flatten(1, 2)
+    # A GPU would wait for one launch per frame; a compiler makes one kernel of either form.
+    ragged = by_row if hidden_states.is_cuda and not torch.compiler.is_compiling() else by_frame
+    return ragged(function, rows, hidden_states, *values)
+
+
+def by_frame(
+    function: Callable[..., Tensor], rows: StreamLayout, hidden_states: Tensor, *values: Tensor
+) -> Tensor:
+    """``per_frame`` for frames of any length, one after the other."""
     pieces = [
         function(piece, *(value[:, frame : frame + 1] for value in values))
         for frame, piece in enumerate(torch.split(hidden_states, list(rows.frame_lengths), dim=1))
     ]
     return torch.cat(pieces, dim=1)
+
+
+def by_row(
+    function: Callable[..., Tensor], rows: StreamLayout, hidden_states: Tensor, *values: Tensor
+) -> Tensor:
+    """``per_frame`` for frames of any length at once, the values gathered for every row."""
+    frame = rows.frame_of_row(hidden_states.device)
+    return function(hidden_states, *(value.index_select(1, frame) for value in values))
 
 
 def modulate(normed: Tensor, shift: Tensor, scale: Tensor, rows: StreamLayout) -> Tensor:

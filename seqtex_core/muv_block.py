@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from .adapter import BackboneBlock, KeyValue, TextContext, TimeEmbedding
@@ -22,6 +21,7 @@ from .attention import Attend
 from .frames import Stream, StreamLayout
 from .qk_prep import GeometryOrder, QKNorm, qk_prep, rotate_geometry
 from .rope import Rope
+from .stream_attention import Keys, attend_streams, per_sample
 from .text_rows import TextRows
 
 UVKeySource = Literal["norm_pre_attn", "norm_post_attn", "raw_post_attn"]
@@ -153,23 +153,19 @@ class MUVBlock(nn.Module):
         modulation = block.modulation(times.mv)
         normed = block.pre_attention(hidden.mv, modulation, rows)
         query = self._prepare(block.query(normed), block.q_norm, "mv", inputs, cache)
-        key, value = self._key_value(block, normed, "mv", inputs, cache)
+        keys = self._keys(block, normed, "mv", inputs, cache)
         text = TextRows.before(block, hidden.text, times.text, mask=inputs["mv"].context.mask)
-        mask = None
-        if text is not None:
-            query = torch.cat([text.query(), query], dim=1)
-            key, value = text.in_front_of(key, value)
-            mask = text.key_mask(key.shape[1])
-        out = attend(query, key, value, mask=mask)
+        out = attend_streams(attend, rows, query, [keys], text=text, text_asks=True)
         attended = Hidden(
-            mv=block.post_attention(hidden.mv, _last(out, hidden.mv), normed, modulation, rows),
-            text=None if text is None else text.attended(out),
+            mv=block.post_attention(hidden.mv, out.stream, normed, modulation, rows),
+            text=None if text is None or out.text is None else text.attended(out.text),
         )
         x_uv = hidden.uv
         if x_uv is not None:
             source = hidden if self.uv_key_source == "norm_pre_attn" else attended
             x_uv = self._uv_branch(x_uv, source, inputs, times, cache, attend)
-        x_mv = block.cross_attention(attended.mv, cache.cross["mv"], modulation, rows, attend)
+        to_text = per_sample(attend, rows)
+        x_mv = block.cross_attention(attended.mv, cache.cross["mv"], modulation, rows, to_text)
         x_text = attended.text
         if text is not None and x_text is not None:
             x_text = text.sublayers.feed_forward(x_text, text.modulation, text.rows)
@@ -224,10 +220,8 @@ class MUVBlock(nn.Module):
             mv_modulation = block.modulation(times.mv_as_keys)
             mv_source = block.pre_attention(mv_source, mv_modulation, inputs["mv"].rows)
         query = self._prepare(block.query(normed), block.q_norm, "uv", inputs, cache)
-        key_mv, value_mv = self._key_value(block, mv_source, "mv", inputs, cache)
-        key_uv, value_uv = self._key_value(block, normed, "uv", inputs, cache)
-        key = torch.cat([key_mv, key_uv], dim=1)
-        value = torch.cat([value_mv, value_uv], dim=1)
+        keys_mv = self._keys(block, mv_source, "mv", inputs, cache)
+        keys_uv = self._keys(block, normed, "uv", inputs, cache)
         text = TextRows.before(
             block,
             source.text,
@@ -235,26 +229,26 @@ class MUVBlock(nn.Module):
             mask=inputs["mv"].context.mask,
             normalised=normalised,
         )
-        mask = None
-        if text is not None:
-            key, value = text.in_front_of(key, value)
-            mask = text.key_mask(key.shape[1])
-        out = attend(query, key, value, mask=mask)
-        x_uv = block.post_attention(x_uv, out, normed, modulation, rows)
-        x_uv = block.cross_attention(x_uv, cache.cross["uv"], modulation, rows, attend)
+        out = attend_streams(attend, rows, query, [keys_mv, keys_uv], text=text)
+        x_uv = block.post_attention(x_uv, out.stream, normed, modulation, rows)
+        to_text = per_sample(attend, rows)
+        x_uv = block.cross_attention(x_uv, cache.cross["uv"], modulation, rows, to_text)
         return block.feed_forward(x_uv, modulation, rows)
 
-    def _key_value(
+    def _keys(
         self,
         block: BackboneBlock,
         normed: Tensor,
         stream: Stream,
         inputs: Mapping[Stream, BranchInputs],
         cache: BlockCache,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Keys:
         key, value = block.key_value(normed)
-        heads = value.unflatten(-1, (block.num_heads, -1))
-        return self._prepare(key, block.k_norm, stream, inputs, cache), heads
+        return Keys(
+            rows=inputs[stream].rows,
+            key=self._prepare(key, block.k_norm, stream, inputs, cache),
+            value=value.unflatten(-1, (block.num_heads, -1)),
+        )
 
     def _prepare(
         self,
@@ -271,9 +265,3 @@ class MUVBlock(nn.Module):
             rope=inputs[stream].rope,
             geometry=cache.geometry.get(stream),
         )
-
-
-def _last(attended: Tensor, rows: Tensor) -> Tensor:
-    """The rows after the text rows, as many as ``rows [B, L, ...]`` has."""
-    start = attended.shape[1] - rows.shape[1]
-    return attended[:, start:] if start else attended

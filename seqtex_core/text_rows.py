@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -26,10 +26,16 @@ def text_sigma(sigma: Tensor, rows: StreamLayout) -> Tensor:
 
     Args:
         sigma: levels of a stream's frames, ``[B, F]``.
-        rows: the stream; frames without a token do not count.
+        rows: the stream; frames without a token do not count, in samples packed one after the
+            other each for itself.
     """
-    present = [frame for frame, length in enumerate(rows.frame_lengths) if length]
-    return sigma[:, present].amax(dim=1, keepdim=True)
+    frames = sigma.shape[1]
+    tables = [rows.frame_lengths[at : at + frames] for at in range(0, rows.num_frames, frames)]
+    present = [[frame for frame, length in enumerate(lengths) if length] for lengths in tables]
+    if len(present) == 1:
+        return sigma[:, present[0]].amax(dim=1, keepdim=True)
+    levels = [sigma[row, shown].amax() for row, shown in enumerate(present)]
+    return torch.stack(levels)[:, None]
 
 
 def text_layout(length: int) -> StreamLayout:
@@ -98,13 +104,12 @@ class TextRows:
         projected = sublayers.query(self.normed)
         return qk_prep(projected, sublayers.q_norm, num_heads=sublayers.num_heads)
 
-    def in_front_of(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values with those of the text before them."""
+    def key_value(self) -> tuple[Tensor, Tensor]:
+        """Normalised keys, and values, each ``[B, S, N, D]``."""
         sublayers = self.sublayers
-        text_key, text_value = sublayers.key_value(self.normed)
-        text_key = qk_prep(text_key, sublayers.k_norm, num_heads=sublayers.num_heads)
-        text_value = text_value.unflatten(-1, (sublayers.num_heads, -1))
-        return torch.cat([text_key, key], dim=1), torch.cat([text_value, value], dim=1)
+        key, value = sublayers.key_value(self.normed)
+        key = qk_prep(key, sublayers.k_norm, num_heads=sublayers.num_heads)
+        return key, value.unflatten(-1, (sublayers.num_heads, -1))
 
     def key_mask(self, num_keys: int) -> Tensor | None:
         """Which keys, text first, may be read: ``[B, 1, 1, num_keys]``, or ``None``."""
@@ -113,11 +118,20 @@ class TextRows:
         rest = num_keys - self.mask.shape[1]
         return functional.pad(self.mask, (0, rest), value=True)[:, None, None]
 
+    def key_masks(self, num_keys: Sequence[int]) -> list[Tensor] | None:
+        """The same of each sample, with its own number of keys."""
+        if self.mask is None:
+            return None
+        text = self.mask.shape[1]
+        return [
+            functional.pad(mask, (0, count - text), value=True)[:, None, None]
+            for mask, count in zip(self.mask.split(1), num_keys, strict=True)
+        ]
+
     def attended(self, out: Tensor) -> Tensor:
-        """The rows after attention, from ``out [B, S + L, N, D]``, ``[B, S, D]``."""
-        length = self.hidden_states.shape[1]
+        """The rows after attention, ``[B, S, D]``, from what it gave for them, ``[B, S, N, D]``."""
         return self.sublayers.post_attention(
-            self.hidden_states, out[:, :length], self.normed, self.modulation, self.rows
+            self.hidden_states, out, self.normed, self.modulation, self.rows
         )
 
 

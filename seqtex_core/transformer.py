@@ -19,10 +19,12 @@ from .attention import Attend, choose_attention
 from .checks import check_shape
 from .decoupled_config import DecoupledConfig
 from .errors import UsageError
-from .frames import FrameGroup, Stream, TokenLayout
+from .frames import FrameGroup, Stream, StreamLayout, TokenLayout
 from .geometry_embedding import GeometryEmbedding, GeometryLatents, zero_caster
 from .lora import inject_lora, merged_state_dict
 from .muv_block import BlockCache, BranchInputs, BranchTimes, Hidden, MUVBlock
+from .packed_layout import AnyLayout, PackedLayout
+from .rope import Rope
 from .text_input import readable_text
 from .text_rows import text_sigma
 
@@ -38,7 +40,7 @@ class StepCache:
             block recomputes them under its own checkpoint.
     """
 
-    layout: TokenLayout
+    layout: AnyLayout
     branches: Mapping[Stream, BranchInputs]
     blocks: tuple[BlockCache, ...] | None
 
@@ -123,7 +125,7 @@ class SeqTexTransformer(nn.Module):
 
     def prepare(
         self,
-        layout: TokenLayout,
+        layout: AnyLayout,
         *,
         geometry: Mapping[str, GeometryLatents] | None = None,
         text: Tensor | None = None,
@@ -136,7 +138,7 @@ class SeqTexTransformer(nn.Module):
         """Everything about one object and prompt that does not change over the steps.
 
         Args:
-            layout: the token layout.
+            layout: the token layout; a ``PackedLayout`` if samples keep different tokens.
             geometry: encoded geometry maps by group; all groups or none.
             text: text-encoder rows ``[B, S, text_dim]``; ``None`` for all-zero rows.
             text_mask: which of them may be read, boolean ``[B, S]``; ``None`` for all, or in models
@@ -158,9 +160,14 @@ class SeqTexTransformer(nn.Module):
             text = place.new_zeros(batch_size, self.spec.text_length, self.spec.text_dim)
         text, mask, pooled = readable_text(text.to(place), text_mask, pooled_text, self.spec)
         image = None if image is None else image.to(place)
-        rope = self._shell("mv").rope(layout)
-        position = self._shell("mv").position_embedding(layout)
+        rope, position = self._positions(layout)
         tokens = self._geometry_tokens(layout, geometry or {}, place)
+        if isinstance(layout, PackedLayout) and layout.num_samples != text.shape[0]:
+            raise UsageError(
+                "layout",
+                expected=f"{text.shape[0]} samples, as the text",
+                got=str(layout.num_samples),
+            )
         for name, maps in (geometry or {}).items():
             if maps.position.shape[0] not in (1, text.shape[0]):
                 raise UsageError(
@@ -265,7 +272,21 @@ class SeqTexTransformer(nn.Module):
             assert isinstance(block, MUVBlock)
             yield block
 
-    def _encoders(self, layout: TokenLayout) -> list[Stream]:
+    def _positions(
+        self, layout: AnyLayout
+    ) -> tuple[Mapping[str, Rope] | None, Mapping[str, Tensor] | None]:
+        """Rotary tables and position embeddings of the rows of every stream."""
+        shell = self._shell("mv")
+        if isinstance(layout, TokenLayout):
+            return shell.rope(layout), shell.position_embedding(layout)
+        rope, position = shell.rope(layout.dense), shell.position_embedding(layout.dense)
+        index = {stream: layout.dense_rows(stream) for stream in layout.streams}
+        return (
+            rope and {s: rope[s].rows(i.to(rope[s].cos.device)) for s, i in index.items()},
+            position and {s: position[s][i.to(position[s].device)] for s, i in index.items()},
+        )
+
+    def _encoders(self, layout: AnyLayout) -> list[Stream]:
         """Streams whose shells encode time and text with weights of their own."""
         shared = "time_text" in self.config.uv_share
         return ["mv"] if shared else list(layout.streams)
@@ -278,22 +299,25 @@ class SeqTexTransformer(nn.Module):
         def encode(stream: Stream, levels: Tensor) -> TimeEmbedding:
             return self._shell(stream).encode_time(levels, inputs[stream].context.pooled)
 
+        def encode_rows(stream: Stream, of: Stream) -> TimeEmbedding:
+            return _row_times(encode(stream, sigma[of]), inputs[of].rows)
+
         text = {s: text_sigma(sigma[s], inputs[s].rows) for s in inputs if self.spec.joint_text}
-        mv = encode("mv", sigma["mv"])
+        mv = encode_rows("mv", "mv")
         of_text = encode("mv", text["mv"]) if text else None
         if "uv" not in inputs:
             return BranchTimes(mv=mv, text=of_text)
         shared = "time_text" in self.config.uv_share
         return BranchTimes(
             mv=mv,
-            uv=encode("uv", sigma["uv"]),
-            mv_as_keys=mv if shared else encode("uv", sigma["mv"]),
+            uv=encode_rows("uv", "uv"),
+            mv_as_keys=mv if shared else encode_rows("uv", "mv"),
             text=of_text,
             text_as_keys=encode("uv", text["uv"]) if text else None,
         )
 
     def _geometry_tokens(
-        self, layout: TokenLayout, geometry: Mapping[str, GeometryLatents], place: Tensor
+        self, layout: AnyLayout, geometry: Mapping[str, GeometryLatents], place: Tensor
     ) -> dict[Stream, Tensor]:
         names = [group.name for group in layout.groups]
         if not geometry:
@@ -309,8 +333,8 @@ class SeqTexTransformer(nn.Module):
             shape = (None, self.spec.latent_channels, *size)
             check_shape(f"geometry of {name!r}", maps.position, shape, "B C F H W")
             moved = GeometryLatents(position=maps.position.to(place), normal=maps.normal.to(place))
-            tokens[name] = layout.pack(name, self.geometry(moved))
-        return {stream: rows.join(tokens) for stream, rows in layout.streams.items()}
+            tokens[name] = self.geometry(moved)
+        return {stream: layout.pack_stream(stream, tokens) for stream in layout.streams}
 
     def _latent_size(self, group: FrameGroup) -> tuple[int, int, int]:
         grid, patch = group.grid, self.spec.patch_size
@@ -347,16 +371,10 @@ class SeqTexTransformer(nn.Module):
         sigmas: Mapping[str, Tensor],
     ) -> Tensor:
         layout, position = cache.layout, cache.branches[stream].position
-        rows = layout.streams[stream]
         dtype = next(self.geometry.parameters()).dtype
-        tokens = {
-            group.name: layout.pack(
-                group.name,
-                self._shell(stream).embed(latents[group.name].to(dtype), sigmas[group.name]),
-            )
-            for group in rows.groups
-        }
-        joined = rows.join(tokens)
+        shell, names = self._shell(stream), [group.name for group in layout.streams[stream].groups]
+        tokens = {name: shell.embed(latents[name].to(dtype), sigmas[name]) for name in names}
+        joined = layout.pack_stream(stream, tokens)
         return joined if position is None else joined + position
 
     def _velocity(
@@ -366,18 +384,26 @@ class SeqTexTransformer(nn.Module):
         time: TimeEmbedding,
         latents: Mapping[str, Tensor],
         sigmas: Mapping[str, Tensor],
-        layout: TokenLayout,
+        layout: AnyLayout,
     ) -> dict[str, Tensor]:
         shell, rows = self._shell(stream), layout.streams[stream]
-        tokens = rows.split_groups(shell.head(hidden_states, time, rows))
+        tokens = shell.head(hidden_states, time, rows)
+        present = layout.unpack_stream(stream, torch.ones_like(tokens)) if layout.drops else {}
         velocity = {}
-        for name, part in tokens.items():
-            prediction = shell.unpatchify(layout.unpack(name, part), layout.group(name).grid)
-            prediction = prediction.to(latents[name].dtype)
+        for name, part in layout.unpack_stream(stream, tokens).items():
+            grid = layout.group(name).grid
+            prediction = shell.unpatchify(part, grid).to(latents[name].dtype)
             velocity[name] = shell.to_velocity(prediction, latents[name], sigmas[name])
-            if name in layout.keep:
-                kept = shell.unpatchify(
-                    layout.unpack(name, torch.ones_like(part)), layout.group(name).grid
-                )
+            if name in present:
+                kept = shell.unpatchify(present[name], grid)
                 velocity[name] = velocity[name] * kept.to(velocity[name].dtype)
         return velocity
+
+
+def _row_times(time: TimeEmbedding, rows: StreamLayout) -> TimeEmbedding:
+    """Times ``[B, F, ...]`` as the rows see them: packed samples are frames of one sample."""
+    if not rows.sample_lengths:
+        return time
+    return TimeEmbedding(
+        embedding=time.embedding.flatten(0, 1)[None], projected=time.projected.flatten(0, 1)[None]
+    )

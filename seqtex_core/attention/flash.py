@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -23,7 +25,7 @@ FLASH_3 = OptionalPackage(
     module="flash_attn_interface",
     install="pip install . in hopper/ of github.com/Dao-AILab/flash-attention",
 )
-_KERNELS: dict[str, Callable[..., Any]] = {}
+_KERNELS: dict[str, Callable[..., Any] | None] = {}
 _HOPPER = (9, 0)
 _AMPERE = (8, 0)
 
@@ -47,17 +49,58 @@ class FlashAttend(AttendBase):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
         """One call; channels must be contiguous."""
         flash_attn_func = _KERNELS[_load(q.device)]
+        assert flash_attn_func is not None
         q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
         out = flash_attn_func(q, k, v, softmax_scale=scale, causal=False)
         result: Tensor = out[0] if isinstance(out, tuple) else out  # early v3 adds the log-sum
         return result
+
+    def attend_packed(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        query_lengths: Sequence[int],
+        key_lengths: Sequence[int],
+        scale: float | None = None,
+    ) -> Tensor:
+        """All samples in one call of ``flash_attn_varlen_func``; see ``attend_packed``."""
+        if not torch.compiler.is_compiling():
+            self.require(AttentionInputs.of(q, k, v))
+        kernel = _KERNELS[f"{_load(q.device)}, packed"]
+        assert kernel is not None, "every version since 2 has it"
+        q, k, v = (x[0] if x.stride(-1) == 1 else x[0].contiguous() for x in (q, k, v))
+        out = kernel(
+            q,
+            k,
+            v,
+            cu_seqlens_q=_starts(tuple(query_lengths), q.device),
+            cu_seqlens_k=_starts(tuple(key_lengths), q.device),
+            max_seqlen_q=max(query_lengths),
+            max_seqlen_k=max(key_lengths),
+            softmax_scale=q.shape[2] ** -0.5 if scale is None else scale,
+            causal=False,
+        )
+        result: Tensor = out[0] if isinstance(out, tuple) else out
+        return result[None]
+
+
+@lru_cache(maxsize=64)
+def _starts(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+    """Where the samples start, and the end, int32; kept, as every layer and step asks for it."""
+    with torch.inference_mode(False):
+        starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+        return starts.to(device)
 
 
 # An import cannot be traced by torch.compile, so a traced graph takes the name as given.
 @constant_in_graphs
 def _load(device: torch.device) -> str:
     package = FLASH.package(AttentionInputs(device=device))
-    _KERNELS[package.module] = package.load().flash_attn_func
+    module = package.load()
+    _KERNELS[package.module] = module.flash_attn_func
+    _KERNELS[f"{package.module}, packed"] = getattr(module, "flash_attn_varlen_func", None)
     return package.module
 
 

@@ -16,6 +16,7 @@ from ..attention import Attend
 from ..decoupled_config import DecoupledConfig
 from ..frames import Stream, TokenLayout
 from ..geometry_embedding import GeometryLatents
+from ..packed_layout import PackedLayout
 from ..transformer import SeqTexTransformer, StepCache
 
 Size = tuple[int, int, int]
@@ -41,6 +42,7 @@ class Inputs:
         image: image-encoder rows, for backbones that read them.
         text_mask: which text rows may be read, or ``None`` for all.
         pooled_text: summary of the text, for backbones that read one.
+        packed: the tokens of every sample, where they differ; otherwise ``layout`` counts.
     """
 
     layout: TokenLayout
@@ -51,6 +53,7 @@ class Inputs:
     image: Tensor | None = None
     text_mask: Tensor | None = None
     pooled_text: Tensor | None = None
+    packed: PackedLayout | None = None
 
     def of_stream(self, stream: Stream) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Latents and sigmas of one stream's groups."""
@@ -158,7 +161,7 @@ class Harness(ABC):
             "pooled_text": inputs.pooled_text,
             "image": inputs.image,
         }
-        return transformer.prepare(inputs.layout, **(given | options))
+        return transformer.prepare(inputs.packed or inputs.layout, **(given | options))
 
     @torch.no_grad()
     def velocity(

@@ -12,6 +12,7 @@ from ..attention import attention_reference
 from ..attention.attend import AttentionInputs
 from ..frames import TokenLayout
 from ..geometry_embedding import GeometryLatents
+from ..packed_layout import PackedLayout
 from ..transformer import SeqTexTransformer
 from .harness import Harness, Inputs, assert_same
 
@@ -189,6 +190,30 @@ class LayoutChecks(Harness):
             for name in want:
                 self.assert_close(f"{name}[{index}]", got[name][index : index + 1], want[name])
 
+    def test_samples_that_keep_different_tokens_equal_their_own_runs(self) -> None:
+        """Packed one after the other; a frame may be empty, text partly hidden."""
+        transformer = self.make_transformer()
+        tokens = {"views": (2, 3, 3), "more_views": (1, 2, 3), "texture": (1, 4, 5)}
+        inputs = self.make_inputs(transformer, tokens, batch=3)
+        keep = {
+            "views": [torch.tensor(i) for i in ([0, 4, 9, 10], [12], [0, 1, 2, 8, 10, 17])],
+            "more_views": [torch.tensor(i) for i in ([1, 5], [0, 2, 3], [4])],
+            "texture": [torch.tensor(i) for i in ([3], [0, 7, 8, 19], [*range(20)])],
+        }
+        packed = PackedLayout.of(inputs.layout, keep)
+        mask = torch.ones(inputs.text.shape[:2]).bool()
+        mask[1, -2:] = False
+        together = replace(inputs, packed=packed, text_mask=mask)
+        for precompute in (True, False):
+            got = self.velocity(transformer, together, precompute=precompute)
+            for index, layout in enumerate(packed.samples):
+                alone = replace(sample(together, index), layout=layout)
+                want = self.velocity(transformer, alone)
+                for name in want:
+                    part = got[name][index : index + 1]
+                    # Sums of other lengths in the products, another kernel without a mask.
+                    self.assert_close(f"{name}[{index}]", part, want[name], times=4)
+
     def test_geometry_of_one_object_serves_a_batch(self) -> None:
         """Maps with a batch of 1 are spread over all samples."""
         transformer = self.make_transformer()
@@ -228,6 +253,7 @@ def sample(inputs: Inputs, index: int) -> Inputs:
         text_mask=None if inputs.text_mask is None else inputs.text_mask[pick],
         pooled_text=None if inputs.pooled_text is None else inputs.pooled_text[pick],
         image=None if inputs.image is None else inputs.image[pick],
+        packed=None,
     )
 
 
