@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from .registry import BackboneEntry as BackboneEntry
     from .registry import empty_backbone as empty_backbone
     from .registry import load_backbone as load_backbone
+    from .seqtex_release import RELEASED_DECOUPLED as RELEASED_DECOUPLED
+    from .seqtex_release import WeightPlacement as WeightPlacement
+    from .seqtex_release import load_released as load_released
+    from .seqtex_release import save_released as save_released
     from .text import T5TextEncoder as T5TextEncoder
     from .text import TextEncoder as TextEncoder
     from .text import load_text_encoder as load_text_encoder
@@ -44,6 +48,7 @@ _MODULES = {
     "CogVideoXVAECodec": "codecs.cogvideox_vae",
     "CogVideoXEntry": "cogvideox_configs",
     "PixelCodec": "codecs.pixel",
+    "RELEASED_DECOUPLED": "seqtex_release",
     "SAMPLERS": "unipc",
     "T5TextEncoder": "text",
     "TextEncoder": "text",
@@ -54,11 +59,14 @@ _MODULES = {
     "WanConfig": "wan_configs",
     "WanEntry": "wan_configs",
     "WanVAECodec": "codecs.wan_vae",
+    "WeightPlacement": "seqtex_release",
     "codec_from_config": "codecs.protocol",
     "empty_backbone": "registry",
     "entry_from_config": "entry_config",
     "load_backbone": "registry",
+    "load_released": "seqtex_release",
     "load_text_encoder": "text",
+    "save_released": "seqtex_release",
 }
 __all__ = sorted(_MODULES)
 __getattr__, __dir__ = lazy_exports(__name__, _MODULES)

@@ -54,7 +54,7 @@ COMPONENTS: tuple[Component, ...] = ("base", "lora", "uv", "geometry")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placement:
+class WeightPlacement:
     """Where a component's weights go.
 
     Args:
@@ -73,7 +73,7 @@ def load_released(
     config: DecoupledConfig = RELEASED_DECOUPLED,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
-    components: Mapping[Component, Placement] | None = None,
+    components: Mapping[Component, WeightPlacement] | None = None,
     attention: str | Attend = "auto",
     local_files_only: bool = False,
 ) -> SeqTexTransformer:
@@ -255,11 +255,11 @@ def _entry(source: WeightSource, model: str | BackboneEntry | None, subject: str
 
 
 def _placements(
-    components: Mapping[Component, Placement],
+    components: Mapping[Component, WeightPlacement],
     *,
     dtype: torch.dtype | None,
     device: torch.device | str,
-) -> dict[Component, Placement]:
+) -> dict[Component, WeightPlacement]:
     if unknown := sorted(set(components) - set(COMPONENTS)):
         raise UsageError("components", expected=f"names among {COMPONENTS}", got=str(unknown))
     given = [dtype, *(place.dtype for place in components.values())]
@@ -267,9 +267,9 @@ def _placements(
         if kind is not None and not kind.is_floating_point:
             raise UsageError("dtype", expected="a floating-point dtype", got=str(kind))
     return {
-        name: Placement(dtype=place.dtype or dtype, device=place.device or device)
+        name: WeightPlacement(dtype=place.dtype or dtype, device=place.device or device)
         for name in COMPONENTS
-        for place in [components.get(name, Placement())]
+        for place in [components.get(name, WeightPlacement())]
     }
 
 

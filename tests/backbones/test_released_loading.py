@@ -23,7 +23,7 @@ from seqtex_backbones.seqtex_release import (
     RELEASED_CLASS,
     RELEASED_DECOUPLED,
     Component,
-    Placement,
+    WeightPlacement,
     component_of,
     empty_released,
     load_released,
@@ -233,9 +233,9 @@ def _cogvideox() -> Any:
 def test_precision_and_device_by_component(tmp_path: Path) -> None:
     """The meta device stands for any other than the CPU."""
     folder = write_folder(tmp_path / "model", released_state(SIZES))
-    places: dict[Component, Placement] = {
-        "lora": Placement(dtype=torch.float32),
-        "uv": Placement(device="meta"),
+    places: dict[Component, WeightPlacement] = {
+        "lora": WeightPlacement(dtype=torch.float32),
+        "uv": WeightPlacement(device="meta"),
     }
     model = load_released(folder, config=CONFIG, dtype=torch.bfloat16, components=places)
     for name, tensor in unique_tensors(model).items():
@@ -244,7 +244,7 @@ def test_precision_and_device_by_component(tmp_path: Path) -> None:
         wide = part == "lora" or bool(sensitive)
         assert tensor.dtype == (torch.float32 if wide else torch.bfloat16), name
         assert tensor.is_meta == (part == "uv"), name
-    wrong: Any = {"views": Placement()}
+    wrong: Any = {"views": WeightPlacement()}
     with pytest.raises(UsageError, match="views"):
         load_released(folder, config=CONFIG, components=wrong)
     with pytest.raises(UsageError, match="int8"):
