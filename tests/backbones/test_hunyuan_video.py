@@ -257,6 +257,10 @@ def test_adapters_of_both_kinds_of_blocks_load_into_diffusers(tmp_path: Path) ->
     adapted = [name for name, _ in model.named_parameters() if ".lora_A." in name]
     assert len(adapted) == 6 + 5
     assert not any("refiner" in name for name in adapted)
+    told = metadata["transformer.target_modules"]  # peft adapts every layer whose name ends so
+    ends = tuple(f".{name}" for name in told)
+    meant = {name for name, _ in model.named_modules() if f".{name}".endswith(ends)}
+    assert meant == set(told)
     generator = torch.Generator().manual_seed(6)
     noisy, text = torch.randn(1, 16, 2, 4, 4, generator=generator), torch.ones(1, 8, 20)
     pooled = torch.randn(1, 12, generator=generator)
