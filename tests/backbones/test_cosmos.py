@@ -320,6 +320,15 @@ def test_half_precision_leaves_noise_levels_exact() -> None:
     assert learned_rows.dtype == torch.float32
 
 
+@pytest.mark.parametrize("entry", TINY, ids=lambda entry: entry.name)
+@torch.no_grad()
+def test_geometry_starts_embedded_as_latents_are(entry: CosmosEntry) -> None:
+    """Without the channels of masks; a clean latent is fed as it is by both kinds of model."""
+    shell = random_transformer(entry).backbone.shell
+    latents = torch.randn(2, 16, 3, 4, 6, generator=torch.Generator().manual_seed(9))
+    close(shell.new_latent_embed()(latents), shell.embed(latents, torch.zeros(2, 3)))
+
+
 def test_a_size_of_ones_own_is_plain_data() -> None:
     config = {"num_layers": 3, "patch_size": [1, 4, 4], "rope_scale": [1, 2, 2]}
     entry = entry_from_config({"name": "mine", "architecture": "cosmos", "config": config})
