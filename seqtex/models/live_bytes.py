@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -16,16 +18,35 @@ def peak_bytes(call: Callable[[], object], *, beside: Iterable[Tensor] = ()) -> 
     """Peak of the bytes that ``call`` allocates and still holds, operator by operator.
 
     Works on the meta device, where nothing is computed: the way to know what a size will need
-    before it is tried. Scratch memory inside an operator is not seen.
+    before it is tried. There, attention is counted as its output alone, because what runs
+    elsewhere never holds the scores. Scratch memory inside an operator is not seen.
 
     Args:
         call: what to run, without gradients.
         beside: tensors that exist already and are not counted.
     """
     counter = _LiveBytes(beside)
-    with torch.no_grad(), counter:
+    with torch.no_grad(), counter, _NoScores():
         call()
     return counter.peak
+
+
+class _NoScores(TorchFunctionMode):
+    """``scaled_dot_product_attention`` on the meta device, which would hold all scores there."""
+
+    def __torch_function__(
+        self,
+        function: Any,
+        types: Sequence[type],
+        arguments: tuple[Any, ...] = (),
+        options: Mapping[str, Any] | None = None,
+    ) -> Any:
+        del types
+        attends = function is functional.scaled_dot_product_attention
+        if attends and len(arguments) >= 3 and arguments[0].is_meta:
+            query, _, value = arguments[:3]
+            return query.new_empty(*query.shape[:-1], value.shape[-1])
+        return function(*arguments, **(options or {}))
 
 
 class _LiveBytes(TorchDispatchMode):

@@ -257,22 +257,23 @@ def _load_full_size(
 ) -> SeqTexModel:
     config = entry.model_config()
     kind = dtype or DTYPES[config.dtype]
-    parts = find_parts(entry, sources, with_text=sizes.text)
-    text = parts.text if sizes.text and sources.text_embeddings is None else None
+    parts = find_parts(entry, sources, with_text=bool(sizes.texts))
+    text = parts.text if sizes.texts and sources.text_embeddings is None else None
     plan = plan_for(config, kind, sizes, device=device, budget=memory, text=text)
-    transformer = load_transformer(
-        entry, config, parts, seed=sources.random_seed, dtype=kind
-    ).eval()
-    spec = transformer.spec
-    codec = load_codec_part(entry, config, parts, spec=spec, dtype=torch.float32)
+    spec = empty_transformer(config).spec
     on_cpu = plan is not None and plan.measures.text_on_cpu
     text_device = torch.device("cpu") if on_cpu else device
+    encoder = load_text_part(config, sources, parts.text, spec=spec, device=text_device)
+    if encoder is not None and text is not None:
+        encoder.encode(sizes.texts)  # keeps the rows, and no encoder beside the transformer
+    transformer = load_transformer(entry, config, parts, seed=sources.random_seed, dtype=kind)
+    codec = load_codec_part(entry, config, parts, spec=spec, dtype=torch.float32)
     return SeqTexModel(
         config=config,
-        transformer=transformer,
+        transformer=transformer.eval(),
         codec=codec,
         record=record_of(entry, config, parts, sources),
-        text_encoder=load_text_part(config, sources, parts.text, spec=spec, device=text_device),
+        text_encoder=encoder,
         residence=settle(transformer, codec, plan, device),
         memory=plan,
     )

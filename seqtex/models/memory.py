@@ -23,11 +23,16 @@ SLACK = 1.1
 RESERVED = 3 * 2**28
 """Bytes that CUDA and its libraries take before the first tensor, 0.75 GiB."""
 
-TILE = 256
-"""Edge of a VAE tile, in pixels."""
+EXACT_TILE = 64
+"""Edge of a tile of VAEs that can be cut without a seam, in latent texels."""
+
+BLENDED_TILE = 256
+"""Edge of a tile of the other VAEs, in pixels."""
 
 Place = Literal["cpu", "accelerator"]
-CodecMode = Literal["float32", "bfloat16", "tiles"]
+CodecMode = Literal["float32", "exact_tiles", "bfloat16", "blended_tiles"]
+"""How a VAE computes: in float32, whole or in tiles with the same result; in bfloat16, whole or in
+tiles whose borders are blended. A VAE has the exact tiles or the blended ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +73,7 @@ class Measures:
         text_on_cpu: the text encoder runs on the CPU.
         recast_geometry: geometry is projected anew in every step, not cached for all blocks.
         stream_blocks: the transformer's blocks come to the device one by one, in every step.
-        codec_mode: the VAE computes in float32, in bfloat16, or in bfloat16 tile by tile.
+        codec_mode: how the VAE computes.
     """
 
     offload: bool = False
@@ -82,9 +87,10 @@ _ORDER: tuple[tuple[bool, Callable[[Measures], Measures]], ...] = (
     (False, lambda m: replace(m, offload=True)),
     (False, lambda m: replace(m, text_on_cpu=True)),
     (True, lambda m: replace(m, recast_geometry=True)),
-    (True, lambda m: replace(m, codec_mode="bfloat16")),
+    (True, lambda m: replace(m, codec_mode="exact_tiles")),
     (False, lambda m: replace(m, stream_blocks=True, recast_geometry=True)),
-    (True, lambda m: replace(m, codec_mode="tiles")),
+    (True, lambda m: replace(m, codec_mode="bfloat16")),
+    (True, lambda m: replace(m, codec_mode="blended_tiles")),
 )
 """From cheap to dear; the first word says whether it helps on the CPU too."""
 
@@ -129,10 +135,12 @@ class MemoryPlan:
             told.append("prompts are encoded on the CPU (minutes for each new one)")
         if measures.recast_geometry:
             told.append("geometry is projected in every step (4% more work)")
-        if measures.codec_mode != "float32":
+        if measures.codec_mode == "exact_tiles":
+            told.append("the VAE works in tiles (same result, a third more work)")
+        if measures.codec_mode in ("bfloat16", "blended_tiles"):
             told.append("the VAE works in bfloat16 (colours rounded to 1/256)")
-        if measures.codec_mode == "tiles":
-            told.append(f"and in {TILE}-pixel tiles, whose borders are blended")
+        if measures.codec_mode == "blended_tiles":
+            told.append(f"and in {BLENDED_TILE}-pixel tiles, whose borders are blended")
         return told
 
     def __str__(self) -> str:
@@ -216,7 +224,7 @@ def peaks(needs: MemoryNeeds, measures: Measures, place: Place) -> dict[str, int
     codec, transformer = needs.codec[mode], needs.transformer
     stays = 0 if measures.offload and place != "cpu" else codec + transformer
     visits = 0 if stays else 1
-    text = 0 if measures.text_on_cpu and place != "cpu" else needs.text
+    text = 0 if measures.text_on_cpu and place != "cpu" else needs.text  # before the rest is loaded
     denoise = needs.denoise_recast if measures.recast_geometry else needs.denoise
     working = transformer
     if measures.stream_blocks and place != "cpu":
@@ -227,7 +235,7 @@ def peaks(needs: MemoryNeeds, measures: Measures, place: Place) -> dict[str, int
         "Denoise": stays + visits * working + denoise,
         "Decode": stays + visits * codec + needs.decode[mode],
     }
-    return {"Text": stays + text, **found} if needs.text else found
+    return {"Text": text, **found} if needs.text else found
 
 
 def required(held: int, place: Place) -> int:

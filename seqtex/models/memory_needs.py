@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from seqtex_backbones.codecs.protocol import Codec, codec_from_config
+from seqtex_backbones.codecs.video_vae import VideoVAECodec
 from seqtex_core.attention import Attend
+from seqtex_core.errors import UsageError
 from seqtex_core.frame_plan import DEFAULT_STREAMS
 from seqtex_core.geometry_embedding import GeometryLatents
 from seqtex_core.tasks import PROJECTION, TEXTURE, VIEWS
@@ -19,7 +21,7 @@ from seqtex_core.transformer import SeqTexTransformer
 from .config import ModelConfig
 from .fill import tensor_bytes
 from .live_bytes import peak_bytes
-from .memory import TILE, CodecMode, MemoryNeeds
+from .memory import BLENDED_TILE, EXACT_TILE, CodecMode, MemoryNeeds
 
 _VIEW_MAP_BYTES = 72
 _UV_MAP_BYTES = 113
@@ -34,15 +36,16 @@ class RunSizes:
         view_size: pixels of a view, square; ``None`` is the config's, like the next.
         uv_size: texels of a texture, square.
         num_views: views.
-        prompts: prompts that the model is conditioned on: 2 with guidance.
-        text: whether a text encoder runs.
+        guided: with classifier-free guidance, which conditions on two prompts.
+        texts: prompts that a text encoder encodes while the model is loaded, before the rest of it;
+            prompts that come later find all of it in memory.
     """
 
     view_size: int | None = None
     uv_size: int | None = None
     num_views: int = 4
-    prompts: int = 1
-    text: bool = False
+    guided: bool = False
+    texts: tuple[str, ...] = ()
 
     def of(self, config: ModelConfig) -> KnownSizes:
         """The same with the config's sizes where none are given."""
@@ -50,8 +53,8 @@ class RunSizes:
             view_size=self.view_size or config.view_size,
             uv_size=self.uv_size or config.uv_size,
             num_views=self.num_views,
-            prompts=self.prompts,
-            text=self.text,
+            guided=self.guided,
+            texts=self.texts,
         )
 
 
@@ -82,7 +85,7 @@ def memory_needs(
         transformer=weights,
         outside_blocks=weights - sum(blocks),
         largest_block=max(blocks),
-        text=text_bytes if sizes.text else 0,
+        text=text_bytes,
         codec={mode: needs[0] for mode, needs in codec.items()},
         maps=_VIEW_MAP_BYTES * samples + _UV_MAP_BYTES * sizes.uv_size**2,
         encode={mode: needs[1] for mode, needs in codec.items()},
@@ -118,7 +121,7 @@ def step_bytes(
         layout = transformer.layout(frames, streams)
         caches = [
             transformer.prepare(layout, geometry=maps, precompute=cached)
-            for _ in range(sizes.prompts)
+            for _ in range(2 if sizes.guided else 1)
         ]
         for cache in caches:
             transformer(latents, sigmas, cache)
@@ -140,13 +143,33 @@ def codec_on_meta(settings: Mapping[str, Any], mode: CodecMode) -> Codec:
 
 def set_codec_mode(codec: Codec, mode: CodecMode) -> Codec:
     """Let a VAE compute as ``mode`` says; other codecs have no modes and stay as they are."""
-    if isinstance(codec, nn.Module):
-        codec.to(torch.float32 if mode == "float32" else torch.bfloat16)
-        if mode == "tiles":
+    if isinstance(codec, VideoVAECodec):
+        codec.to(torch.bfloat16 if mode in ("bfloat16", "blended_tiles") else torch.float32)
+        if mode == "exact_tiles":
+            codec.tile_size = EXACT_TILE
+        if mode == "blended_tiles":
             vae: Any = codec.vae
-            overlap = _TILE_OVERLAPS.get(codec.name, {})
-            vae.enable_tiling(tile_sample_min_height=TILE, tile_sample_min_width=TILE, **overlap)
+            vae.enable_tiling(
+                tile_sample_min_height=BLENDED_TILE,
+                tile_sample_min_width=BLENDED_TILE,
+                tile_overlap_factor_height=_OVERLAP,
+                tile_overlap_factor_width=_OVERLAP,
+            )
     return codec
+
+
+def codec_modes(codec: Codec, size: int) -> tuple[CodecMode, ...]:
+    """Ways in which a codec can compute pictures of ``size`` x ``size`` pixels."""
+    if not isinstance(codec, VideoVAECodec):
+        return ("float32",)
+    try:
+        type(codec)(codec.vae, tile_size=EXACT_TILE)
+    except UsageError:
+        stride = round(BLENDED_TILE * (1 - _OVERLAP))
+        if 0 < size % stride < _NARROWEST:
+            return ("float32", "bfloat16")
+        return ("float32", "bfloat16", "blended_tiles")
+    return ("float32", "exact_tiles", "bfloat16")
 
 
 def codec_bytes(codec: Codec) -> int:
@@ -157,32 +180,23 @@ def codec_bytes(codec: Codec) -> int:
 def _codec_needs(settings: Mapping[str, Any], size: int) -> dict[CodecMode, tuple[int, int, int]]:
     """Per mode that the codec has at this size: bytes of weights, of encoding, of decoding.
 
-    A VAE in tiles holds one tile at a time, and the picture a few times over: the finished tiles
-    (with their overlaps, ``(4 / 3)^2`` of it), the blended ones and their sum.
+    A VAE whose tiles are blended holds one tile at a time, and the picture a few times over: the
+    finished tiles (with their overlaps, ``(4 / 3)^2`` of it), the blended ones and their sum.
     """
     found: dict[CodecMode, tuple[int, int, int]] = {}
-    for mode in _MODES:
-        codec = codec_on_meta(settings, "float32" if mode == "float32" else "bfloat16")
+    for mode in codec_modes(codec_on_meta(settings, "float32"), size):
         edge, pictures = size, 0
-        if mode == "tiles":
-            if size % _STRIDE and size % _STRIDE < _NARROWEST:
-                continue
-            edge, pictures = min(size, TILE), 4 * 3 * size**2 * 2
+        if mode == "blended_tiles":
+            edge, pictures = min(size, BLENDED_TILE), 4 * 3 * size**2 * 2
+        codec = codec_on_meta(settings, mode)
         encode, decode = _encode_bytes(codec, edge), _decode_bytes(codec, edge)
         found[mode] = (codec_bytes(codec), encode + pictures, decode + pictures)
     return found
 
 
-_MODES: tuple[CodecMode, ...] = ("float32", "bfloat16", "tiles")
-_STRIDE = TILE * 3 // 4
+_OVERLAP = 0.25
 _NARROWEST = 32
 """Pixels of the last tile; the VAEs' kernels do not fit into less."""
-
-_TILE_OVERLAPS: Mapping[str, Mapping[str, float]] = {
-    "wan_vae": {"tile_sample_stride_height": _STRIDE, "tile_sample_stride_width": _STRIDE},
-    "cogvideox_vae": {"tile_overlap_factor_height": 0.25, "tile_overlap_factor_width": 0.25},
-}
-"""A quarter of a tile, so that common sizes do not end in a sliver."""
 
 
 def _encode_bytes(codec: Codec, size: int) -> int:
