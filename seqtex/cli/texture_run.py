@@ -124,8 +124,8 @@ def _load_pipeline(request: TextureRequest, report: StageReporter) -> SeqTexPipe
             sizes=RunSizes(
                 view_size=request.view_size,
                 uv_size=request.uv_size,
-                prompts=2 if guided else 1,
-                text=request.prompt is not None,
+                guided=guided,
+                texts=_texts(request.prompt, guided=guided),
             ),
         )
     pipeline.model.check_prompt(request.prompt)
@@ -133,6 +133,13 @@ def _load_pipeline(request: TextureRequest, report: StageReporter) -> SeqTexPipe
     for label, text in model_choices(pipeline.model, request.prompt).items():
         report.say(f"  {label}: {text}")
     return pipeline
+
+
+def _texts(prompt: str | None, *, guided: bool) -> tuple[str, ...]:
+    """Prompts to encode while the model is loaded."""
+    if prompt is None:
+        return ()
+    return (prompt, "") if guided else (prompt,)
 
 
 def _say_result(result: TextureResult, report: StageReporter) -> None:
