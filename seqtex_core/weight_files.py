@@ -73,14 +73,18 @@ class WeightFiles:
         """
         if dtype == self.dtypes[name] and torch.device(device).type == "cpu":
             return self.read(name)
-        return self._unmapped(name).to(device=device, dtype=dtype)
-
-    def _unmapped(self, name: str) -> Tensor:
-        """The tensor in a buffer that the next call writes over."""
-        path, start, size = self._spans[name]
+        size = self._spans[name][2]
         if self._buffer.numel() < size:
             self._buffer = torch.empty(size, dtype=torch.uint8)
-        taken = self._buffer[:size]
+        return self._read_into(self._buffer, name).to(device=device, dtype=dtype)
+
+    def copy(self, name: str) -> Tensor:
+        """The tensor called ``name`` in memory of its own, which is free again when it goes."""
+        return self._read_into(torch.empty(self._spans[name][2], dtype=torch.uint8), name)
+
+    def _read_into(self, buffer: Tensor, name: str) -> Tensor:
+        path, start, size = self._spans[name]
+        taken = buffer[:size]
         with path.open("rb") as file:
             file.seek(start)
             file.readinto(taken.numpy().data)

@@ -56,7 +56,7 @@ def from_files(
         new: TensorSource(
             shape=files.shapes[old],
             dtype=dtype or files.dtypes[old],
-            read=lambda old=old: files.read(old),  # type: ignore[misc]
+            read=lambda old=old: files.copy(old),  # type: ignore[misc]
         )
         for old, new in names.items()
     }
