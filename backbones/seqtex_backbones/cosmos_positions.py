@@ -116,8 +116,11 @@ def _sum(group: FrameGroup, frames: Sequence[int], policy: RopePolicy, embedding
         _at(embeddings.pos_emb_w, columns, f"columns of {group.name!r}"),
     ]
     total = (parts[0] + parts[1] + parts[2]).flatten(0, 2)
-    size = total.float().pow(2).mean(dim=-1, keepdim=True).sqrt()
-    return total / (_EPS + size)
+    # Not the root of a mean: the gradient of that is not a number where untrained rows are zero.
+    wide = total.to(torch.promote_types(total.dtype, torch.float32))
+    norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    placed: Tensor = wide / (_EPS + norm / wide.shape[-1] ** 0.5)
+    return placed
 
 
 def _at(table: Tensor, positions: Tensor, what: str) -> Tensor:

@@ -44,6 +44,26 @@ MOCHI: dict[str, Any] = {
     "time_embed_dim": 32,
     "max_sequence_length": 1,
 }
+LTX_VIDEO: dict[str, Any] = {
+    "in_channels": 12,
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "num_layers": 2,
+    "caption_channels": 16,
+    "text_length": 1,
+}
+COSMOS: dict[str, Any] = {
+    "in_channels": 12,
+    "out_channels": 12,
+    "num_attention_heads": 2,
+    "attention_head_dim": 16,
+    "num_layers": 2,
+    "text_embed_dim": 16,
+    "adaln_lora_dim": 8,
+    "extra_pos_embed_type": None,
+    "text_length": 1,
+}
+LEARNED = {"extra_pos_embed_type": "learnable", "objective": "edm", "max_size": [8, 16, 16]}
 ROTATES = {"use_rotary_positional_embeddings": True}
 QUICK = {
     "cogvideox-5b": ("cogvideox", COGVIDEOX | ROTATES | {"sample_height": 8, "sample_width": 8})
@@ -53,6 +73,9 @@ SLOW = {
     "cogvideox-1.5": ("cogvideox", COGVIDEOX | ROTATES | {"patch_size_t": 2}),
     "hunyuan-video": ("hunyuan-video", HUNYUAN_VIDEO),
     "mochi": ("mochi", MOCHI),
+    "ltx-video": ("ltx-video", LTX_VIDEO),
+    "cosmos": ("cosmos", COSMOS),
+    "cosmos-edm": ("cosmos", COSMOS | LEARNED),
 }
 
 

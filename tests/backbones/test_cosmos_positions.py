@@ -96,3 +96,14 @@ def test_grids_beyond_the_learned_positions_are_refused() -> None:
     assert positions().learned(layout(texture=Grid(frames=1, height=5, width=6)), learned())
     with pytest.raises(UsageError, match="frames of 'texture'"):
         positions().learned(layout(texture=Grid(frames=4, height=2, width=2)), learned())
+
+
+def test_positions_that_nothing_has_been_learned_for_can_be_trained() -> None:
+    """They are zero; a gradient that is not a number would spoil every weight."""
+    made = learned()
+    for table in made.parameters():
+        torch.nn.init.zeros_(table)
+    tables = positions(spread="interpolate").learned(layout(), made)
+    assert not any(bool(rows.any()) for rows in tables.values())
+    sum(rows.sum() for rows in tables.values()).backward()  # type: ignore[union-attr]
+    assert all(bool(table.grad.isfinite().all()) for table in made.parameters())
