@@ -21,6 +21,7 @@ from seqtex_core.tasks import PROJECTION, REFERENCE_TASKS, TASKS, TEXTURE, VIEWS
 from seqtex_geometry.maps import SurfaceMaps
 from seqtex_geometry.seams import pad_seams
 
+from .foreground import Foreground, latent_coverage
 from .latents import decode_images, encode_geometry, encode_references
 from .models.config import SamplingDefaults
 from .models.load import SeqTexModel
@@ -43,6 +44,8 @@ class GenerateSettings:
         shift: flow shift of the noise levels.
         prompt: text, or ``None``.
         guidance: classifier-free guidance scale; 1 is none.
+        foreground: compute the tokens that touch the surface and this many around them; ``None``
+            for all tokens.
     """
 
     task: str
@@ -54,6 +57,7 @@ class GenerateSettings:
     shift: float
     prompt: str | None = None
     guidance: float = 1.0
+    foreground: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,6 +70,7 @@ class Generated:
         view_maps: geometry maps of the views.
         uv_maps: geometry maps per texture set.
         frames: projection frame per texture set, ``[3, H, W]``, ``None`` for tasks without one.
+        shares: by group, share of the tokens that were computed; ``None`` for all of them.
     """
 
     textures: tuple[Tensor, ...]
@@ -73,6 +78,7 @@ class Generated:
     view_maps: SurfaceMaps
     uv_maps: tuple[SurfaceMaps, ...]
     frames: tuple[Tensor | None, ...]
+    shares: Mapping[str, float] | None = None
 
 
 def make_plan(
@@ -146,7 +152,7 @@ def generate(
             size=settings.view_size,
             generator=noise,
         )
-        runs = [_Conditions(geometry={VIEWS: views}, clean={VIEWS: clean})]
+        runs = [_Conditions(geometry={VIEWS: views}, clean={VIEWS: clean}, maps={VIEWS: view_maps})]
         if uv_maps:
             runs = [_texture_conditions(runs[0], plan, job, maps, model, noise) for maps in uv_maps]
     made: list[Mapping[str, Tensor]] = []
@@ -161,6 +167,10 @@ def generate(
             projection = conditions.clean.get(PROJECTION)
             made.append(from_residual(latents, projection, model.config.texture_base))
     with clock.stage("Decode"), torch.no_grad(), model.residence.using("codec"):
+        shown = [run.foreground(model, settings.foreground) for run in runs]
+        made = [
+            f.cleared(x, plan, model.codec) if f else x for f, x in zip(shown, made, strict=True)
+        ]
         pictures = decode_images(made[0][VIEWS], model.codec)
         textures = [decode_images(latents[TEXTURE], model.codec)[0] for latents in made if uv_maps]
     with clock.stage("Pad seams"):
@@ -173,16 +183,25 @@ def generate(
         view_maps=view_maps,
         uv_maps=uv_maps,
         frames=tuple(run.frame for run in runs[: len(uv_maps)]),
+        shares=_shares(shown),
     )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Conditions:
-    """Geometry of every group that is computed, and clean latents of those that are known."""
+    """Maps and their latents of every group that is computed, clean latents of known ones."""
 
     geometry: Mapping[str, GeometryLatents]
     clean: Mapping[str, Tensor]
+    maps: Mapping[str, SurfaceMaps]
     frame: Tensor | None = None
+
+    def foreground(self, model: SeqTexModel, margin: int | None) -> Foreground | None:
+        """The tokens to compute; ``None`` for all."""
+        if margin is None:
+            return None
+        coverage = {name: latent_coverage(maps, model.codec) for name, maps in self.maps.items()}
+        return Foreground.of(coverage, patch=model.transformer.spec.patch_size, margin=margin)
 
 
 def _texture_conditions(
@@ -196,13 +215,24 @@ def _texture_conditions(
     """The views' conditions and those of one texture set."""
     geometry = dict(views.geometry)
     clean = dict(views.clean)
+    shown = {**views.maps, TEXTURE: maps}
     frame = None
     if PROJECTION in plan.groups:
         frame, marked = project_frame(job, maps)
         geometry[PROJECTION] = encode_geometry(marked, model.codec, generator=noise)
         clean[PROJECTION] = model.codec.encode(frame[None], generator=noise)
+        shown[PROJECTION] = maps
     geometry[TEXTURE] = encode_geometry(maps, model.codec, generator=noise)
-    return _Conditions(geometry=geometry, clean=clean, frame=frame)
+    return _Conditions(geometry=geometry, clean=clean, maps=shown, frame=frame)
+
+
+def _shares(shown: Sequence[Foreground | None]) -> dict[str, float] | None:
+    """Share of the tokens that were computed: of the views, and over all textures."""
+    found = [one for one in shown if one is not None]
+    if not found:
+        return None
+    names = [name for name in found[0].tokens if name != PROJECTION]
+    return {name: sum(one.share(name) for one in found) / len(found) for name in names}
 
 
 def _sample(
@@ -226,7 +256,7 @@ def _sample(
     )
     with torch.no_grad():
         return sample(
-            _velocity_model(model, geometry, text, guidance=settings.guidance),
+            _velocity_model(model, conditions, settings, text),
             plan,
             known,
             sigmas=inference_sigmas(settings.steps, shift=settings.shift),
@@ -249,14 +279,15 @@ def _encode_text(
 
 def _velocity_model(
     model: SeqTexModel,
-    geometry: Mapping[str, GeometryLatents],
+    conditions: _Conditions,
+    settings: GenerateSettings,
     text: Sequence[Tensor | None],
-    *,
-    guidance: float,
 ) -> PredictVelocity:
-    transformer = model.transformer
+    transformer, geometry, guidance = model.transformer, conditions.geometry, settings.guidance
     sizes = {name: _size(maps.position) for name, maps in geometry.items()}
-    layout = transformer.layout(sizes, {name: DEFAULT_STREAMS[name] for name in sizes})
+    dense = transformer.layout(sizes, {name: DEFAULT_STREAMS[name] for name in sizes})
+    shown = conditions.foreground(model, settings.foreground)
+    layout = dense if shown is None else shown.layout(dense)
     models = []
     for rows in text:
         cache = transformer.prepare(

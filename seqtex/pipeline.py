@@ -12,6 +12,7 @@ import torch
 from seqtex_core.errors import UsageError
 
 from .detail import with_detail
+from .foreground import told
 from .generate import GenerateSettings, generate
 from .models.catalog import CATALOG
 from .models.load import DTYPES, SeqTexModel, load_model
@@ -103,6 +104,7 @@ class SeqTexPipeline:
         texture_size: int | None = None,
         prompt: str | None = None,
         guidance: float = 1.0,
+        foreground: bool | None = None,
         on_progress: OnProgress | None = None,
     ) -> TextureResult:
         """Texture a mesh.
@@ -121,6 +123,9 @@ class SeqTexPipeline:
                 own choice if there are references and no ``uv_size``, else ``uv_size``.
             prompt: text, for models that read it.
             guidance: classifier-free guidance scale; 1 is none.
+            foreground: compute only the tokens that touch the surface (True) or all of them
+                (False); as the model was trained if ``None``. Less work, but another result if it
+                is not as the model was trained.
             on_progress: told about stages: name, steps done, steps in all.
 
         Raises:
@@ -148,6 +153,7 @@ class SeqTexPipeline:
             shift=config.sampling.shift if shift is None else shift,
             prompt=prompt,
             guidance=guidance,
+            foreground=_margin(model_margin=config.foreground, asked=foreground),
         )
         clock = StageClock(on_progress)
         model = self.model
@@ -168,7 +174,7 @@ class SeqTexPipeline:
                 "dtype": str(model.dtype),
                 "memory": _memory(model),
             },
-            choices=model_choices(model, prompt),
+            choices={**model_choices(model, prompt), **_tokens(config.foreground, made.shares)},
             stage_seconds=clock.times,
             views=made.views,
             maps=ResultMaps(views=made.view_maps, textures=uv_maps),
@@ -195,6 +201,18 @@ def _texture_size(
     if uv_size is None and config.texture_size is not None and job.references:
         return config.texture_size
     return uv_size or config.uv_size
+
+
+def _margin(*, model_margin: int | None, asked: bool | None) -> int | None:
+    """Margin around the tokens that touch the surface; ``None`` for all tokens."""
+    if asked is None:
+        return model_margin
+    return (model_margin or 0) if asked else None
+
+
+def _tokens(trained: int | None, shares: Mapping[str, float] | None) -> dict[str, str]:
+    """What is said of the tokens; nothing where all are computed, as ever."""
+    return {} if trained is None and shares is None else {"tokens": told(shares, trained)}
 
 
 def _memory(model: SeqTexModel) -> dict[str, object] | None:

@@ -60,3 +60,13 @@ MemoryOption = Annotated[
         show_default="what is free",
     ),
 ]
+ForegroundOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--foreground/--dense",
+        help="Compute only the tokens that touch the surface, which takes a half to a third of "
+        "the work, or all of them. A model makes other textures than it was trained to if this "
+        "is not as it was trained.",
+        show_default="as the model was trained",
+    ),
+]

@@ -10,6 +10,7 @@ import typer
 from seqtex.models.sources import ModelSources
 
 from .model_options import (
+    ForegroundOption,
     MemoryOption,
     RandomWeightsOption,
     TextEmbeddingsOption,
@@ -194,6 +195,7 @@ def texture(
             show_default="the model's",
         ),
     ] = None,
+    foreground: ForegroundOption = None,
     rasterizer: RasterizerOption = "auto",
     device: DeviceOption = "auto",
     dtype: Annotated[
@@ -279,6 +281,7 @@ def texture(
             view_size=view_size,
             uv_size=uv_size,
             texture_size=texture_size,
+            foreground=foreground,
             rasterizer=rasterizer,
             device=device,
             dtype=dtype,

@@ -22,7 +22,7 @@ TEXTURE_TASKS = ("img2tex", "img2tex_projected", "mv2tex")
 DTYPES = ("float32", "bfloat16", "float16")
 _MODEL_ONLY = (
     "model", "task", "steps", "shift", "seed", "prompt", "guidance", "view_size", "texture_size",
-    "dtype", "memory",
+    "foreground", "dtype", "memory",
 )  # fmt: skip
 
 
@@ -51,6 +51,7 @@ class TextureRequest:
     view_size: int | None
     uv_size: int | None
     texture_size: int | None
+    foreground: bool | None
     rasterizer: str
     device: str
     dtype: str | None

@@ -103,6 +103,7 @@ def _make(
         texture_size=request.texture_size,
         prompt=request.prompt,
         guidance=1.0 if request.guidance is None else request.guidance,
+        foreground=request.foreground,
         on_progress=report,
     )
 

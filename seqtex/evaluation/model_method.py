@@ -84,6 +84,7 @@ class ModelMethod:
             "notes": list(self.model.record.notes),
             "task": config.task,
             "texture_base": config.texture_base,
+            "foreground": config.foreground,
             "sampler": config.sampling.sampler,
             "steps": self.steps,
             "shift": config.sampling.shift,

@@ -72,6 +72,8 @@ class ModelConfig:
         texture_size: edge of the texture that is written: the model's, enlarged, with the detail of
             the references where they show the surface. ``None`` for ``uv_size``.
         supersample: samples per pixel and axis of the views' geometry maps.
+        foreground: the model is trained on the tokens that touch the surface and on this many
+            around them, see :mod:`seqtex.foreground`; ``None`` for all tokens.
         sampling: defaults of sampling.
         text_encoder: folder of the text encoder beside the config, or ``None`` without text.
         text_padding: what the rows beyond a prompt are.
@@ -90,6 +92,7 @@ class ModelConfig:
     uv_size: int = 1024
     texture_size: int | None = None
     supersample: int = 4
+    foreground: int | None = None
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     text_encoder: str | None = None
     text_padding: TextPadding = "zero"

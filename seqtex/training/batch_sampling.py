@@ -67,8 +67,12 @@ def sample_batch(
     transformer = model.transformer
     sizes = {n: (x.shape[2], x.shape[3], x.shape[4]) for n, x in encoded.clean.items()}
     layout = transformer.layout(sizes, {name: DEFAULT_STREAMS[name] for name in sizes})
+    shown = encoded.foreground(sizes, transformer, model.config.foreground)
     cache = transformer.prepare(
-        layout, geometry=encoded.geometry, text=encoded.text, batch_size=count
+        layout if shown is None else shown.layout(layout),
+        geometry=encoded.geometry,
+        text=encoded.text,
+        batch_size=count,
     )
     given = [name for name in plan.groups if plan.has_role(name, Role.CONDITION)]
     place = next(transformer.parameters())
@@ -86,6 +90,7 @@ def sample_batch(
         sampler=SAMPLERS.get(model.config.sampling.sampler),
     )
     latents = from_residual(latents, encoded.clean.get(PROJECTION), model.config.texture_base)
+    latents = latents if shown is None else shown.cleared(latents, plan, model.codec)
     return {n: model.codec.decode(x.float()).transpose(1, 2).cpu() for n, x in latents.items()}
 
 

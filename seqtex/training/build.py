@@ -66,6 +66,12 @@ def first_transformer(config: TrainingConfig, model: ModelConfig) -> SeqTexTrans
             parameter.data = parameter.data.float()
     transformer.gradient_checkpointing = config.run.gradient_checkpointing
     if config.run.compile:
+        if model.foreground is not None:
+            raise UsageError(
+                "[run] compile",
+                expected="false with [model.overrides] foreground: every batch has other lengths",
+                got="true",
+            )
         transformer.compile_blocks()
     return transformer.train()
 

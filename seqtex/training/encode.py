@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -12,7 +12,9 @@ from torch.nn.functional import avg_pool2d
 from seqtex_backbones.codecs.protocol import Codec, Content
 from seqtex_backbones.text import TextEncoder
 from seqtex_core.geometry_embedding import GeometryLatents
+from seqtex_core.transformer import SeqTexTransformer
 
+from ..foreground import Foreground
 from .batch import GroupImages, TrainingBatch
 from .latent_cache import LatentCache
 from .randomness import generator_for
@@ -26,13 +28,24 @@ class EncodedBatch:
         clean: clean latents by group, ``[B, C, F, h, w]``.
         geometry: by group.
         masks: loss weight by group, ``[B, 1, F, h, w]``.
+        coverage: covered share of each latent texel by group, likewise.
         text: text rows ``[B, S, E]``, or ``None`` for all-zero rows.
     """
 
     clean: Mapping[str, Tensor]
     geometry: Mapping[str, GeometryLatents]
     masks: Mapping[str, Tensor]
+    coverage: Mapping[str, Tensor] = field(default_factory=dict)
     text: Tensor | None = None
+
+    def foreground(
+        self, groups: Iterable[str], transformer: SeqTexTransformer, margin: int | None
+    ) -> Foreground | None:
+        """The tokens to compute of some groups; ``None`` without a margin, for all."""
+        if margin is None:
+            return None
+        coverage = {name: self.coverage[name] for name in groups}
+        return Foreground.of(coverage, patch=transformer.spec.patch_size, margin=margin)
 
     @property
     def batch_size(self) -> int:
@@ -80,7 +93,7 @@ class BatchEncoder:
             indices: global numbers of its samples.
             groups: those that the task needs.
         """
-        clean, geometry, masks = {}, {}, {}
+        clean, geometry, coverage = {}, {}, {}
         for name in groups:
             images = batch.groups[name]
             clean[name] = self._encode(images.images, "rgb", name, batch.keys)
@@ -88,9 +101,14 @@ class BatchEncoder:
                 position=self._geometry(images.position, f"{name}-position", batch),
                 normal=self._geometry(images.normal, f"{name}-normal", batch),
             )
-            masks[name] = self._mask(images)
+            coverage[name] = self._coverage(images)
+        outside = self.outside_weight
         return EncodedBatch(
-            clean=clean, geometry=geometry, masks=masks, text=self._text(batch, indices)
+            clean=clean,
+            geometry=geometry,
+            masks={name: outside + (1 - outside) * share for name, share in coverage.items()},
+            coverage=coverage,
+            text=self._text(batch, indices),
         )
 
     def _geometry(self, maps: Tensor, name: str, batch: TrainingBatch) -> Tensor:
@@ -106,13 +124,12 @@ class BatchEncoder:
             return encode(images)
         return self.cache.get(images, [f"{key}-{name}" for key in keys], encode)
 
-    def _mask(self, images: GroupImages) -> Tensor:
-        """Covered share of each latent texel, mapped to ``[outside_weight, 1]``."""
+    def _coverage(self, images: GroupImages) -> Tensor:
+        """Covered share of each latent texel, ``[B, 1, F, h, w]``."""
         batch, frames = images.mask.shape[:2]
         pooled = avg_pool2d(images.mask.flatten(0, 1), self.codec.spatial_factor)
-        share = pooled.unflatten(0, (batch, frames)).transpose(1, 2)
-        weight: Tensor = self.outside_weight + (1 - self.outside_weight) * share
-        return weight
+        share: Tensor = pooled.unflatten(0, (batch, frames)).transpose(1, 2)
+        return share
 
     def _text(self, batch: TrainingBatch, indices: Sequence[int]) -> Tensor | None:
         """Rows of the captions that are kept; a sample without one has the rows of no prompt."""

@@ -71,10 +71,19 @@ class FlowMatchingObjective(nn.Module):
     Args:
         transformer: what trains.
         uv_weight: factor of the loss of the ``uv`` stream's groups.
+        foreground: compute the tokens that touch the surface and this many around them only;
+            ``None`` for all.
     """
 
-    def __init__(self, transformer: SeqTexTransformer, *, uv_weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        transformer: SeqTexTransformer,
+        *,
+        uv_weight: float = 1.0,
+        foreground: int | None = None,
+    ) -> None:
         super().__init__()
+        self.foreground = foreground
         self.transformer = transformer
         self.uv_weight = uv_weight
 
@@ -84,14 +93,17 @@ class FlowMatchingObjective(nn.Module):
         transformer = self.transformer
         sizes = {name: (x.shape[2], x.shape[3], x.shape[4]) for name, x in sample.latents.items()}
         layout = transformer.layout(sizes, {name: DEFAULT_STREAMS[name] for name in sizes})
+        masks = {name: mask for name, mask in encoded.masks.items() if name in sizes}
+        shown = encoded.foreground(sizes, transformer, self.foreground)
+        if shown is not None:
+            masks = {name: mask * shown.latent_mask(name) for name, mask in masks.items()}
         cache = transformer.prepare(
-            layout,
+            layout if shown is None else shown.layout(layout),
             geometry={name: encoded.geometry[name] for name in sizes},
             text=encoded.text,
             batch_size=encoded.batch_size,
         )
         velocity = transformer(sample.latents, sample.sigmas, cache)
-        masks = {name: mask for name, mask in encoded.masks.items() if name in sizes}
         loss = flow_matching_loss(velocity, sample, weight=batch.levels.weight, masks=masks)
         total = torch.stack([self._weight(n) * part for n, part in loss.groups.items()]).sum()
         return {"total": total, "per_sample": loss.per_sample.detach(), **loss.groups}

@@ -66,7 +66,9 @@ def set_up_run(config: TrainingConfig, folder: Path, parallel: Parallel, *, say:
     for line in report_parts(count_parts(transformer)):
         say(line)
     fingerprint = frozen_fingerprint(transformer)
-    objective = FlowMatchingObjective(transformer, uv_weight=config.loss.uv_weight)
+    objective = FlowMatchingObjective(
+        transformer, uv_weight=config.loss.uv_weight, foreground=model.foreground
+    )
     all_used = all(mix.always_trains_uv() for mix in mixes)
     module = parallel.wrap(objective, all_used=all_used)
     parameters = trained_parameters(transformer)
