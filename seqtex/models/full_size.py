@@ -174,6 +174,7 @@ def load_text_part(
     *,
     spec: BackboneSpec,
     device: torch.device | str,
+    default_prompt: str | None = None,
 ) -> TextEncoder | None:
     """What encodes prompts: a file of encoded ones, an encoder, or nothing.
 
@@ -183,6 +184,7 @@ def load_text_part(
         folder: of a text encoder, if there is one.
         spec: of the backbone that reads the rows.
         device: where the encoder runs, while it runs.
+        default_prompt: see :class:`VisitingTextEncoder`.
 
     Raises:
         WeightsError: the file holds rows of another width.
@@ -194,7 +196,11 @@ def load_text_part(
     if folder is None:
         return None
     return VisitingTextEncoder(
-        folder, device=device, max_length=spec.text_length, padding=config.text_padding
+        folder,
+        device=device,
+        max_length=spec.text_length,
+        padding=config.text_padding,
+        default_prompt=default_prompt,
     )
 
 

@@ -30,6 +30,7 @@ from .memory_moves import Residence
 from .memory_needs import RunSizes
 from .memory_use import plan_for, settle
 from .sources import ModelSources
+from .text import VisitingTextEncoder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -204,20 +205,38 @@ def load_model(
     sources = sources or ModelSources()
     check_budget(memory)
     check_model(name_or_path, sources)
-    device = torch.device(device)
+    device, sizes = torch.device(device), sizes or RunSizes()
     if str(name_or_path) in CATALOG:
         entry = CATALOG.get(str(name_or_path))
-        return _load_full_size(entry, sources, device, dtype, memory, sizes or RunSizes())
-    folder = model_folder(name_or_path)
+        return _load_full_size(entry, sources, device, dtype, memory, sizes)
+    return _load_folder(str(name_or_path), sources, device, dtype, memory, sizes)
+
+
+def _load_folder(
+    name: str,
+    sources: ModelSources,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    memory: int | None,
+    sizes: RunSizes,
+) -> SeqTexModel:
+    """A model with weights of its own."""
+    folder = model_folder(name)
     config = ModelConfig.read(folder)
     kind = dtype or DTYPES[config.dtype]
-    plan = plan_for(config, kind, sizes or RunSizes(), device=device, budget=memory)
+    own_text = None if config.text_encoder is None else folder / config.text_encoder
+    text = Path(sources.text) if sources.text else own_text
+    unread = sources.text_embeddings is not None
+    plan = plan_for(
+        config, kind, sizes, device=device, budget=memory, text=None if unread else text
+    )
+    encoder = _load_text(config, sources, text, plan, device, sizes.texts or ("",), default="")
     weights = folder / WEIGHTS_NAME
     if weights.is_file():
         transformer = empty_transformer(config).to(dtype=kind)
         checkpoint.load_model(transformer, weights)
         record = ModelRecord(name=config.name, sha256=file_sha256(weights))
-    elif str(name_or_path) in BUILT_IN:
+    elif name in BUILT_IN:
         transformer = build_transformer(config).to(dtype=kind)
         digest = hashlib.sha256(json.dumps(config.to_json(), sort_keys=True).encode()).hexdigest()
         record = ModelRecord(name=config.name, sha256=digest, notes=("untrained",))
@@ -225,23 +244,13 @@ def load_model(
         raise WeightsError(
             f"model {folder}", expected=f"weights in {WEIGHTS_NAME}", got="no such file"
         )
-    spec = transformer.spec
-    text = Path(sources.text) if sources.text else None
-    text_encoder = load_text_part(config, sources, text, spec=spec, device=device)
-    if text_encoder is None and config.text_encoder is not None:
-        text_encoder = load_text_encoder(
-            folder / config.text_encoder,
-            device=device,
-            max_length=spec.text_length,
-            padding=config.text_padding,
-        )
     codec = load_codec(folder, config)
     return SeqTexModel(
         config=config,
         transformer=transformer.eval(),
         codec=codec,
         record=record,
-        text_encoder=text_encoder,
+        text_encoder=encoder,
         residence=settle(transformer, codec, plan, device),
         memory=plan,
     )
@@ -255,19 +264,15 @@ def _load_full_size(
     memory: int | None,
     sizes: RunSizes,
 ) -> SeqTexModel:
+    """A model of the catalog, from its parts."""
     config = entry.model_config()
     kind = dtype or DTYPES[config.dtype]
     parts = find_parts(entry, sources, with_text=bool(sizes.texts))
     text = parts.text if sizes.texts and sources.text_embeddings is None else None
     plan = plan_for(config, kind, sizes, device=device, budget=memory, text=text)
-    spec = empty_transformer(config).spec
-    on_cpu = plan is not None and plan.measures.text_on_cpu
-    text_device = torch.device("cpu") if on_cpu else device
-    encoder = load_text_part(config, sources, parts.text, spec=spec, device=text_device)
-    if encoder is not None and text is not None:
-        encoder.encode(sizes.texts)  # keeps the rows, and no encoder beside the transformer
+    encoder = _load_text(config, sources, parts.text, plan, device, sizes.texts, default=None)
     transformer = load_transformer(entry, config, parts, seed=sources.random_seed, dtype=kind)
-    codec = load_codec_part(entry, config, parts, spec=spec, dtype=torch.float32)
+    codec = load_codec_part(entry, config, parts, spec=transformer.spec, dtype=torch.float32)
     return SeqTexModel(
         config=config,
         transformer=transformer.eval(),
@@ -277,6 +282,37 @@ def _load_full_size(
         residence=settle(transformer, codec, plan, device),
         memory=plan,
     )
+
+
+def _load_text(
+    config: ModelConfig,
+    sources: ModelSources,
+    folder: Path | None,
+    plan: MemoryPlan | None,
+    device: torch.device,
+    texts: Sequence[str],
+    *,
+    default: str | None,
+) -> TextEncoder | None:
+    """What encodes prompts; ``texts`` are encoded now, before anything else is in memory.
+
+    Small models keep their encoder; where memory is planned, it is there only while it works.
+    """
+    if folder is None and sources.text_embeddings is None:
+        return None
+    spec = empty_transformer(config).spec
+    if plan is None and default is not None and folder is not None and not sources.text_embeddings:
+        length = spec.text_length
+        return load_text_encoder(
+            folder, device=device, max_length=length, padding=config.text_padding
+        )
+    place = torch.device("cpu") if plan and plan.measures.text_on_cpu else device
+    encoder = load_text_part(
+        config, sources, folder, spec=spec, device=place, default_prompt=default
+    )
+    if isinstance(encoder, VisitingTextEncoder) and texts:
+        encoder.encode(texts)
+    return encoder
 
 
 def load_codec(folder: Path, config: ModelConfig, *, device: torch.device | str = "cpu") -> Codec:

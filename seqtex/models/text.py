@@ -26,10 +26,9 @@ class VisitingTextEncoder:
         dtype: of its weights.
         max_length: rows that the backbone was trained with.
         padding: what the rows beyond a prompt are.
+        default_prompt: what a run without a prompt reads; ``None`` for all-zero rows, so that no
+            encoder is loaded unasked.
     """
-
-    default_prompt: str | None = None
-    """A run without a prompt reads all-zero rows; loading an encoder for that must be asked for."""
 
     def __init__(
         self,
@@ -39,7 +38,9 @@ class VisitingTextEncoder:
         dtype: torch.dtype = torch.bfloat16,
         max_length: int = 512,
         padding: Padding = "zero",
+        default_prompt: str | None = None,
     ) -> None:
+        self.default_prompt = default_prompt
         self.folder = folder
         self.device = torch.device(device)
         self.dtype = dtype

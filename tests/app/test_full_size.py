@@ -277,6 +277,27 @@ def test_a_trained_model_folder_at_half_precision(tmp_path: Path) -> None:
     assert torch.equal(model.transformer.state_dict()[name], expected)
 
 
+def test_a_trained_folder_with_text_holds_its_encoder_only_while_it_works(
+    weights: Path, tmp_path: Path
+) -> None:
+    """Where memory is planned; rows are those of an encoder that stays, rounded to bfloat16."""
+    trained = loaded(random_seed=2)
+    config = replace(tiny.CONFIG, name="mine", text_encoder="text")
+    (tmp_path / CONFIG_NAME).write_text(json.dumps(config.to_json()))
+    (tmp_path / "text").symlink_to(weights)
+    save_model(trained.transformer, tmp_path / WEIGHTS_NAME)
+    save_model(trained.codec, tmp_path / "codec.safetensors")
+    staying, visiting = load_model(tmp_path), load_model(tmp_path, memory=8)
+    assert isinstance(visiting.text_encoder, VisitingTextEncoder)
+    assert not isinstance(staying.text_encoder, VisitingTextEncoder)
+    for prompt in (None, "a red chair"):
+        rows = [model.encode_prompts([prompt])[0] for model in (staying, visiting)]
+        assert rows[0] is not None
+        assert rows[1] is not None
+        torch.testing.assert_close(rows[0], rows[1].float(), atol=0.05, rtol=0.05)
+    assert staying.text_state(None) == visiting.text_state(None) == "''"
+
+
 # --- text ------------------------------------------------------------------------------------
 
 
