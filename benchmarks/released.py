@@ -140,8 +140,8 @@ def released_block(
     out = _self_attention(second.attn1, uv_normed, keys, cast, phase, attend)
     x_uv = (uv.x.float() + out * uv_table[2]).type_as(uv.x)
 
-    normed = [b.norm2(x.float()).type_as(x) for b, x in ((first, x_mv), (second, x_uv))]
-    update = _cross_attention(first, torch.cat(normed, dim=1), text, attend)
+    both = [b.norm2(x.float()).type_as(x) for b, x in ((first, x_mv), (second, x_uv))]
+    update = _cross_attention(first, torch.cat(both, dim=1), text, attend)
     x_mv, x_uv = x_mv + update[:, :length], x_uv + update[:, length:]
     return _feed_forward(first, x_mv, table), _feed_forward(second, x_uv, uv_table)
 
