@@ -379,7 +379,7 @@ def test_pixel_options_that_cannot_be_used_are_refused(options: dict[str, Any]) 
 
 
 def test_codecs_by_name() -> None:
-    assert CODECS.names() == ["cogvideox_vae", "pixel", "wan_vae"]
+    assert CODECS.names() == ["cogvideox_vae", "ltx_vae", "pixel", "wan_vae"]
     with pytest.raises(UsageError, match="codec name"):
         codec_from_config({"codec": "pixels"})
     with pytest.raises(UsageError, match="codec name"):

@@ -13,6 +13,7 @@ _PUBLIC = {
     "SYMMETRIC_RANGES": "protocol",
     "video_to_images": "protocol",
     "CogVideoXVAECodec": "cogvideox_vae",
+    "LTXVAECodec": "ltx_vae",
     "PixelCodec": "pixel",
     "WanVAECodec": "wan_vae",
 }

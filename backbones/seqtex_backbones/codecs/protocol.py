@@ -124,6 +124,7 @@ CODECS: Registry[type[Codec]] = Registry(
     "codec",
     {
         "cogvideox_vae": "seqtex_backbones.codecs.cogvideox_vae:CogVideoXVAECodec",
+        "ltx_vae": "seqtex_backbones.codecs.ltx_vae:LTXVAECodec",
         "pixel": "seqtex_backbones.codecs.pixel:PixelCodec",
         "wan_vae": "seqtex_backbones.codecs.wan_vae:WanVAECodec",
     },
