@@ -30,6 +30,9 @@ from .projection_frame import from_residual, project_frame
 from .stages import StageClock
 
 
+_ENCODING = 1 << 62  # keeps the noise of drawn latents apart from that of sampling
+
+
 @dataclass(frozen=True, kw_only=True)
 class GenerateSettings:
     """Everything that changes what the model makes, resolved.
@@ -137,7 +140,7 @@ def generate(
             "this model's textures are measured from it",
             got=settings.task,
         )
-    noise = torch.Generator().manual_seed(settings.seed)
+    noise = torch.Generator().manual_seed(settings.seed ^ _ENCODING)
     sets = range(job.num_texture_sets) if TEXTURE in plan.required_groups() else ()
     with clock.stage("Maps"):
         view_maps = job.view_maps(settings.view_size, supersample=model.config.supersample)

@@ -28,6 +28,7 @@ from seqtex_core.checkpoint import unique_tensors
 from seqtex_core.errors import WeightsError
 from seqtex_core.flow_matching import inference_sigmas
 from seqtex_core.lora import lora_layers
+from seqtex_core.noise import draw_noise
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "backbones"))
 from released_peer import CONDITION_LEVEL, PeerSizes, released_state
@@ -159,6 +160,34 @@ def test_a_run_shows_and_tells_what_the_release_does(
     assert not torch.equal(shown[0], shown[1])  # fresh noise on the reference in every step
     assert result.textures[0].min() >= 0.0
     assert result.textures[0].max() <= 1.0
+
+
+@torch.no_grad()
+def test_latents_are_drawn_with_noise_of_their_own(
+    weights: Path, assets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Encoding and sampling both start from the seed; their noise must not be the same."""
+    model = loaded(weights)
+    encoding: list[Tensor] = []
+    start: list[Tensor] = []
+    forward = model.transformer.forward
+
+    def watched_draw(shape: Any, **options: Any) -> Tensor:
+        encoding.append(draw_noise(shape, **options))
+        return encoding[-1]
+
+    def watched_forward(latents: Any, sigmas: Any, cache: Any) -> dict[str, Tensor]:
+        start.append(latents["views"])
+        return forward(latents, sigmas, cache)
+
+    monkeypatch.setattr("seqtex_backbones.codecs.video_vae.draw_noise", watched_draw)
+    monkeypatch.setattr(model.transformer, "forward", watched_forward)
+    front = {"front": assets / "views" / "0_front.png"}
+    SeqTexPipeline(model)(assets / "figure.glb", front, steps=1)
+    views = [noise for noise in encoding if noise.shape == start[0].shape]
+    assert len(views) == 3  # positions, normals, references
+    for noise in views:
+        assert not torch.equal(noise[:, :, 1:], start[0][:, :, 1:])
 
 
 def test_latents_are_drawn(weights: Path) -> None:
