@@ -23,10 +23,10 @@ from seqtex_geometry.seams import pad_seams
 
 from .foreground import Foreground, latent_coverage
 from .latents import decode_images, encode_geometry, encode_references
-from .models.config import SamplingDefaults
+from .models.config import SamplingDefaults, TextureBase
 from .models.load import SeqTexModel
 from .prepare import PreparedJob
-from .projection_frame import from_residual, project_frame
+from .projection_frame import ProjectionFrame, from_residual, kept_as_shown, project_frame
 from .stages import StageClock
 
 
@@ -175,7 +175,11 @@ def generate(
             f.cleared(x, plan, model.codec) if f else x for f, x in zip(shown, made, strict=True)
         ]
         pictures = decode_images(made[0][VIEWS], model.codec)
-        textures = [decode_images(latents[TEXTURE], model.codec)[0] for latents in made if uv_maps]
+        textures = [
+            run.finished(decode_images(latents[TEXTURE], model.codec)[0], model.config.texture_base)
+            for run, latents in zip(runs, made, strict=True)
+            if uv_maps
+        ]
     with clock.stage("Pad seams"):
         padded = tuple(
             pad_seams(texture, maps.hit[0]) for texture, maps in zip(textures, uv_maps, strict=True)
@@ -185,7 +189,7 @@ def generate(
         views=pictures,
         view_maps=view_maps,
         uv_maps=uv_maps,
-        frames=tuple(run.frame for run in runs[: len(uv_maps)]),
+        frames=tuple(run.frame and run.frame.image for run in runs[: len(uv_maps)]),
         shares=_shares(shown),
     )
 
@@ -197,7 +201,13 @@ class _Conditions:
     geometry: Mapping[str, GeometryLatents]
     clean: Mapping[str, Tensor]
     maps: Mapping[str, SurfaceMaps]
-    frame: Tensor | None = None
+    frame: ProjectionFrame | None = None
+
+    def finished(self, texture: Tensor, base: TextureBase) -> Tensor:
+        """A decoded texture, with what the references show."""
+        if self.frame is None:
+            return texture
+        return kept_as_shown(texture, self.frame.image, self.frame.seen, base)
 
     def foreground(self, model: SeqTexModel, margin: int | None) -> Foreground | None:
         """The tokens to compute; ``None`` for all."""
@@ -221,9 +231,9 @@ def _texture_conditions(
     shown = {**views.maps, TEXTURE: maps}
     frame = None
     if PROJECTION in plan.groups:
-        frame, marked = project_frame(job, maps)
-        geometry[PROJECTION] = encode_geometry(marked, model.codec, generator=noise)
-        clean[PROJECTION] = model.codec.encode(frame[None], generator=noise)
+        frame = project_frame(job, maps)
+        geometry[PROJECTION] = encode_geometry(frame.maps, model.codec, generator=noise)
+        clean[PROJECTION] = model.codec.encode(frame.image[None], generator=noise)
         shown[PROJECTION] = maps
     geometry[TEXTURE] = encode_geometry(maps, model.codec, generator=noise)
     return _Conditions(geometry=geometry, clean=clean, maps=shown, frame=frame)

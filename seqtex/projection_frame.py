@@ -8,7 +8,7 @@ normals are zero where nothing was seen, so that the model can tell the two apar
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -79,8 +79,37 @@ def from_residual(
     return {**latents, TEXTURE: latents[TEXTURE] + projection.to(latents[TEXTURE])}
 
 
-def project_frame(job: PreparedJob, maps: SurfaceMaps) -> tuple[Tensor, SurfaceMaps]:
-    """The frame ``[3, H, W]`` of a job's references, and the maps with marked normals.
+def kept_as_shown(texture: Tensor, frame: Tensor, seen: Tensor, base: TextureBase) -> Tensor:
+    """The model's texture, with the frame's own texels where something was seen.
+
+    A model whose texture is measured from the frame has only the rest to say.
+
+    Args:
+        texture: ``[3, H, W]``.
+        frame: likewise.
+        seen: True where the frame's colours count, ``[H, W]``.
+        base: of the model; anything but ``"projection"`` leaves the texture as it is.
+    """
+    return torch.where(seen, frame, texture) if base == "projection" else texture
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ProjectionFrame:
+    """The references of a job laid out in UV space.
+
+    Args:
+        image: ``[3, H, W]`` in [0, 1], black off the charts.
+        seen: texels that a reference shows, ``[H, W]`` bool; the others are continued.
+        maps: the UV maps, with marked normals.
+    """
+
+    image: Tensor
+    seen: Tensor
+    maps: SurfaceMaps
+
+
+def project_frame(job: PreparedJob, maps: SurfaceMaps) -> ProjectionFrame:
+    """The frame of a job's references.
 
     Args:
         job: with references or none.
@@ -102,7 +131,7 @@ def project_frame(job: PreparedJob, maps: SurfaceMaps) -> tuple[Tensor, SurfaceM
     normal = maps.normal[0].permute(2, 0, 1)
     frame = completed_frame(color, seen, position, normal, maps.hit[0])
     marked = marked_normal(normal, seen).permute(1, 2, 0)[None]
-    return frame, replace(maps, normal=marked)
+    return ProjectionFrame(image=frame, seen=seen & maps.hit[0], maps=replace(maps, normal=marked))
 
 
 def _near(picture: Tensor, size: int) -> Tensor:

@@ -16,10 +16,10 @@ from seqtex_core.frame_plan import DEFAULT_STREAMS, FramePlan
 from seqtex_core.frame_run import KnownLatents
 from seqtex_core.roles import Role
 from seqtex_core.sampling import sample
-from seqtex_core.tasks import PROJECTION, REFERENCE_TASKS, TASKS, VIEWS
+from seqtex_core.tasks import PROJECTION, REFERENCE_TASKS, TASKS, TEXTURE, VIEWS
 
 from ..models.load import SeqTexModel
-from ..projection_frame import from_residual
+from ..projection_frame import from_residual, kept_as_shown
 from .batch import TrainingBatch
 from .encode import BatchEncoder
 from .projection import with_projection
@@ -91,7 +91,24 @@ def sample_batch(
     )
     latents = from_residual(latents, encoded.clean.get(PROJECTION), model.config.texture_base)
     latents = latents if shown is None else shown.cleared(latents, plan, model.codec)
-    return {n: model.codec.decode(x.float()).transpose(1, 2).cpu() for n, x in latents.items()}
+    made = {n: model.codec.decode(x.float()).transpose(1, 2) for n, x in latents.items()}
+    if PROJECTION in plan.groups and TEXTURE in made:
+        made[TEXTURE] = _kept_as_shown(made[TEXTURE], batch, given_view, model)
+    return {name: images.cpu() for name, images in made.items()}
+
+
+def _kept_as_shown(
+    textures: Tensor, batch: TrainingBatch, given_view: int, model: SeqTexModel
+) -> Tensor:
+    """Textures ``[B, 1, 3, H, W]`` with the projection frame's texels where the view sees them."""
+    assert batch.visible is not None  # the frame was made from it
+    seen = batch.visible[:, given_view] & (batch.groups[TEXTURE].mask[:, 0, 0] > 0)
+    frames = batch.groups[PROJECTION].images
+    rows = [
+        kept_as_shown(texture[0], frame[0], shown, model.config.texture_base)
+        for texture, frame, shown in zip(textures, frames, seen, strict=True)
+    ]
+    return torch.stack(rows)[:, None]
 
 
 def _plan(model: SeqTexModel, *, num_views: int, given_view: int) -> FramePlan:

@@ -27,7 +27,7 @@ def projected(job):
 
 def test_a_model_that_changes_nothing_gives_the_projection(job, projected):
     maps = job.uv_maps(SMALL)
-    frame, _ = project_frame(job, maps)
+    frame = project_frame(job, maps).image
     made, large = detailed_texture(job, frame, maps.hit[0], frame, size=LARGE)
     assert large.size == (LARGE, LARGE)
     # The same sums in another order, and one more padding: rounding of values below 1.
@@ -36,7 +36,7 @@ def test_a_model_that_changes_nothing_gives_the_projection(job, projected):
 
 def test_a_change_shows_where_no_reference_does(job, projected):
     maps = job.uv_maps(SMALL)
-    frame, _ = project_frame(job, maps)
+    frame = project_frame(job, maps).image
     made, large = detailed_texture(job, frame * 0.5, maps.hit[0], frame, size=LARGE)
     change = (made - projected).abs().amax(0)
     texel_sides = large.normal[0, ..., 1]  # the working copy faces -y

@@ -13,6 +13,7 @@ from seqtex.projection_frame import (
     as_residual,
     completed_frame,
     from_residual,
+    kept_as_shown,
     marked_normal,
     project_frame,
 )
@@ -63,7 +64,8 @@ def test_normals_mark_what_was_seen():
 def test_a_job_is_projected_as_its_picture_shows_it(assets):
     job = prepare_job(assets / "figure.glb", {"front": assets / "views" / "0_front.png"})
     maps = job.uv_maps(64)
-    frame, marked = project_frame(job, maps)
+    made = project_frame(job, maps)
+    frame, marked = made.image, made.maps
     seen = marked.normal[0].abs().sum(-1) > 0
     assert 0.02 < seen.float().mean() < 0.6
     assert torch.equal(seen & ~maps.hit[0], torch.zeros_like(seen))
@@ -72,7 +74,7 @@ def test_a_job_is_projected_as_its_picture_shows_it(assets):
         rgb=torch.tensor([1.0, 0, 0])[:, None, None] * torch.ones(3, 8, 8),
         mask=torch.ones(1, 8, 8),
     )
-    frame, _ = project_frame(replace(job, references=(red,)), maps)
+    frame = project_frame(replace(job, references=(red,)), maps).image
     on_charts = frame[:, maps.hit[0]]
     assert torch.allclose(on_charts, torch.tensor([[1.0], [0], [0]]), atol=1e-5)
 
@@ -124,3 +126,11 @@ def test_textures_measured_from_the_projection_come_back():
     without = {VIEWS: clean[VIEWS]}
     assert as_residual(without, "projection") == without
     assert from_residual(without, None, "projection") == without
+
+
+def test_a_model_that_starts_at_the_frame_leaves_what_was_seen():
+    frame, made = torch.zeros(3, 1, 2), torch.ones(3, 1, 2)
+    seen = torch.tensor([[True, False]])
+    kept = kept_as_shown(made, frame, seen, "projection")
+    assert kept.tolist() == [[[0.0, 1.0]]] * 3
+    assert kept_as_shown(made, frame, seen, "none") is made
