@@ -30,7 +30,9 @@ from .projection_frame import ProjectionFrame, from_residual, kept_as_shown, pro
 from .stages import StageClock
 
 
-_ENCODING = 1 << 62  # keeps the noise of drawn latents apart from that of sampling
+# Keeps the noise of drawn latents apart from that of sampling. torch's CPU generator reads the low
+# 32 bits of a seed only.
+_ENCODING = 0x2A5F11D7
 
 
 @dataclass(frozen=True, kw_only=True)
