@@ -53,15 +53,18 @@ class GeometryEmbedding(nn.Module):
         return tokens
 
 
-def zero_caster(dim: int, inner_dim: int, *, like: Tensor) -> nn.Linear:
+def first_caster(dim: int, inner_dim: int, *, like: Tensor, gain: float = 0.0) -> nn.Linear:
     """A block's projection of geometry tokens into head space; zero, so training starts clean.
 
     Args:
         dim: width of the geometry tokens.
         inner_dim: width of queries and keys, all heads together.
         like: a tensor with the device and dtype to use.
+        gain: spread of the weights times the root of ``dim``; 0 draws no random numbers.
     """
     caster = nn.Linear(dim, inner_dim, device="meta")  # draws no random numbers
     caster.weight = nn.Parameter(like.new_zeros(inner_dim, dim))
+    if gain:
+        nn.init.normal_(caster.weight, std=gain / dim**0.5)
     caster.bias = nn.Parameter(like.new_zeros(inner_dim))
     return caster

@@ -60,7 +60,8 @@ class BranchInputs:
         context: text context.
         rope: rotary table of the stream, or ``None``.
         position: position embedding ``[L, D]`` that is added before the first block, or ``None``.
-        geometry_tokens: embedded geometry, ``[B, L, D]``, or ``None`` without geometry.
+        geometry_tokens: embedded geometry for attention, ``[B, L, D]``, or ``None`` without it.
+        geometry_input: embedded geometry that is added before the first block instead, or ``None``.
     """
 
     rows: StreamLayout
@@ -68,6 +69,7 @@ class BranchInputs:
     rope: Rope | None = None
     position: Tensor | None = None
     geometry_tokens: Tensor | None = None
+    geometry_input: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from .errors import UsageError
 from .frame_plan import FramePlan
 from .registry import Registry
-from .roles import CONDITION, DENOISE, NONSENSE
+from .roles import CONDITION, DENOISE, NONSENSE, Role
 
 VIEWS = "views"
 TEXTURE = "texture"
@@ -19,6 +19,7 @@ TASKS: Registry[TaskFactory] = Registry(
     {
         "img2tex": "seqtex_core.tasks:img2tex",
         "img2tex_projected": "seqtex_core.tasks:img2tex_projected",
+        "img2uv": "seqtex_core.tasks:img2uv",
         "geo2mv": "seqtex_core.tasks:geo2mv",
         "mv2tex": "seqtex_core.tasks:mv2tex",
         "tex2mv": "seqtex_core.tasks:tex2mv",
@@ -28,7 +29,7 @@ TASKS: Registry[TaskFactory] = Registry(
 """Factories of plans; each takes ``num_views`` and its own options by keyword."""
 
 
-REFERENCE_TASKS = ("img2tex", "img2tex_projected")
+REFERENCE_TASKS = ("img2tex", "img2tex_projected", "img2uv")
 """Tasks in which some views are given: their factories take ``condition_views``."""
 
 
@@ -77,6 +78,23 @@ def img2tex_projected(*, num_views: int = 4, condition_views: Sequence[int] = (0
         TEXTURE: plan.groups[TEXTURE],
     }
     return FramePlan(name="img2tex_projected", groups=groups)
+
+
+def img2uv(*, num_views: int = 4, condition_views: Sequence[int] = (0,)) -> FramePlan:
+    """Reference image(s) to texture without making views: the others are nonsense.
+
+    For comparison with :func:`img2tex`: what the making of views is worth.
+
+    Args:
+        num_views: see :func:`img2tex`.
+        condition_views: see :func:`img2tex`.
+
+    Raises:
+        UsageError: see :func:`img2tex`.
+    """
+    plan = img2tex(num_views=num_views, condition_views=condition_views)
+    views = tuple(NONSENSE if v.role is Role.DENOISE else v for v in plan.groups[VIEWS])
+    return FramePlan(name="img2uv", groups={VIEWS: views, TEXTURE: (DENOISE,)})
 
 
 def geo2mv(*, num_views: int = 4) -> FramePlan:

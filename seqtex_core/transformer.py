@@ -20,7 +20,7 @@ from .checks import check_shape
 from .decoupled_config import DecoupledConfig
 from .errors import UsageError
 from .frames import FrameGroup, Stream, StreamLayout, TokenLayout
-from .geometry_embedding import GeometryEmbedding, GeometryLatents, zero_caster
+from .geometry_embedding import GeometryEmbedding, GeometryLatents, first_caster
 from .lora import inject_lora, merged_state_dict
 from .muv_block import BlockCache, BranchInputs, BranchTimes, Hidden, MUVBlock
 from .packed_layout import AnyLayout, PackedLayout
@@ -78,15 +78,19 @@ class SeqTexTransformer(nn.Module):
         embed = backbone.shell.new_latent_embed
         self.geometry = GeometryEmbedding(embed(), embed())
         like = next(self.geometry.parameters())
-        shells = {
-            "mv": backbone.shell,
-            "uv": copy_for_branch(backbone.shell, share),
-        }
+        copies = self.config.uv_branch == "copy"
+        shell = copy_for_branch(backbone.shell, share) if copies else backbone.shell
+        shells = {"mv": backbone.shell, "uv": shell}
         blocks = [
             MUVBlock(
                 block,
-                copy_for_branch(block, share),
-                zero_caster(self.spec.dim, self.spec.inner_dim, like=like),
+                copy_for_branch(block, share) if copies else block,
+                first_caster(
+                    self.spec.dim,
+                    self.spec.inner_dim,
+                    like=like,
+                    gain=self.config.geometry_gain,
+                ),
                 geometry_order=self.config.geometry_order,
                 uv_key_source=self.config.uv_key_source,
             )
@@ -95,6 +99,9 @@ class SeqTexTransformer(nn.Module):
         self.shells = nn.ModuleDict(shells)
         self.blocks = nn.ModuleList(blocks)
         self.requires_grad_(True)
+        self.geometry.requires_grad_(self.config.geometry_use != "none")
+        for one in blocks:
+            one.geometry_caster.requires_grad_(self.config.geometry_use == "attention")
         if self.config.mv_train == "lora":
             self._freeze_and_adapt()
 
@@ -162,6 +169,8 @@ class SeqTexTransformer(nn.Module):
         image = None if image is None else image.to(place)
         rope, position = self._positions(layout)
         tokens = self._geometry_tokens(layout, geometry or {}, place)
+        in_attention = tokens if self.config.geometry_use == "attention" else {}
+        added = tokens if self.config.geometry_use == "input" else {}
         if isinstance(layout, PackedLayout) and layout.num_samples != text.shape[0]:
             raise UsageError(
                 "layout",
@@ -185,7 +194,8 @@ class SeqTexTransformer(nn.Module):
                 context=context.get(stream, context["mv"]),
                 rope=rope[stream].to(place.device) if rope else None,
                 position=position[stream].to(place) if position else None,
-                geometry_tokens=tokens.get(stream),
+                geometry_tokens=in_attention.get(stream),
+                geometry_input=added.get(stream),
             )
             for stream, rows in layout.streams.items()
         }
@@ -288,8 +298,7 @@ class SeqTexTransformer(nn.Module):
 
     def _encoders(self, layout: AnyLayout) -> list[Stream]:
         """Streams whose shells encode time and text with weights of their own."""
-        shared = "time_text" in self.config.uv_share
-        return ["mv"] if shared else list(layout.streams)
+        return ["mv"] if self.config.shares_time_text else list(layout.streams)
 
     def _times(
         self, inputs: Mapping[Stream, BranchInputs], sigma: Mapping[Stream, Tensor]
@@ -307,7 +316,7 @@ class SeqTexTransformer(nn.Module):
         of_text = encode("mv", text["mv"]) if text else None
         if "uv" not in inputs:
             return BranchTimes(mv=mv, text=of_text)
-        shared = "time_text" in self.config.uv_share
+        shared = self.config.shares_time_text
         return BranchTimes(
             mv=mv,
             uv=encode_rows("uv", "uv"),
@@ -375,7 +384,9 @@ class SeqTexTransformer(nn.Module):
         shell, names = self._shell(stream), [group.name for group in layout.streams[stream].groups]
         tokens = {name: shell.embed(latents[name].to(dtype), sigmas[name]) for name in names}
         joined = layout.pack_stream(stream, tokens)
-        return joined if position is None else joined + position
+        for extra in (position, cache.branches[stream].geometry_input):
+            joined = joined if extra is None else joined + extra
+        return joined
 
     def _velocity(
         self,

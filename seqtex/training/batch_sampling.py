@@ -66,7 +66,8 @@ def sample_batch(
     encoded = encoder(batch, indices, list(plan.groups))
     transformer = model.transformer
     sizes = {n: (x.shape[2], x.shape[3], x.shape[4]) for n, x in encoded.clean.items()}
-    layout = transformer.layout(sizes, {name: DEFAULT_STREAMS[name] for name in sizes})
+    streams = transformer.config.streams(DEFAULT_STREAMS)
+    layout = transformer.layout(sizes, {name: streams[name] for name in sizes})
     shown = encoded.foreground(sizes, transformer, model.config.foreground)
     cache = transformer.prepare(
         layout if shown is None else shown.layout(layout),
@@ -88,6 +89,7 @@ def sample_batch(
         sigmas=inference_sigmas(steps, shift=model.config.sampling.shift),
         generator=generators_for(seed, "preview", indices),
         sampler=SAMPLERS.get(model.config.sampling.sampler),
+        streams=streams,
     )
     latents = from_residual(latents, encoded.clean.get(PROJECTION), model.config.texture_base)
     latents = latents if shown is None else shown.cleared(latents, plan, model.codec)

@@ -72,6 +72,7 @@ class StageSection:
         warmup_steps: straight rise at the start of the stage.
         final_ratio: last learning rate over the highest.
         views_given: weights of 1, 2, ... given views.
+        restart_uv: begin with the UV branch a fresh copy of the MV branch, see ``restart_uv``.
     """
 
     steps: int
@@ -81,6 +82,7 @@ class StageSection:
     warmup_steps: int = 200
     final_ratio: float = 0.0
     views_given: tuple[float, ...] = (1.0,)
+    restart_uv: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from seqtex_core.flow_matching import SigmaSample, flow_matching_loss
 from seqtex_core.frame_plan import DEFAULT_STREAMS, FramePlan, NoisySample
+from seqtex_core.frames import Stream
 from seqtex_core.transformer import SeqTexTransformer
 
 from .encode import EncodedBatch
@@ -39,6 +40,7 @@ def make_noisy(
     levels: NoiseLevels,
     *,
     seed: int,
+    streams: Mapping[str, Stream] = DEFAULT_STREAMS,
 ) -> NoisyBatch:
     """Noise a batch; every sample by its own plan and its own generators.
 
@@ -48,6 +50,7 @@ def make_noisy(
         indices: global sample numbers.
         levels: the distribution of noise levels.
         seed: of the run.
+        streams: of every group, in the model that is trained.
     """
     device = next(iter(encoded.clean.values())).device
     drawn = levels.draw(generators_for(seed, "level", indices))
@@ -59,7 +62,11 @@ def make_noisy(
         chosen = {name: x[members] for name, x in encoded.clean.items()}
         generators = [noise[row] for row in members]
         plan = plans[members[0]]
-        parts.append(plan.training_sample(chosen, drawn.sigma[members], generator=generators))
+        parts.append(
+            plan.training_sample(
+                chosen, drawn.sigma[members], generator=generators, streams=streams
+            )
+        )
         rows += members
     order = torch.tensor(rows, device=device).argsort()
     return NoisyBatch(sample=_join(parts, order), levels=drawn, encoded=encoded)
@@ -92,7 +99,8 @@ class FlowMatchingObjective(nn.Module):
         sample, encoded = batch.sample, batch.encoded
         transformer = self.transformer
         sizes = {name: (x.shape[2], x.shape[3], x.shape[4]) for name, x in sample.latents.items()}
-        layout = transformer.layout(sizes, {name: DEFAULT_STREAMS[name] for name in sizes})
+        streams = transformer.config.streams(DEFAULT_STREAMS)
+        layout = transformer.layout(sizes, {name: streams[name] for name in sizes})
         masks = {name: mask for name, mask in encoded.masks.items() if name in sizes}
         shown = encoded.foreground(sizes, transformer, self.foreground)
         if shown is not None:

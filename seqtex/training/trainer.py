@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from seqtex_core.errors import ContractError, UsageError
+from seqtex_core.frame_plan import DEFAULT_STREAMS
 from seqtex_core.tasks import PROJECTION
 
 from ..projection_frame import as_residual
@@ -19,6 +20,7 @@ from .objective import make_noisy
 from .optimizer import clip_gradients, set_learning_rate
 from .progress_meter import ProgressMeter
 from .projection import with_projection
+from .restart import restart_uv
 from .run import Run
 from .schedule import learning_rate
 from .stop_signal import StopSignal
@@ -82,13 +84,15 @@ def _steps(run: Run, step: int) -> Iterator[tuple[int, str, dict[str, float]]]:
     stream = BatchStream(run.source, run.config, run.shape, run.mixes, from_step=step)
     summed: dict[str, float] = {}
     for micro in stream:
+        stage, within = run.config.stage_at(micro.step)
+        if stage.restart_uv and within == 0 and micro.micro == 0:
+            restart_uv(run.transformer)
         last = micro.micro == run.shape.accumulation - 1
         for name, value in _forward_backward(run, stream, micro, last=last).items():
             summed[name] = summed.get(name, 0.0) + value / run.shape.accumulation
         if not last:
             continue
         _check_finite(run, micro.step, summed)
-        stage, within = run.config.stage_at(micro.step)
         rate = learning_rate(
             within,
             peak=stage.learning_rate,
@@ -112,11 +116,12 @@ def _forward_backward(
     seed = run.config.seed
     mix = stream.mix_at(micro.step)
     plans = [mix.plan(micro.task, index, seed=seed) for index in micro.indices]
-    groups = plans[0].required_groups()
+    streams = run.transformer.config.streams(DEFAULT_STREAMS)
+    groups = plans[0].required_groups(streams)
     batch = with_projection(micro.batch, plans) if PROJECTION in groups else micro.batch
     encoded = run.encoder(batch, micro.indices, groups)
     encoded = replace(encoded, clean=as_residual(encoded.clean, run.model.texture_base))
-    noisy = make_noisy(encoded, plans, micro.indices, run.config.noise, seed=seed)
+    noisy = make_noisy(encoded, plans, micro.indices, run.config.noise, seed=seed, streams=streams)
     bf16 = run.config.run.precision == "bf16"
     with run.parallel.accumulate(run.module, last=last):
         with torch.autocast(run.parallel.device.type, torch.bfloat16, enabled=bf16):

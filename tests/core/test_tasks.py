@@ -42,7 +42,7 @@ def test_views_that_are_not_there_are_refused(views: tuple[int, ...]) -> None:
 
 
 def test_tasks_by_name_need_no_code_of_their_own() -> None:
-    names = ["geo2mv", "img2tex", "img2tex_projected", "mv2tex", "tex2mv"]
+    names = ["geo2mv", "img2tex", "img2tex_projected", "img2uv", "mv2tex", "tex2mv"]
     assert TASKS.names() == names
     for name in TASKS:
         plan = TASKS.get(name)(num_views=2)
