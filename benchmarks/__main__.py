@@ -36,11 +36,14 @@ def _run(options: argparse.Namespace) -> int:
         for path in write_report(options.out or RESULTS):
             print(path)
         return 0
+    if options.name == "ablation":
+        return _ablation(options)
     from .suite import SUMMARIES, run_suite
 
     if options.name == "list":
         for name, summary in SUMMARIES.items():
             print(f"{name:12}{summary}")
+        print(f"{'ablation':12}the paper's questions, trained small; hours, not part of 'all'")
         return 0
     path = run_suite(
         list(SUMMARIES) if options.name == "all" else [options.name],
@@ -49,6 +52,22 @@ def _run(options: argparse.Namespace) -> int:
         out=options.out or RESULTS,
         threads=options.threads,
         seed=options.seed,
+    )
+    print(path)
+    return 0
+
+
+def _ablation(options: argparse.Namespace) -> int:
+    from .ablation.run import run_ablation
+    from .ablation.setting import Setting
+
+    setting = Setting()
+    path = run_ablation(
+        setting if options.budget is None else setting.with_steps(options.budget),
+        work=options.work,
+        out=options.out or RESULTS / "ablation",
+        seeds=options.seeds,
+        minutes=options.minutes,
     )
     print(path)
     return 0
@@ -64,6 +83,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="small sizes, about two minutes")
     parser.add_argument("--threads", type=int, help="of torch (default: 1 on CPU)")
     parser.add_argument("--seed", type=int, default=0)
+    ablation = parser.add_argument_group("ablation")
+    ablation.add_argument("--budget", type=int, help="optimizer steps of every variant")
+    ablation.add_argument("--seeds", type=int, default=2, help="runs of every variant")
+    ablation.add_argument("--minutes", type=float, help="begin no further run after this time")
+    ablation.add_argument(
+        "--work",
+        type=Path,
+        default=ROOT / "runs" / "ablation",
+        help="banks and finished runs; the same command continues there",
+    )
     return parser
 
 
