@@ -117,8 +117,8 @@ def step_bytes(
         latents = {n: torch.empty(1, channels, *size, device="meta") for n, size in frames.items()}
         sigmas = {n: torch.empty(1, size[0], device="meta") for n, size in frames.items()}
         maps = {n: GeometryLatents(position=x, normal=x) for n, x in latents.items()}
-        streams = {n: DEFAULT_STREAMS[n] for n in frames}
-        layout = transformer.layout(frames, streams)
+        streams = transformer.config.streams(DEFAULT_STREAMS)
+        layout = transformer.layout(frames, {n: streams[n] for n in frames})
         caches = [
             transformer.prepare(layout, geometry=maps, precompute=cached)
             for _ in range(2 if sizes.guided else 1)
@@ -166,7 +166,7 @@ def codec_modes(codec: Codec, size: int) -> tuple[CodecMode, ...]:
         type(codec)(codec.vae, tile_size=EXACT_TILE)
     except UsageError:
         stride = round(BLENDED_TILE * (1 - _OVERLAP))
-        if 0 < size % stride < _NARROWEST:
+        if codec.name not in _BLENDING or 0 < size % stride < _NARROWEST:
             return ("float32", "bfloat16")
         return ("float32", "bfloat16", "blended_tiles")
     return ("float32", "exact_tiles", "bfloat16")
@@ -193,6 +193,9 @@ def _codec_needs(settings: Mapping[str, Any], size: int) -> dict[CodecMode, tupl
         found[mode] = (codec_bytes(codec), encode + pictures, decode + pictures)
     return found
 
+
+_BLENDING = frozenset({"cogvideox_vae"})
+"""Codecs whose VAE blends tiles by its ``enable_tiling``, with these options."""
 
 _OVERLAP = 0.25
 _NARROWEST = 32
