@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,13 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     return record
 
 
+def is_done(variant: Variant, seed: int, setting: Setting, *, work: Path) -> bool:
+    """Whether a run with this setting is finished."""
+    return (
+        _finished(run_folder(work, variant, seed), _table(variant, seed, setting, work)) is not None
+    )
+
+
 def run_one(
     variant: Variant, seed: int, setting: Setting, *, work: Path, cases: Sequence[EvaluationCase]
 ) -> dict[str, Any]:
@@ -66,9 +73,9 @@ def run_one(
         ContractError: training was asked to stop.
     """
     folder = run_folder(work, variant, seed)
-    table = variant.table(setting, seed, work=str(work.resolve()))
-    done = read_result(folder)
-    if done is not None and done["table"] == json.loads(json.dumps(table)):
+    table = _table(variant, seed, setting, work)
+    done = _finished(folder, table)
+    if done is not None:
         return done
     shutil.rmtree(folder, ignore_errors=True)
     interpolated.register()
@@ -118,6 +125,17 @@ def final_losses(path: Path) -> dict[str, dict[str, float]]:
                     "last": sum(values[-count:]) / count,
                 }
     return found
+
+
+def _table(variant: Variant, seed: int, setting: Setting, work: Path) -> dict[str, Any]:
+    return variant.table(setting, seed, work=str(work.resolve()))
+
+
+def _finished(folder: Path, table: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The result in a folder, if it is of this training; tuples are lists in files."""
+    found = read_result(folder)
+    same = found is not None and found["table"] == json.loads(json.dumps(table))
+    return found if same else None
 
 
 def _measured(

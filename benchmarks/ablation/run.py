@@ -19,7 +19,7 @@ from ..ceilings import drift, measure_ceilings
 from ..result import Row, write_run
 from .banks import make_banks
 from .measuring import MEASURES, held_out_cases, references
-from .one_run import run_one
+from .one_run import is_done, run_one
 from .report import write_report
 from .setting import Setting
 from .variants import Variant, planned
@@ -69,9 +69,9 @@ def run_ablation(
     runs: list[dict[str, Any]] = []
     wanted = list(planned(seeds) if plan is None else plan)
     for number, (variant, seed) in enumerate(wanted, start=1):
-        if minutes is not None and time.perf_counter() - start > 60 * minutes and runs:
-            say(f"stopped for time: {len(wanted) - number + 1} of {len(wanted)} runs are missing")
-            break
+        late = minutes is not None and time.perf_counter() - start > 60 * minutes
+        if late and not is_done(variant, seed, setting, work=work):
+            continue
         record = run_one(variant, seed, setting, work=work, cases=cases)
         runs.append(record)
         first = record["values"][str(setting.sampling_steps[0])]["psnr_all"]
@@ -80,6 +80,8 @@ def run_ablation(
             f"{sum(first) / len(first):.2f} dB, {record['training_cpu_seconds']:.0f} CPU s, "
             f"{time.perf_counter() - start:.0f} s so far"
         )
+    if len(runs) < len(wanted):
+        say(f"stopped for time: {len(wanted) - len(runs)} of {len(wanted)} runs are missing")
     scale = references(cases)
     after = measure_ceilings(device, (torch.float32,), quick=True)
     record = {

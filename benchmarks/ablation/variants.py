@@ -209,10 +209,14 @@ def variant(name: str) -> Variant:
 
 
 def planned(seeds: int) -> list[tuple[Variant, int]]:
-    """All runs in the order in which they are made: seed by seed, then the baseline's further ones.
+    """All runs in the order in which they are made.
+
+    All variants with the first seed, then the baseline's further seeds, then the other seeds: so
+    that what there is after a while says as much as it can.
 
     Args:
         seeds: per variant.
     """
-    runs = [(one, seed) for seed in range(seeds) for one in VARIANTS]
-    return runs + [(VARIANTS[0], seed) for seed in range(seeds, seeds + EXTRA_SEEDS)]
+    first = [(one, 0) for one in VARIANTS]
+    equal = [(VARIANTS[0], seed) for seed in range(seeds, seeds + EXTRA_SEEDS)]
+    return first + equal + [(one, seed) for seed in range(1, seeds) for one in VARIANTS]
