@@ -19,12 +19,12 @@ from .attention import Attend, choose_attention
 from .checks import check_shape
 from .decoupled_config import DecoupledConfig
 from .errors import UsageError
-from .frames import FrameGroup, Stream, StreamLayout, TokenLayout
+from .frames import FrameGroup, Stream, TokenLayout
 from .geometry_embedding import GeometryEmbedding, GeometryLatents, first_caster
 from .lora import inject_lora, merged_state_dict
 from .muv_block import BlockCache, BranchInputs, BranchTimes, Hidden, MUVBlock
+from .packed_inputs import positions, row_times
 from .packed_layout import AnyLayout, PackedLayout
-from .rope import Rope
 from .text_input import readable_text
 from .text_rows import text_sigma
 
@@ -167,7 +167,7 @@ class SeqTexTransformer(nn.Module):
             text = place.new_zeros(batch_size, self.spec.text_length, self.spec.text_dim)
         text, mask, pooled = readable_text(text.to(place), text_mask, pooled_text, self.spec)
         image = None if image is None else image.to(place)
-        rope, position = self._positions(layout)
+        rope, position = positions(self._shell("mv"), layout)
         tokens = self._geometry_tokens(layout, geometry or {}, place)
         in_attention = tokens if self.config.geometry_use == "attention" else {}
         added = tokens if self.config.geometry_use == "input" else {}
@@ -282,20 +282,6 @@ class SeqTexTransformer(nn.Module):
             assert isinstance(block, MUVBlock)
             yield block
 
-    def _positions(
-        self, layout: AnyLayout
-    ) -> tuple[Mapping[str, Rope] | None, Mapping[str, Tensor] | None]:
-        """Rotary tables and position embeddings of the rows of every stream."""
-        shell = self._shell("mv")
-        if isinstance(layout, TokenLayout):
-            return shell.rope(layout), shell.position_embedding(layout)
-        rope, position = shell.rope(layout.dense), shell.position_embedding(layout.dense)
-        index = {stream: layout.dense_rows(stream) for stream in layout.streams}
-        return (
-            rope and {s: rope[s].rows(i.to(rope[s].cos.device)) for s, i in index.items()},
-            position and {s: position[s][i.to(position[s].device)] for s, i in index.items()},
-        )
-
     def _encoders(self, layout: AnyLayout) -> list[Stream]:
         """Streams whose shells encode time and text with weights of their own."""
         return ["mv"] if self.config.shares_time_text else list(layout.streams)
@@ -309,7 +295,7 @@ class SeqTexTransformer(nn.Module):
             return self._shell(stream).encode_time(levels, inputs[stream].context.pooled)
 
         def encode_rows(stream: Stream, of: Stream) -> TimeEmbedding:
-            return _row_times(encode(stream, sigma[of]), inputs[of].rows)
+            return row_times(encode(stream, sigma[of]), inputs[of].rows)
 
         text = {s: text_sigma(sigma[s], inputs[s].rows) for s in inputs if self.spec.joint_text}
         mv = encode_rows("mv", "mv")
@@ -409,12 +395,3 @@ class SeqTexTransformer(nn.Module):
                 kept = shell.unpatchify(present[name], grid)
                 velocity[name] = velocity[name] * kept.to(velocity[name].dtype)
         return velocity
-
-
-def _row_times(time: TimeEmbedding, rows: StreamLayout) -> TimeEmbedding:
-    """Times ``[B, F, ...]`` as the rows see them: packed samples are frames of one sample."""
-    if not rows.sample_lengths:
-        return time
-    return TimeEmbedding(
-        embedding=time.embedding.flatten(0, 1)[None], projected=time.projected.flatten(0, 1)[None]
-    )
