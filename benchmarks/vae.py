@@ -195,8 +195,8 @@ def _case(
         Candidate(name="one frame", call=runs(family.one_frame)),
         Candidate(name="diffusers", call=runs(family.original)),
     ]
-    if family.name == "wan" and direction == "decode":
-        tile = max(side // FACTOR // 2, 1)
+    tile = side // FACTOR // 2
+    if family.form is wan_frames and direction == "decode" and tile > wan_frames.decoder_reach(vae):
         tiles = Tiles(size=tile, reach=wan_frames.decoder_reach(vae), outward=FACTOR)
         candidates.append(
             Candidate(
