@@ -219,7 +219,7 @@ class GeoWan(nn.Module):
     two embeddings of position and normal maps, copies of the patch embedding, are held here.
 
     Args:
-        transformer: changed in place; :meth:`remove` undoes it.
+        transformer: on its device already; changed in place, :meth:`remove` undoes it.
     """
 
     def __init__(self, transformer: Any) -> None:
