@@ -143,7 +143,8 @@ def generate(
             got=settings.task,
         )
     noise = torch.Generator().manual_seed(settings.seed ^ _ENCODING)
-    sets = range(job.num_texture_sets) if TEXTURE in plan.required_groups() else ()
+    streams = model.transformer.config.streams(DEFAULT_STREAMS)
+    sets = range(job.num_texture_sets) if TEXTURE in plan.required_groups(streams) else ()
     with clock.stage("Maps"):
         view_maps = job.view_maps(settings.view_size, supersample=model.config.supersample)
         uv_maps = tuple(job.uv_maps(settings.uv_size, texture_set=index) for index in sets)
@@ -278,6 +279,7 @@ def _sample(
             generator=torch.Generator().manual_seed(settings.seed),
             sampler=SAMPLERS.get(settings.sampler),
             callback=report,
+            streams=model.transformer.config.streams(DEFAULT_STREAMS),
         )
 
 
@@ -300,7 +302,8 @@ def _velocity_model(
 ) -> PredictVelocity:
     transformer, geometry, guidance = model.transformer, conditions.geometry, settings.guidance
     sizes = {name: _size(maps.position) for name, maps in geometry.items()}
-    dense = transformer.layout(sizes, {name: DEFAULT_STREAMS[name] for name in sizes})
+    streams = transformer.config.streams(DEFAULT_STREAMS)
+    dense = transformer.layout(sizes, {name: streams[name] for name in sizes})
     shown = conditions.foreground(model, settings.foreground)
     layout = dense if shown is None else shown.layout(dense)
     models = []

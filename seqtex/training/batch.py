@@ -23,6 +23,7 @@ class GroupImages:
         position: of the surface, in [-1, 1], likewise; 0 where there is none.
         normal: likewise.
         mask: share of the pixel that is covered, ``[B, F, 1, H, W]`` in [0, 1].
+        learned: share of the pixel that the loss counts, likewise; ``mask`` if ``None``.
 
     Raises:
         UsageError: shapes that do not go together.
@@ -32,6 +33,7 @@ class GroupImages:
     position: Tensor
     normal: Tensor
     mask: Tensor
+    learned: Tensor | None = None
 
     def __post_init__(self) -> None:
         batch, frames, _, height, width = self.images.shape
@@ -52,6 +54,7 @@ class GroupImages:
             position=self.position.to(device),
             normal=self.normal.to(device),
             mask=self.mask.to(device),
+            learned=None if self.learned is None else self.learned.to(device),
         )
 
 

@@ -59,7 +59,7 @@ def sample_batch(
     visible = None if batch.visible is None else batch.visible.to(device)
     batch = replace(batch, groups=groups, visible=visible)
     if PROJECTION in plan.groups:
-        batch = with_projection(batch, [plan] * count)
+        batch = with_projection(batch, [plan] * count, model.config.texture_base)
     encoder = BatchEncoder(
         model.codec, outside_weight=0.0, text_encoder=model.text_encoder, seed=seed
     )

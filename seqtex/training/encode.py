@@ -15,7 +15,7 @@ from seqtex_core.geometry_embedding import GeometryLatents
 from seqtex_core.transformer import SeqTexTransformer
 
 from ..foreground import Foreground
-from .batch import GroupImages, TrainingBatch
+from .batch import TrainingBatch
 from .latent_cache import LatentCache
 from .randomness import generator_for
 
@@ -93,7 +93,8 @@ class BatchEncoder:
             indices: global numbers of its samples.
             groups: those that the task needs.
         """
-        clean, geometry, coverage = {}, {}, {}
+        clean, geometry, coverage, masks = {}, {}, {}, {}
+        outside = self.outside_weight
         for name in groups:
             images = batch.groups[name]
             clean[name] = self._encode(images.images, "rgb", name, batch.keys)
@@ -101,12 +102,13 @@ class BatchEncoder:
                 position=self._geometry(images.position, f"{name}-position", batch),
                 normal=self._geometry(images.normal, f"{name}-normal", batch),
             )
-            coverage[name] = self._coverage(images)
-        outside = self.outside_weight
+            coverage[name] = self._pooled(images.mask)
+            learned = images.mask if images.learned is None else images.learned
+            masks[name] = outside + (1 - outside) * self._pooled(learned)
         return EncodedBatch(
             clean=clean,
             geometry=geometry,
-            masks={name: outside + (1 - outside) * share for name, share in coverage.items()},
+            masks=masks,
             coverage=coverage,
             text=self._text(batch, indices),
         )
@@ -124,12 +126,11 @@ class BatchEncoder:
             return encode(images)
         return self.cache.get(images, [f"{key}-{name}" for key in keys], encode)
 
-    def _coverage(self, images: GroupImages) -> Tensor:
-        """Covered share of each latent texel, ``[B, 1, F, h, w]``."""
-        batch, frames = images.mask.shape[:2]
-        pooled = avg_pool2d(images.mask.flatten(0, 1), self.codec.spatial_factor)
-        share: Tensor = pooled.unflatten(0, (batch, frames)).transpose(1, 2)
-        return share
+    def _pooled(self, share: Tensor) -> Tensor:
+        """Share of each latent texel, ``[B, 1, F, h, w]``, from that of pixels."""
+        pooled = avg_pool2d(share.flatten(0, 1), self.codec.spatial_factor)
+        latent: Tensor = pooled.unflatten(0, share.shape[:2]).transpose(1, 2)
+        return latent
 
     def _text(self, batch: TrainingBatch, indices: Sequence[int]) -> Tensor | None:
         """Rows of the captions that are kept; a sample without one has the rows of no prompt."""

@@ -12,16 +12,21 @@ from seqtex_core.frame_plan import FramePlan
 from seqtex_core.roles import Role
 from seqtex_core.tasks import PROJECTION, TEXTURE, VIEWS
 
+from ..models.config import TextureBase
 from ..projection_frame import completed_frame, marked_normal
 from .batch import GroupImages, TrainingBatch
 
 
-def with_projection(batch: TrainingBatch, plans: Sequence[FramePlan]) -> TrainingBatch:
+def with_projection(
+    batch: TrainingBatch, plans: Sequence[FramePlan], base: TextureBase
+) -> TrainingBatch:
     """The batch with the group that the given views of every sample's plan make.
 
     Args:
         batch: with a texture and the texels that each view sees.
         plans: one per sample.
+        base: what the texture is measured from. With ``"projection"`` the loss counts only texels
+            that no given view sees: the others are not the model's to change.
 
     Raises:
         UsageError: the source does not say what the views see.
@@ -34,7 +39,7 @@ def with_projection(batch: TrainingBatch, plans: Sequence[FramePlan]) -> Trainin
             remedy="Use a geometry bank, or a task without a projection.",
         )
     texture = batch.groups[TEXTURE]
-    frames, normals = [], []
+    frames, normals, hidden = [], [], []
     for row, plan in enumerate(plans):
         given = list(plan.frames_with(VIEWS, Role.CONDITION))
         mask = texture.mask[row, 0, 0] > 0
@@ -43,10 +48,14 @@ def with_projection(batch: TrainingBatch, plans: Sequence[FramePlan]) -> Trainin
         normal = texture.normal[row, 0]
         frames.append(completed_frame(color, seen, position, normal, mask))
         normals.append(marked_normal(normal, seen))
+        hidden.append(texture.mask[row] * ~seen)
     group = GroupImages(
         images=torch.stack(frames)[:, None],
         position=texture.position,
         normal=torch.stack(normals)[:, None],
         mask=texture.mask,
     )
-    return replace(batch, groups={**batch.groups, PROJECTION: group}, keys=None, geometry_keys=None)
+    groups = {**batch.groups, PROJECTION: group}
+    if base == "projection":
+        groups[TEXTURE] = replace(texture, learned=torch.stack(hidden))
+    return replace(batch, groups=groups, keys=None, geometry_keys=None)

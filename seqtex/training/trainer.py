@@ -118,7 +118,11 @@ def _forward_backward(
     plans = [mix.plan(micro.task, index, seed=seed) for index in micro.indices]
     streams = run.transformer.config.streams(DEFAULT_STREAMS)
     groups = plans[0].required_groups(streams)
-    batch = with_projection(micro.batch, plans) if PROJECTION in groups else micro.batch
+    batch = (
+        with_projection(micro.batch, plans, run.model.texture_base)
+        if PROJECTION in groups
+        else micro.batch
+    )
     encoded = run.encoder(batch, micro.indices, groups)
     encoded = replace(encoded, clean=as_residual(encoded.clean, run.model.texture_base))
     noisy = make_noisy(encoded, plans, micro.indices, run.config.noise, seed=seed, streams=streams)

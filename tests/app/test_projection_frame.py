@@ -18,7 +18,9 @@ from seqtex.projection_frame import (
     project_frame,
 )
 from seqtex.training.batch import GroupImages, TrainingBatch
+from seqtex.training.encode import BatchEncoder
 from seqtex.training.projection import with_projection
+from seqtex_backbones.codecs.pixel import PixelCodec
 from seqtex_core.errors import UsageError
 from seqtex_core.tasks import PROJECTION, TEXTURE, VIEWS, img2tex_projected
 
@@ -102,7 +104,7 @@ def test_each_sample_shows_what_its_own_views_see():
     visible[:, 0, 0, 0] = True
     visible[:, 2, 0, 4] = True
     plans = [img2tex_projected(condition_views=(0,)), img2tex_projected(condition_views=(2,))]
-    made = with_projection(batch(visible), plans)
+    made = with_projection(batch(visible), plans, "none")
     frames = made.groups[PROJECTION].images
     truth = made.groups[TEXTURE].images
     assert torch.equal(frames[0, 0, :, 0, :5], truth[0, 0, :, 0, :1].expand(3, 5))
@@ -110,9 +112,23 @@ def test_each_sample_shows_what_its_own_views_see():
     assert made.groups[PROJECTION].normal[0, 0, 0, 0].tolist() == [1, 0, 0, 0, 0, 0]
 
 
+def test_the_loss_counts_what_no_given_view_sees():
+    visible = torch.zeros(2, 4, 1, 6, dtype=torch.bool)
+    visible[:, 0, 0, 1:3] = True
+    plans = [img2tex_projected(condition_views=(view,)) for view in (0, 1)]
+    made = with_projection(batch(visible), plans, "projection").groups[TEXTURE]
+    assert made.learned is not None
+    assert made.learned[:, 0, 0, 0].tolist() == [[1, 0, 0, 1, 1, 0], [1, 1, 1, 1, 1, 0]]
+    assert torch.equal(made.mask[0], made.mask[1])
+    encoder = BatchEncoder(PixelCodec(patch_size=1), outside_weight=0.25)
+    encoded = encoder(TrainingBatch(groups={TEXTURE: made}), [0, 1], [TEXTURE])
+    assert encoded.masks[TEXTURE][0, 0, 0, 0].tolist() == [1, 0.25, 0.25, 1, 1, 0.25]
+    assert encoded.coverage[TEXTURE][0, 0, 0, 0].tolist() == [1, 1, 1, 1, 1, 0]
+
+
 def test_a_source_that_does_not_know_is_refused():
     with pytest.raises(UsageError, match="geometry bank"):
-        with_projection(batch(None), [img2tex_projected()] * 2)
+        with_projection(batch(None), [img2tex_projected()] * 2, "none")
 
 
 def test_textures_measured_from_the_projection_come_back():
