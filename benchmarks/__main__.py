@@ -15,9 +15,8 @@ RESULTS = Path(__file__).resolve().parent / "results"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit status."""
     options = _parser().parse_args(arguments)
-    for folder in (ROOT / "geometry", ROOT / "backbones"):  # a checkout need not be installed
-        if str(folder) not in sys.path:
-            sys.path.append(str(folder))
+    for folder in (ROOT / "geometry", ROOT / "backbones"):  # this checkout's, installed or not
+        sys.path.insert(0, str(folder))
     if options.threads is not None or options.device == "cpu":
         os.environ.setdefault("OMP_NUM_THREADS", str(options.threads or 1))
     from seqtex_core.errors import SeqTexError

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,26 +36,21 @@ PICTURED = 6
 _SHARE = 0.1
 
 
-def run_folder(work: Path, variant: Variant, seed: int) -> Path:
-    """Where a run is kept."""
+def run_folder(work: Path, variant: Variant, seed: int, setting: Setting) -> Path:
+    """Where a run is kept; its name tells apart runs with other settings."""
     slug = re.sub(r"[^a-z0-9]+", "-", variant.name.lower()).strip("-")
-    return work / "runs" / f"{slug}-seed-{seed}"
+    text = json.dumps(_table(variant, seed, setting, work), sort_keys=True)
+    digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+    return work / "runs" / f"{slug}-seed-{seed}-{digest}"
 
 
-def read_result(folder: Path) -> dict[str, Any] | None:
+def finished(folder: Path) -> dict[str, Any] | None:
     """The result of a finished run, or ``None``."""
     path = folder / RESULT
     if not path.is_file():
         return None
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return record
-
-
-def is_done(variant: Variant, seed: int, setting: Setting, *, work: Path) -> bool:
-    """Whether a run with this setting is finished."""
-    return (
-        _finished(run_folder(work, variant, seed), _table(variant, seed, setting, work)) is not None
-    )
 
 
 def run_one(
@@ -72,9 +68,9 @@ def run_one(
     Raises:
         ContractError: training was asked to stop.
     """
-    folder = run_folder(work, variant, seed)
+    folder = run_folder(work, variant, seed, setting)
     table = _table(variant, seed, setting, work)
-    done = _finished(folder, table)
+    done = finished(folder)
     if done is not None:
         return done
     shutil.rmtree(folder, ignore_errors=True)
@@ -95,6 +91,7 @@ def run_one(
     record = {
         "variant": variant.name,
         "seed": seed,
+        "folder": folder.name,
         "table": table,
         "stages": [{"tasks": dict(s.tasks), "steps": s.steps} for s in config.stages],
         "parameters": sum(p.numel() for p in run.state.parameters.values()),
@@ -129,13 +126,6 @@ def final_losses(path: Path) -> dict[str, dict[str, float]]:
 
 def _table(variant: Variant, seed: int, setting: Setting, work: Path) -> dict[str, Any]:
     return variant.table(setting, seed, work=str(work.resolve()))
-
-
-def _finished(folder: Path, table: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The result in a folder, if it is of this training; tuples are lists in files."""
-    found = read_result(folder)
-    same = found is not None and found["table"] == json.loads(json.dumps(table))
-    return found if same else None
 
 
 def _measured(

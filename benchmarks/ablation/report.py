@@ -15,7 +15,7 @@ from seqtex.evaluation.cases import EvaluationCase
 from seqtex_geometry.contact_sheet import save_contact_sheet
 
 from .measuring import Values
-from .one_run import PICTURED, PICTURES, run_folder
+from .one_run import PICTURED, PICTURES
 from .setting import HELD_OUT_KINDS, TRAIN_KINDS, Setting
 from .table import Difference, Run, difference, mean_value, run_half_width
 from .variants import BASELINE, VARIANTS, Variant
@@ -247,10 +247,10 @@ def save_pictures(
         "truth": _strip([c.images.uv * m for c, m in zip(shown, masks, strict=True)]),
     }
     for one in VARIANTS:
-        seeds = sorted(run["seed"] for run in runs if run["variant"] == one.name)
-        file = run_folder(work, one, seeds[0]) / PICTURES if seeds else None
-        if file is None or not file.is_file():
+        own = [run for run in runs if run["variant"] == one.name]
+        if not own:
             continue
+        file = work / "runs" / min(own, key=lambda run: run["seed"])["folder"] / PICTURES
         made = load_file(file)["textures"].float()
         rows[one.name] = _strip([t * m for t, m in zip(made, masks, strict=True)])
     save_contact_sheet(path, rows)

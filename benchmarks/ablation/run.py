@@ -19,7 +19,7 @@ from ..ceilings import drift, measure_ceilings
 from ..result import Row, write_run
 from .banks import make_banks
 from .measuring import MEASURES, held_out_cases, references
-from .one_run import is_done, run_one
+from .one_run import finished, run_folder, run_one
 from .report import write_report
 from .setting import Setting
 from .variants import Variant, planned
@@ -70,7 +70,7 @@ def run_ablation(
     wanted = list(planned(seeds) if plan is None else plan)
     for number, (variant, seed) in enumerate(wanted, start=1):
         late = minutes is not None and time.perf_counter() - start > 60 * minutes
-        if late and not is_done(variant, seed, setting, work=work):
+        if late and finished(run_folder(work, variant, seed, setting)) is None:
             continue
         record = run_one(variant, seed, setting, work=work, cases=cases)
         runs.append(record)
