@@ -11,9 +11,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .checks import check_shape
 from .frames import StreamLayout
+from .kernels import eager
+from .rope.rotate import compute_dtype
 
 
 def per_frame(
@@ -74,6 +77,46 @@ def modulate(normed: Tensor, shift: Tensor, scale: Tensor, rows: StreamLayout) -
     return per_frame(lambda x, s, c: x * (1 + c) + s, rows, normed, shift, scale)
 
 
+def modulated_norm(
+    hidden_states: Tensor, shift: Tensor, scale: Tensor, rows: StreamLayout, *, eps: float
+) -> Tensor:
+    """``layer_norm(hidden_states) * (1 + scale) + shift``, ``[B, L, D]`` in their dtype.
+
+    Args:
+        hidden_states: the residual stream, ``[B, L, D]``; the norm has no weights of its own.
+        shift: per frame, ``[B, F, D]``, fp32.
+        scale: per frame, ``[B, F, D]``, fp32.
+        rows: the stream's layout.
+        eps: of the norm.
+
+    Raises:
+        UsageError: rows of another number than the stream has.
+    """
+    check_shape("hidden_states", hidden_states, (None, rows.num_tokens, None), "B L D")
+    if eager.may_write(hidden_states, shift, scale):
+        return eager.modulated_norm(hidden_states, shift, scale, rows, eps=eps)
+    wide = hidden_states.to(compute_dtype(hidden_states))
+    normed = functional.layer_norm(wide, wide.shape[-1:], eps=eps)
+    return modulate(normed, shift, scale, rows).type_as(hidden_states)
+
+
+def affine_norm(hidden_states: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> Tensor:
+    """LayerNorm with weights, computed in fp32, in the dtype of ``hidden_states``.
+
+    Args:
+        hidden_states: ``[..., D]``.
+        weight: ``[D]``.
+        bias: ``[D]``.
+        eps: of the norm.
+    """
+    if eager.may_write(hidden_states, weight, bias):
+        return eager.affine_norm(hidden_states, weight, bias, eps=eps)
+    wide = hidden_states.to(compute_dtype(hidden_states))
+    size = wide.shape[-1:]
+    weight, bias = weight.to(wide.dtype), bias.to(wide.dtype)
+    return functional.layer_norm(wide, size, weight, bias, eps).type_as(hidden_states)
+
+
 def gated_residual(
     hidden_states: Tensor, update: Tensor, gate: Tensor, rows: StreamLayout
 ) -> Tensor:
@@ -85,5 +128,8 @@ def gated_residual(
         gate: per frame, ``[B, F, D]``, fp32.
         rows: the stream's layout.
     """
+    check_shape("hidden_states", hidden_states, (None, rows.num_tokens, None), "B L D")
+    if eager.may_write(hidden_states, update, gate):
+        return eager.gated_residual(hidden_states, update, gate, rows)
     gated = per_frame(lambda u, g: u * g, rows, update, gate)
-    return (hidden_states.float() + gated).type_as(hidden_states)
+    return (hidden_states.to(compute_dtype(hidden_states)) + gated).type_as(hidden_states)

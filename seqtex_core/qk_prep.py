@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .checks import check_floating, check_shape
 from .errors import UsageError
+from .kernels import eager
 from .rope.rotate import Rope, apply_rope, apply_rope_reference, check_rope, compute_dtype, rotate
 
 GeometryOrder = Literal["post_rope", "pre_rope"]
@@ -98,6 +99,11 @@ def qk_prep(
     """
     _check(x, num_heads, norm, rope, geometry)
     check_order(geometry_order)
+    weights = () if norm is None else (norm.weight, norm.bias)
+    tables = () if rope is None else (rope.cos,)
+    late = geometry is None or geometry_order == "post_rope"
+    if late and eager.may_write(x, geometry, *weights, *tables):
+        return eager.prepare_rows(x, norm, num_heads=num_heads, rope=rope, geometry=geometry)
     rows = _normalise(x.to(compute_dtype(x)), num_heads, norm)
     return rotate_and_add(rows, rope, geometry, geometry_order).to(x.dtype)
 

@@ -30,7 +30,7 @@ from seqtex_core.attention import Attend
 from seqtex_core.errors import UsageError
 from seqtex_core.flow_matching import clean_to_velocity, model_timesteps
 from seqtex_core.frames import Grid, StreamLayout, TokenLayout
-from seqtex_core.modulation import gated_residual, modulate
+from seqtex_core.modulation import affine_norm, gated_residual, modulated_norm
 from seqtex_core.qk_prep import QKNorm, qk_prep
 from seqtex_core.rope import Rope, RopeSpec, rope_table, wan_axis_dims
 
@@ -144,7 +144,8 @@ class WanBlock(BackboneBlock):
     ) -> Tensor:
         """Unmodulated and ungated; text and image are attended separately and summed."""
         del modulation, rows
-        normed = self.norm2(hidden_states.float()).type_as(hidden_states)
+        weight, bias = self.norm2.weight, self.norm2.bias
+        normed = affine_norm(hidden_states, weight, bias, eps=self.norm2.eps)
         norm = _rms(self.attn2.norm_q)
         query = qk_prep(self.attn2.to_q(normed), num_heads=self.num_heads, norm=norm)
         attended = [attend(query, pair.key, pair.value, mask=pair.mask) for pair in key_values]
@@ -161,8 +162,7 @@ class WanBlock(BackboneBlock):
         return gated_residual(hidden_states, update, modulation.ffn_gate, rows)
 
     def _norm(self, x: Tensor, shift: Tensor, scale: Tensor, rows: StreamLayout) -> Tensor:
-        normed = functional.layer_norm(x.float(), x.shape[-1:], eps=self.eps)
-        return modulate(normed, shift, scale, rows).type_as(x)
+        return modulated_norm(x, shift, scale, rows, eps=self.eps)
 
 
 class PatchEmbed(nn.Module):
@@ -275,9 +275,7 @@ class WanShell(BackboneShell):
     def head(self, hidden_states: Tensor, time: TimeEmbedding, rows: StreamLayout) -> Tensor:
         """Final norm, modulation and projection, ``[B, L, patch * C]``, channels fastest."""
         shift, scale = (self.scale_shift_table.unsqueeze(0) + time.embedding.unsqueeze(2)).unbind(2)
-        wide = hidden_states.float()
-        normed = functional.layer_norm(wide, wide.shape[-1:], eps=self.eps)
-        normed = modulate(normed, shift, scale, rows).type_as(hidden_states)
+        normed = modulated_norm(hidden_states, shift, scale, rows, eps=self.eps)
         tokens: Tensor = self.proj_out(normed)
         return tokens
 

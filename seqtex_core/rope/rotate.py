@@ -185,6 +185,15 @@ def rotate(wide: Tensor, rope: Rope) -> Tensor:
     return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
 
 
+def rotate_in_place(wide: Tensor, rope: Rope, rows: slice) -> Tensor:
+    """``rotate`` by some rows of a table, of a tensor that nobody needs afterwards."""
+    if rope.pairing != "interleaved" or not wide.is_contiguous():
+        return rotate(wide, rope.rows(rows))
+    phase = rope.phase[rows] if rope.cos.ndim == 3 else rope.phase[rows, None]
+    torch.view_as_complex(wide.unflatten(-1, (-1, 2))).mul_(phase)
+    return wide
+
+
 def _rotate_complex(wide: Tensor, rope: Rope) -> Tensor:
     phase = rope.phase if rope.cos.ndim == 3 else rope.phase[:, None]
     odd = wide.stride(-1) != 1 or any(stride % 2 for stride in wide.stride()[:-1])

@@ -1,0 +1,1 @@
+"""Fused operations between the matrix products, each beside its plain form."""

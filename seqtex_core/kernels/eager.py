@@ -1,0 +1,174 @@
+"""The fused operations without a compiler: fewer and smaller passes over memory in plain PyTorch.
+
+On a CPU the rows are taken in pieces that fit into the cache, so that the wide intermediate values
+never travel to memory. Elsewhere whole tensors are taken, and the last operation of a chain writes
+the narrow result itself. Both need to write into tensors that exist already, which autograd and the
+compiler do not allow: there the callers use the plain forms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..frames import StreamLayout
+from ..rope.rotate import Rope, compute_dtype, rotate_in_place
+
+if TYPE_CHECKING:
+    from ..qk_prep import QKNorm
+
+PIECE = 1 << 16
+"""Elements of a piece: three of them in fp32 stay in a cache of a megabyte."""
+
+
+def may_write(*tensors: Tensor | None) -> bool:
+    """Whether results may be written into tensors: no gradients, nothing being traced."""
+    if torch.compiler.is_compiling():
+        return False
+    return not torch.is_grad_enabled() or not any(
+        t is not None and t.requires_grad for t in tensors
+    )
+
+
+def prepare_rows(
+    x: Tensor,
+    norm: QKNorm | None,
+    *,
+    num_heads: int,
+    rope: Rope | None,
+    geometry: Tensor | None,
+) -> Tensor:
+    """``rope(norm(x)) + geometry``, ``[B, L, N, D]``; see ``qk_prep``. Inputs are checked."""
+    heads = (num_heads, x.shape[-1] // num_heads)
+    out = x.new_empty(*x.shape[:-1], *heads)
+    for rows in _pieces(x.shape[1], x):
+        part = None if geometry is None else geometry[:, rows]
+        wide = _normalised(x[:, rows].unflatten(-1, heads), norm)
+        if rope is not None:
+            wide = rotate_in_place(wide, rope, rows)
+        if part is None:
+            out[:, rows] = wide
+        else:
+            torch.add(wide, part, out=out[:, rows])
+    return out
+
+
+def modulated_norm(
+    x: Tensor, shift: Tensor, scale: Tensor, rows: StreamLayout, *, eps: float
+) -> Tensor:
+    """``layer_norm(x) * (1 + scale) + shift`` per frame, ``[B, L, D]`` in the dtype of ``x``.
+
+    On a CPU the modulation is the affine part of LayerNorm, computed in fp32 and rounded once.
+    Elsewhere the norm is rounded to the dtype of ``x`` before it is modulated: kernels for narrow
+    rows and wide parameters do not exist there.
+    """
+    factor = 1 + scale
+    size = x.shape[-1:]
+    if x.device.type != "cpu":
+        normed = functional.layer_norm(x, size, eps=eps)
+        return _per_frame_addcmul(shift, normed, factor, rows, like=x)
+    if x.shape[0] * len(rows.frame_lengths) == 1:
+        return functional.layer_norm(x, size, factor[0, 0], shift[0, 0], eps)
+    out = torch.empty_like(x)
+    for frame, piece in _frame_pieces(rows, x):
+        for sample in range(x.shape[0]):
+            affine = factor[sample, frame], shift[sample, frame]
+            out[sample, piece] = functional.layer_norm(x[sample, piece], size, *affine, eps)
+    return out
+
+
+def affine_norm(x: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> Tensor:
+    """``layer_norm(x) * weight + bias`` with wide parameters, in the dtype of ``x``.
+
+    Rounded as :func:`modulated_norm` does.
+    """
+    if x.device.type == "cpu" or weight.dtype == x.dtype:
+        return functional.layer_norm(x, x.shape[-1:], weight, bias, eps)
+    normed = functional.layer_norm(x, x.shape[-1:], eps=eps)
+    return torch.addcmul(bias, normed, weight, out=torch.empty_like(x))
+
+
+def gated_residual(x: Tensor, update: Tensor, gate: Tensor, rows: StreamLayout) -> Tensor:
+    """``x + gate * update`` per frame, summed in fp32 and rounded once."""
+    if x.device.type != "cpu":
+        return _per_frame_addcmul(x, update, gate, rows, like=x)
+    out = torch.empty_like(x)
+    wide = compute_dtype(x)
+    for frame, piece in _frame_pieces(rows, x):
+        own, level = x[:, piece], gate[:, frame : frame + 1]
+        if wide == x.dtype == update.dtype == gate.dtype:
+            torch.addcmul(own, update[:, piece], level, out=out[:, piece])
+        else:
+            out[:, piece] = (update[:, piece].to(wide) * level).add_(own)
+    return out
+
+
+def _per_frame_addcmul(
+    first: Tensor, factor: Tensor, by: Tensor, rows: StreamLayout, *, like: Tensor
+) -> Tensor:
+    """``first + factor * by`` in one kernel; what is ``[B, F, D]`` is spread over the frames."""
+    out = torch.empty_like(like)
+    length = rows.uniform_length()
+    if length is None:
+        frame = rows.frame_of_row(like.device)
+        spread = [t if t.shape == like.shape else t.index_select(1, frame) for t in (first, by)]
+        return torch.addcmul(spread[0], factor, spread[1], out=out)
+    shape = (rows.num_frames, length)
+
+    def framed(t: Tensor) -> Tensor:
+        return t.unflatten(1, shape) if t.shape[1] == like.shape[1] else t.unsqueeze(2)
+
+    torch.addcmul(
+        framed(first), factor.unflatten(1, shape), by.unsqueeze(2), out=out.unflatten(1, shape)
+    )
+    return out
+
+
+def _normalised(x: Tensor, norm: QKNorm | None) -> Tensor:
+    """A new tensor with the norm of rows ``[B, l, N, D]``, in fp32 or fp64."""
+    if norm is None:
+        return x.to(compute_dtype(x), copy=True, memory_format=torch.contiguous_format)
+    wide = x.to(compute_dtype(x))
+    inner = norm.scope == "inner"
+    rows = wide.flatten(2) if inner else wide
+    weight = None if norm.weight is None else norm.weight.to(wide.dtype)
+    bias = None if norm.bias is None else norm.bias.to(wide.dtype)
+    size = rows.shape[-1:]
+    if norm.kind == "layer":
+        normed = functional.layer_norm(rows, size, weight, bias, norm.eps)
+    elif rows.device.type == "cpu":
+        square = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).square_()
+        normed = rows * square.div_(size[0]).add_(norm.eps).rsqrt_()
+        normed = normed if weight is None else normed.mul_(weight)
+    else:
+        normed = functional.rms_norm(rows, size, weight, norm.eps)
+    if bias is not None and norm.kind == "rms":
+        normed = normed.add_(bias)
+    return normed.view(wide.shape)
+
+
+def _pieces(length: int, x: Tensor) -> Iterator[slice]:
+    """Rows that fit into the cache together; all of them where there is no CPU."""
+    step = _rows_of_piece(x)
+    if x.device.type != "cpu" or length <= step:
+        yield slice(None)
+        return
+    for start in range(0, length, step):
+        yield slice(start, min(start + step, length))
+
+
+def _frame_pieces(rows: StreamLayout, x: Tensor) -> Iterator[tuple[int, slice]]:
+    """Every frame's rows, in pieces that fit into the cache."""
+    step, start = _rows_of_piece(x), 0
+    for frame, length in enumerate(rows.frame_lengths):
+        for at in range(start, start + length, step):
+            yield frame, slice(at, min(at + step, start + length))
+        start += length
+
+
+def _rows_of_piece(x: Tensor) -> int:
+    return max(1, PIECE // (x.shape[0] * x.shape[-1]))
