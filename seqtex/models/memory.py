@@ -21,7 +21,11 @@ SLACK = 1.1
 """The allocator's fragments and what operators use inside."""
 
 RESERVED = 3 * 2**28
-"""Bytes that CUDA and its libraries take before the first tensor, 0.75 GiB."""
+"""Bytes that libraries take before the first tensor, 0.75 GiB: CUDA's, or Python's on the CPU."""
+
+CPU_CODEC = 2
+"""On the CPU, tensors of a VAE count so many times: convolutions there copy what they read and
+write into a layout of their own."""
 
 EXACT_TILE = 64
 """Edge of a tile of VAEs that can be cut without a seam, in latent texels."""
@@ -120,7 +124,7 @@ class MemoryPlan:
     @property
     def peak(self) -> int:
         """Bytes held at most, with slack and what is reserved."""
-        return required(max(self.peaks.values()), self.place)
+        return required(max(self.peaks.values()))
 
     def costs(self) -> list[str]:
         """One phrase per measure: what is done and what it costs."""
@@ -229,18 +233,19 @@ def peaks(needs: MemoryNeeds, measures: Measures, place: Place) -> dict[str, int
     working = transformer
     if measures.stream_blocks and place != "cpu":
         working = needs.outside_blocks + needs.largest_block
+    copies = CPU_CODEC if place == "cpu" else 1
     found = {
         "Maps": stays + needs.maps,
-        "Encode": stays + visits * codec + needs.encode[mode],
+        "Encode": stays + visits * codec + copies * needs.encode[mode],
         "Denoise": stays + visits * working + denoise,
-        "Decode": stays + visits * codec + needs.decode[mode],
+        "Decode": stays + visits * codec + copies * needs.decode[mode],
     }
     return {"Text": text, **found} if needs.text else found
 
 
-def required(held: int, place: Place) -> int:
+def required(held: int) -> int:
     """Memory that a device must have to hold so many bytes of tensors."""
-    return round(held * SLACK) + (0 if place == "cpu" else RESERVED)
+    return round(held * SLACK) + RESERVED
 
 
 def _remedy(plan: MemoryPlan) -> str:
@@ -253,7 +258,7 @@ def _remedy(plan: MemoryPlan) -> str:
 def _over(needs: MemoryNeeds, measures: Measures, place: Place, limit: int) -> dict[str, int]:
     """The stages that do not fit."""
     held = peaks(needs, measures, place)
-    return {stage: size for stage, size in held.items() if required(size, place) > limit}
+    return {stage: size for stage, size in held.items() if required(size) > limit}
 
 
 def _fits(needs: MemoryNeeds, measures: Measures, place: Place, limit: int) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -38,8 +40,11 @@ class Residence:
     @contextmanager
     def using(self, part: str) -> Iterator[None]:
         """Have ``part`` on the device inside the block."""
-        with visiting(self.visitors.get(part, ()), self.device, copy=self._copy):
-            yield
+        try:
+            with visiting(self.visitors.get(part, ()), self.device, copy=self._copy):
+                yield
+        finally:
+            release(self.device)
 
 
 @contextmanager
@@ -102,6 +107,16 @@ def outside_blocks(transformer: SeqTexTransformer) -> list[Tensor]:
 def to_device(values: Tensor, device: torch.device) -> Tensor:
     """A copy on ``device``."""
     return values.to(device, non_blocking=True)
+
+
+def release(device: torch.device) -> None:
+    """Give freed memory back, so that what one stage leaves behind does not add to the next."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; others do it themselves
+        if trim is not None:
+            trim(0)
 
 
 class _Visit:

@@ -191,12 +191,13 @@ def test_ten_times_the_model_streams_its_blocks() -> None:
 
 def test_the_cpu_has_one_memory() -> None:
     """Nothing is moved there: only geometry and the VAE can be held in less."""
-    assert plan_memory(replace(WAN_1_3B, text=0), place="cpu", budget=8).measures == Measures()
-    larger = replace(WAN_1_3B, text=0, decode={**WAN_1_3B.decode, "float32": 6 * GB})
-    plan = plan_memory(larger, place="cpu", budget=8)
+    needs = replace(WAN_1_3B, text=0)
+    assert plan_memory(needs, place="cpu", budget=12).measures == Measures()
+    larger = replace(needs, decode={**needs.decode, "float32": 3 * GB})
+    plan = plan_memory(larger, place="cpu", budget=12)
     assert plan.measures == Measures(codec_mode="exact_tiles")
     with pytest.raises(OutOfMemoryError, match="--text-embeddings"):
-        plan_memory(WAN_1_3B, place="cpu", budget=8)
+        plan_memory(WAN_1_3B, place="cpu", budget=12)
 
 
 def test_budgets_are_the_named_ones() -> None:
@@ -231,12 +232,12 @@ def test_plans_fit_or_are_refused(needs: MemoryNeeds, place: Any, budget: int) -
             offload=True, text_on_cpu=True, recast_geometry=True, stream_blocks=True,
             codec_mode="blended_tiles",
         )  # fmt: skip
-        assert required(max(peaks(needs, most, place).values()), place) > budget * 2**30
+        assert required(max(peaks(needs, most, place).values())) > budget * 2**30
         return
     assert plan.peak <= budget * 2**30
     if plan.measures != Measures():
         nothing = max(peaks(needs, Measures(), place).values())
-        assert required(nothing, place) > budget * 2**30  # nothing is given up unasked
+        assert required(nothing) > budget * 2**30  # nothing is given up unasked
     following = plan.smaller()
     assert following is None or following.peak < plan.peak
 
