@@ -37,12 +37,15 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     if options.name == "ablation":
         return _ablation(options)
+    _refuse(options, ("budget", "seeds", "minutes", "work"), "anything but the ablation")
     from .suite import SUMMARIES, run_suite
 
     if options.name == "list":
         for name, summary in SUMMARIES.items():
             print(f"{name:12}{summary}")
-        print(f"{'ablation':12}the paper's questions, trained small; hours, not part of 'all'")
+        print(
+            f"{'ablation':12}the paper's questions, trained small; half an hour, not part of 'all'"
+        )
         return 0
     path = run_suite(
         list(SUMMARIES) if options.name == "all" else [options.name],
@@ -56,9 +59,20 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _refuse(options: argparse.Namespace, names: Sequence[str], what: str) -> None:
+    """Refuse options that have no meaning for what was asked."""
+    from seqtex_core.errors import UsageError
+
+    given = [f"--{n}" for n in names if getattr(options, n) != _parser().get_default(n)]
+    if given:
+        raise UsageError(" ".join(given), expected=f"not given for {what}", got="given")
+
+
 def _ablation(options: argparse.Namespace) -> int:
     from .ablation.run import run_ablation
     from .ablation.setting import Setting
+
+    _refuse(options, ("device", "quick", "threads", "seed"), "the ablation: CPU, one thread")
 
     setting = Setting()
     path = run_ablation(

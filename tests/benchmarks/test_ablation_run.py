@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from benchmarks import ceilings
+from benchmarks.__main__ import main
 from benchmarks.ablation import one_run
 from benchmarks.ablation.run import run_ablation
 from benchmarks.ablation.setting import Banks, Setting
@@ -123,3 +124,14 @@ def test_no_run_begins_after_its_time(result: Path, work: Path) -> None:
 def test_no_seeds_are_refused(work: Path) -> None:
     with pytest.raises(UsageError, match="at least 1"):
         run_ablation(TINY, work=work, out=work / "none", seeds=0)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["ablation", "--quick"], ["ablation", "--device", "cuda"], ["rope", "--seeds", "3"]],
+)
+def test_options_without_meaning_are_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == UsageError.exit_code
+    assert arguments[1] in capsys.readouterr().err
