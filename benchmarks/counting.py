@@ -139,6 +139,8 @@ class _Operators(TorchDispatchMode):
         inputs = {name: value for name, value in (kwargs or {}).items() if name != "out"}
         read = [t for t in tree_leaves((args, inputs)) if isinstance(t, Tensor)]
         written = [t for t in tree_leaves(result) if isinstance(t, Tensor)]
+        if not read and not written:
+            return result  # asks about dtypes
         if _returns_storage_of(written, read) and not func._schema.is_mutable:
             return result  # a view after all, such as a reshape or a cast to the same dtype
         self.add(name, read, written)

@@ -91,7 +91,7 @@ class ReleasedModel:
         shell: Any = self.model.shells[scene.layout.group(name).stream]
         latents = scene.latents[name]
         tokens = shell.embed(latents, scene.sigmas[name])
-        time = shell.encode_time(scene.sigmas[name])
+        time = shell.project_time(scene.sigmas[name])
         repeats = scene.layout.group(name).grid.tokens_per_frame
         rows = Rows(
             x=tokens,

@@ -103,10 +103,13 @@ class BackboneBlock(nn.Module, RowSublayers):
         common: submodules of which there is one for both branches, so that a copy refers to the
             same ones: what only text rows pass through after attention or what makes them (there
             is one text stream), and what places the tokens of both streams.
+        cross_attends_row_by_row: ``cross_attention`` reads neither modulation nor frames, so that
+            rows of both streams may pass through it together.
     """
 
     shareable: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     common: ClassVar[tuple[str, ...]] = ()
+    cross_attends_row_by_row: ClassVar[bool] = False
 
     def own_lora_targets(self, spec: BackboneSpec) -> list[str]:
         """Those of ``spec.lora_targets`` that this block has."""

@@ -78,14 +78,14 @@ def modulate(normed: Tensor, shift: Tensor, scale: Tensor, rows: StreamLayout) -
 
 
 def modulated_norm(
-    hidden_states: Tensor, shift: Tensor, scale: Tensor, rows: StreamLayout, *, eps: float
+    hidden_states: Tensor, shift: Tensor, factor: Tensor, rows: StreamLayout, *, eps: float
 ) -> Tensor:
-    """``layer_norm(hidden_states) * (1 + scale) + shift``, ``[B, L, D]`` in their dtype.
+    """``layer_norm(hidden_states) * factor + shift``, ``[B, L, D]`` in their dtype.
 
     Args:
         hidden_states: the residual stream, ``[B, L, D]``; the norm has no weights of its own.
         shift: per frame, ``[B, F, D]``, fp32.
-        scale: per frame, ``[B, F, D]``, fp32.
+        factor: 1 plus the scale, per frame, ``[B, F, D]``, fp32.
         rows: the stream's layout.
         eps: of the norm.
 
@@ -93,11 +93,12 @@ def modulated_norm(
         UsageError: rows of another number than the stream has.
     """
     check_shape("hidden_states", hidden_states, (None, rows.num_tokens, None), "B L D")
-    if eager.may_write(hidden_states, shift, scale):
-        return eager.modulated_norm(hidden_states, shift, scale, rows, eps=eps)
+    if eager.may_write(hidden_states, shift, factor):
+        return eager.modulated_norm(hidden_states, shift, factor, rows, eps=eps)
     wide = hidden_states.to(compute_dtype(hidden_states))
     normed = functional.layer_norm(wide, wide.shape[-1:], eps=eps)
-    return modulate(normed, shift, scale, rows).type_as(hidden_states)
+    scaled = per_frame(lambda x, s, c: x * c + s, rows, normed, shift, factor)
+    return scaled.type_as(hidden_states)
 
 
 def affine_norm(hidden_states: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> Tensor:

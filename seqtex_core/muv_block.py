@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from .adapter import BackboneBlock, KeyValue, TextContext, TimeEmbedding
@@ -62,6 +63,8 @@ class BranchInputs:
         position: position embedding ``[L, D]`` that is added before the first block, or ``None``.
         geometry_tokens: embedded geometry for attention, ``[B, L, D]``, or ``None`` without it.
         geometry_input: embedded geometry that is added before the first block instead, or ``None``.
+        key_rope: of the uv stream: the rotary tables of mv rows and uv rows as one, so that keys of
+            both are made at once; ``None`` without RoPE, or where samples are packed.
     """
 
     rows: StreamLayout
@@ -70,6 +73,7 @@ class BranchInputs:
     position: Tensor | None = None
     geometry_tokens: Tensor | None = None
     geometry_input: Tensor | None = None
+    key_rope: Rope | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +102,12 @@ class BlockCache:
     Args:
         geometry: ``c_geo`` ready to be added after RoPE, ``[B, L, N, D]``.
         cross: context keys and values.
+        key_geometry: ``geometry`` of mv rows and uv rows as one, or ``None`` without it.
     """
 
     geometry: Mapping[Stream, Tensor]
     cross: Mapping[Stream, tuple[KeyValue, ...]]
+    key_geometry: Tensor | None = None
 
 
 class MUVBlock(nn.Module):
@@ -162,12 +168,13 @@ class MUVBlock(nn.Module):
             mv=block.post_attention(hidden.mv, out.stream, normed, modulation, rows),
             text=None if text is None or out.text is None else text.attended(out.text),
         )
-        x_uv = hidden.uv
+        x_mv, x_uv, modulation_uv = attended.mv, hidden.uv, None
         if x_uv is not None:
             source = hidden if self.uv_key_source == "norm_pre_attn" else attended
-            x_uv = self._uv_branch(x_uv, source, inputs, times, cache, attend)
-        to_text = per_sample(attend, rows)
-        x_mv = block.cross_attention(attended.mv, cache.cross["mv"], modulation, rows, to_text)
+            x_uv, modulation_uv = self._uv_attention(x_uv, source, inputs, times, cache, attend)
+        x_mv, x_uv = self._cross(x_mv, x_uv, (modulation, modulation_uv), inputs, cache, attend)
+        if x_uv is not None:
+            x_uv = self.uv.feed_forward(x_uv, modulation_uv, inputs["uv"].rows)
         x_text = attended.text
         if text is not None and x_text is not None:
             x_text = text.sublayers.feed_forward(x_text, text.modulation, text.rows)
@@ -187,12 +194,19 @@ class MUVBlock(nn.Module):
                 if self.geometry_order == "pre_rope" and branch.rope is not None:
                     heads = rotate_geometry(heads, branch.rope)
                 geometry[stream] = heads
+        both = None
+        if len(geometry) == 2 and not inputs["uv"].rows.sample_lengths:
+            batch = max(part.shape[0] for part in geometry.values())
+            parts = [geometry[s].expand(batch, -1, -1, -1) for s in ("mv", "uv")]
+            both = torch.cat(parts, dim=1)
+            length = geometry["mv"].shape[1]
+            geometry = {"mv": both[:, :length], "uv": both[:, length:]}
         cross = {"mv": self.mv.cross_key_values(inputs["mv"].context)}
         if "uv" in inputs:
             same = self.shares_cross_attention and inputs["uv"].context is inputs["mv"].context
             own = cross["mv"] if same else self.uv.cross_key_values(inputs["uv"].context)
             cross["uv"] = own
-        return BlockCache(geometry=geometry, cross=cross)
+        return BlockCache(geometry=geometry, cross=cross, key_geometry=both)
 
     @property
     def shares_cross_attention(self) -> bool:
@@ -202,7 +216,40 @@ class MUVBlock(nn.Module):
             self.mv.get_submodule(name) is self.uv.get_submodule(name) for name in names
         )
 
-    def _uv_branch(
+    def _cross(
+        self,
+        x_mv: Tensor,
+        x_uv: Tensor | None,
+        modulations: tuple[Any, Any],
+        inputs: Mapping[Stream, BranchInputs],
+        cache: BlockCache,
+        attend: Attend,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Both streams after cross-attention.
+
+        Where both pass through the same modules row by row, they do so together, except on a CPU:
+        larger products fill a GPU better. Their kernels may then be others than those for mv alone.
+        """
+        mv_rows, to_text = inputs["mv"].rows, per_sample(attend, inputs["mv"].rows)
+        pairs = cache.cross["mv"]
+        together = self.mv.cross_attends_row_by_row and x_mv.device.type != "cpu"
+        if x_uv is not None and together and self._share_context(inputs, cache):
+            joined = torch.cat([x_mv, x_uv], dim=1)
+            joined = self.mv.cross_attention(joined, pairs, modulations[0], mv_rows, to_text)
+            return joined[:, : x_mv.shape[1]], joined[:, x_mv.shape[1] :]
+        x_mv = self.mv.cross_attention(x_mv, pairs, modulations[0], mv_rows, to_text)
+        if x_uv is not None:
+            rows = inputs["uv"].rows
+            to_text = per_sample(attend, rows)
+            pairs = cache.cross["uv"]
+            x_uv = self.uv.cross_attention(x_uv, pairs, modulations[1], rows, to_text)
+        return x_mv, x_uv
+
+    @staticmethod
+    def _share_context(inputs: Mapping[Stream, BranchInputs], cache: BlockCache) -> bool:
+        return cache.cross["uv"] is cache.cross["mv"] and not inputs["mv"].rows.sample_lengths
+
+    def _uv_attention(
         self,
         x_uv: Tensor,
         source: Hidden,
@@ -210,7 +257,8 @@ class MUVBlock(nn.Module):
         times: BranchTimes,
         cache: BlockCache,
         attend: Attend,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Any]:
+        """The uv stream after self-attention, and its modulation."""
         assert times.uv is not None
         assert times.mv_as_keys is not None
         block, rows = self.uv, inputs["uv"].rows
@@ -222,8 +270,7 @@ class MUVBlock(nn.Module):
             mv_modulation = block.modulation(times.mv_as_keys)
             mv_source = block.pre_attention(mv_source, mv_modulation, inputs["mv"].rows)
         query = self._prepare(block.query(normed), block.q_norm, "uv", inputs, cache)
-        keys_mv = self._keys(block, mv_source, "mv", inputs, cache)
-        keys_uv = self._keys(block, normed, "uv", inputs, cache)
+        keys = self._uv_keys(mv_source, normed, inputs, cache)
         text = TextRows.before(
             block,
             source.text,
@@ -231,11 +278,31 @@ class MUVBlock(nn.Module):
             mask=inputs["mv"].context.mask,
             normalised=normalised,
         )
-        out = attend_streams(attend, rows, query, [keys_mv, keys_uv], text=text)
-        x_uv = block.post_attention(x_uv, out.stream, normed, modulation, rows)
-        to_text = per_sample(attend, rows)
-        x_uv = block.cross_attention(x_uv, cache.cross["uv"], modulation, rows, to_text)
-        return block.feed_forward(x_uv, modulation, rows)
+        out = attend_streams(attend, rows, query, keys, text=text)
+        return block.post_attention(x_uv, out.stream, normed, modulation, rows), modulation
+
+    def _uv_keys(
+        self,
+        mv_source: Tensor,
+        normed: Tensor,
+        inputs: Mapping[Stream, BranchInputs],
+        cache: BlockCache,
+    ) -> list[Keys]:
+        """Keys and values of mv rows and uv rows, as one where samples are the batch."""
+        block, branch = self.uv, inputs["uv"]
+        if branch.rows.sample_lengths or (branch.rope is not None and branch.key_rope is None):
+            parts: tuple[tuple[Tensor, Stream], ...] = ((mv_source, "mv"), (normed, "uv"))
+            return [self._keys(block, part, stream, inputs, cache) for part, stream in parts]
+        key, value = block.key_value(torch.cat([mv_source, normed], dim=1))
+        key = qk_prep(
+            key,
+            block.k_norm,
+            num_heads=block.num_heads,
+            rope=branch.key_rope,
+            geometry=cache.key_geometry,
+        )
+        value = value.unflatten(-1, (block.num_heads, -1))
+        return [Keys(rows=branch.rows, key=key, value=value)]
 
     def _keys(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from .adapter import BackboneShell, TimeEmbedding
@@ -31,6 +32,21 @@ def positions(
         rope and {s: rope[s].rows(i.to(rope[s].cos.device)) for s, i in index.items()},
         position and {s: position[s][i.to(position[s].device)] for s, i in index.items()},
     )
+
+
+def joined_rope(
+    rope: Mapping[str, Rope] | None, layout: AnyLayout, device: torch.device
+) -> Rope | None:
+    """Tables of the rows of both streams as one, for keys of both; ``None`` if rows are packed.
+
+    Args:
+        rope: tables of the streams.
+        layout: the rows.
+        device: where the table goes.
+    """
+    if not rope or "uv" not in layout.streams or not isinstance(layout, TokenLayout):
+        return None
+    return Rope.cat([rope["mv"], rope["uv"]]).to(device)
 
 
 def row_times(time: TimeEmbedding, rows: StreamLayout) -> TimeEmbedding:

@@ -23,7 +23,7 @@ from .frames import FrameGroup, Stream, TokenLayout
 from .geometry_embedding import GeometryEmbedding, GeometryLatents, first_caster
 from .lora import inject_lora, merged_state_dict
 from .muv_block import BlockCache, BranchInputs, BranchTimes, Hidden, MUVBlock
-from .packed_inputs import positions, row_times
+from .packed_inputs import joined_rope, positions, row_times
 from .packed_layout import AnyLayout, PackedLayout
 from .text_input import readable_text
 from .text_rows import text_sigma
@@ -188,11 +188,13 @@ class SeqTexTransformer(nn.Module):
             s: self._shell(s).encode_text(text, image, mask=mask, pooled=pooled)
             for s in self._encoders(layout)
         }
+        key_rope = joined_rope(rope, layout, place.device)
         branches = {
             stream: BranchInputs(
                 rows=rows,
                 context=context.get(stream, context["mv"]),
                 rope=rope[stream].to(place.device) if rope else None,
+                key_rope=key_rope if stream == "uv" else None,
                 position=position[stream].to(place) if position else None,
                 geometry_tokens=in_attention.get(stream),
                 geometry_input=added.get(stream),

@@ -49,14 +49,20 @@ LORA_TARGETS = (
 
 
 class WanModulation(NamedTuple):
-    """Shift, scale and gate of self-attention, then of the feed-forward; each ``[B, F, D]``."""
+    """Shift, factor and gate of self-attention, then of the feed-forward; each ``[B, F, D]``.
+
+    The factors are 1 plus what the weights say.
+    """
 
     shift: Tensor
-    scale: Tensor
+    factor: Tensor
     gate: Tensor
     ffn_shift: Tensor
-    ffn_scale: Tensor
+    ffn_factor: Tensor
     ffn_gate: Tensor
+
+
+_FACTORS = slice(1, None, 3)
 
 
 class WanBlock(BackboneBlock):
@@ -67,6 +73,7 @@ class WanBlock(BackboneBlock):
     """
 
     shareable: ClassVar[Mapping[str, tuple[str, ...]]] = {"cross_attn": ("attn2",)}
+    cross_attends_row_by_row: ClassVar[bool] = True
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -91,14 +98,14 @@ class WanBlock(BackboneBlock):
 
     def modulation(self, time: TimeEmbedding) -> WanModulation:
         """The block's table plus the time projection, fp32."""
-        rows = self.scale_shift_table.unsqueeze(0) + time.projected.float()
+        rows = self.scale_shift_table.float().unsqueeze(0) + time.projected
         return WanModulation(*rows.unbind(2))
 
     def pre_attention(
         self, hidden_states: Tensor, modulation: WanModulation, rows: StreamLayout
     ) -> Tensor:
         """LayerNorm in fp32, then shift and scale, ``[B, L, D]``."""
-        return self._norm(hidden_states, modulation.shift, modulation.scale, rows)
+        return self._norm(hidden_states, modulation.shift, modulation.factor, rows)
 
     def query(self, normed: Tensor) -> Tensor:
         """Projected queries, ``[B, L, N*D]``."""
@@ -157,12 +164,12 @@ class WanBlock(BackboneBlock):
         self, hidden_states: Tensor, modulation: WanModulation, rows: StreamLayout
     ) -> Tensor:
         """GELU network, modulated and gated."""
-        shift, scale = modulation.ffn_shift, modulation.ffn_scale
-        update = self.ffn(self._norm(hidden_states, shift, scale, rows))
+        shift, factor = modulation.ffn_shift, modulation.ffn_factor
+        update = self.ffn(self._norm(hidden_states, shift, factor, rows))
         return gated_residual(hidden_states, update, modulation.ffn_gate, rows)
 
-    def _norm(self, x: Tensor, shift: Tensor, scale: Tensor, rows: StreamLayout) -> Tensor:
-        return modulated_norm(x, shift, scale, rows, eps=self.eps)
+    def _norm(self, x: Tensor, shift: Tensor, factor: Tensor, rows: StreamLayout) -> Tensor:
+        return modulated_norm(x, shift, factor, rows, eps=self.eps)
 
 
 class PatchEmbed(nn.Module):
@@ -241,8 +248,18 @@ class WanShell(BackboneShell):
         return copied
 
     def encode_time(self, sigma: Tensor, pooled: Tensor | None = None) -> TimeEmbedding:
-        """Time MLP on ``1000 sigma``, one row per frame; the sinusoid stays fp32."""
+        """Time MLP on ``1000 sigma``, one row per frame, the projection in fp32.
+
+        1 is added here to what scales, once per step and not in every block.
+        """
         del pooled
+        time = self.project_time(sigma)
+        ones = torch.zeros(6, 1, device=sigma.device)
+        ones[_FACTORS] = 1
+        return TimeEmbedding(embedding=time.embedding, projected=time.projected + ones)
+
+    def project_time(self, sigma: Tensor) -> TimeEmbedding:
+        """Embedding and projection as the weights give them; the sinusoid stays fp32."""
         embedder = self.condition_embedder
         sinusoid = embedder.timesteps_proj(model_timesteps(sigma).flatten())
         hidden = embedder.time_embedder(sinusoid.to(embedder.time_embedder.linear_1.weight.dtype))
@@ -275,7 +292,7 @@ class WanShell(BackboneShell):
     def head(self, hidden_states: Tensor, time: TimeEmbedding, rows: StreamLayout) -> Tensor:
         """Final norm, modulation and projection, ``[B, L, patch * C]``, channels fastest."""
         shift, scale = (self.scale_shift_table.unsqueeze(0) + time.embedding.unsqueeze(2)).unbind(2)
-        normed = modulated_norm(hidden_states, shift, scale, rows, eps=self.eps)
+        normed = modulated_norm(hidden_states, shift, 1 + scale, rows, eps=self.eps)
         tokens: Tensor = self.proj_out(normed)
         return tokens
 

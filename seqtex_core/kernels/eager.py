@@ -44,31 +44,33 @@ def prepare_rows(
 ) -> Tensor:
     """``rope(norm(x)) + geometry``, ``[B, L, N, D]``; see ``qk_prep``. Inputs are checked."""
     heads = (num_heads, x.shape[-1] // num_heads)
+    if norm is not None and _has_narrow_kernel(x, norm):
+        x, norm = functional.rms_norm(x, x.shape[-1:], norm.weight, norm.eps), None
+    if norm is None and rope is None and geometry is None:
+        return x.unflatten(-1, heads)
     out = x.new_empty(*x.shape[:-1], *heads)
     for rows in _pieces(x.shape[1], x):
-        part = None if geometry is None else geometry[:, rows]
         wide = _normalised(x[:, rows].unflatten(-1, heads), norm)
         if rope is not None:
             wide = rotate_in_place(wide, rope, rows)
-        if part is None:
+        if geometry is None:
             out[:, rows] = wide
         else:
-            torch.add(wide, part, out=out[:, rows])
+            torch.add(wide, geometry[:, rows], out=out[:, rows])
     return out
 
 
 def modulated_norm(
-    x: Tensor, shift: Tensor, scale: Tensor, rows: StreamLayout, *, eps: float
+    x: Tensor, shift: Tensor, factor: Tensor, rows: StreamLayout, *, eps: float
 ) -> Tensor:
-    """``layer_norm(x) * (1 + scale) + shift`` per frame, ``[B, L, D]`` in the dtype of ``x``.
+    """``layer_norm(x) * factor + shift`` per frame, ``[B, L, D]`` in the dtype of ``x``.
 
     On a CPU the modulation is the affine part of LayerNorm, computed in fp32 and rounded once.
     Elsewhere the norm is rounded to the dtype of ``x`` before it is modulated: kernels for narrow
     rows and wide parameters do not exist there.
     """
-    factor = 1 + scale
     size = x.shape[-1:]
-    if x.device.type != "cpu":
+    if not _in_pieces(x):
         normed = functional.layer_norm(x, size, eps=eps)
         return _per_frame_addcmul(shift, normed, factor, rows, like=x)
     if x.shape[0] * len(rows.frame_lengths) == 1:
@@ -86,7 +88,7 @@ def affine_norm(x: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> Tenso
 
     Rounded as :func:`modulated_norm` does.
     """
-    if x.device.type == "cpu" or weight.dtype == x.dtype:
+    if _in_pieces(x) or weight.dtype == x.dtype:
         return functional.layer_norm(x, x.shape[-1:], weight, bias, eps)
     normed = functional.layer_norm(x, x.shape[-1:], eps=eps)
     return torch.addcmul(bias, normed, weight, out=torch.empty_like(x))
@@ -94,7 +96,7 @@ def affine_norm(x: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> Tenso
 
 def gated_residual(x: Tensor, update: Tensor, gate: Tensor, rows: StreamLayout) -> Tensor:
     """``x + gate * update`` per frame, summed in fp32 and rounded once."""
-    if x.device.type != "cpu":
+    if not _in_pieces(x):
         return _per_frame_addcmul(x, update, gate, rows, like=x)
     out = torch.empty_like(x)
     wide = compute_dtype(x)
@@ -128,33 +130,43 @@ def _per_frame_addcmul(
     return out
 
 
+def _has_narrow_kernel(x: Tensor, norm: QKNorm) -> bool:
+    """Whether PyTorch has one kernel for the norm that takes and gives rows as narrow as ``x``."""
+    fits = norm.weight is not None and norm.weight.dtype == x.dtype and norm.bias is None
+    whole = norm.kind == "rms" and norm.scope == "inner" and x.is_contiguous()
+    return fits and whole and not _in_pieces(x)
+
+
 def _normalised(x: Tensor, norm: QKNorm | None) -> Tensor:
     """A new tensor with the norm of rows ``[B, l, N, D]``, in fp32 or fp64."""
+    wide = compute_dtype(x)
     if norm is None:
-        return x.to(compute_dtype(x), copy=True, memory_format=torch.contiguous_format)
-    wide = x.to(compute_dtype(x))
-    inner = norm.scope == "inner"
-    rows = wide.flatten(2) if inner else wide
-    weight = None if norm.weight is None else norm.weight.to(wide.dtype)
-    bias = None if norm.bias is None else norm.bias.to(wide.dtype)
+        return x.to(wide, copy=True, memory_format=torch.contiguous_format)
+    rows = x.flatten(2) if norm.scope == "inner" else x
+    rows = rows.to(wide)
+    weight = None if norm.weight is None else norm.weight.to(wide)
+    bias = None if norm.bias is None else norm.bias.to(wide)
     size = rows.shape[-1:]
     if norm.kind == "layer":
-        normed = functional.layer_norm(rows, size, weight, bias, norm.eps)
-    elif rows.device.type == "cpu":
+        return functional.layer_norm(rows, size, weight, bias, norm.eps).view(x.shape)
+    if _in_pieces(x):  # PyTorch has no kernel of its own here
         square = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).square_()
         normed = rows * square.div_(size[0]).add_(norm.eps).rsqrt_()
         normed = normed if weight is None else normed.mul_(weight)
     else:
         normed = functional.rms_norm(rows, size, weight, norm.eps)
-    if bias is not None and norm.kind == "rms":
-        normed = normed.add_(bias)
-    return normed.view(wide.shape)
+    return (normed if bias is None else normed.add_(bias)).view(x.shape)
+
+
+def _in_pieces(x: Tensor) -> bool:
+    """Whether rows are taken in pieces; tests take the other way on a CPU too."""
+    return x.device.type == "cpu"
 
 
 def _pieces(length: int, x: Tensor) -> Iterator[slice]:
     """Rows that fit into the cache together; all of them where there is no CPU."""
     step = _rows_of_piece(x)
-    if x.device.type != "cpu" or length <= step:
+    if not _in_pieces(x) or length <= step:
         yield slice(None)
         return
     for start in range(0, length, step):
