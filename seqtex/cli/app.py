@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from .batch import PASSED_ON, batch
 from .convert import convert
 from .data import data_app
 from .embed import embed
@@ -24,9 +25,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     epilog="Exit codes: 0 done, 2 usage, 3 input rejected, 4 environment or weights missing, "
-    "5 out of memory, 6 contract broken, 130 interrupted. --debug, anywhere, adds tracebacks.",
+    "5 out of memory, 6 contract broken, 7 items of a batch failed, 130 interrupted. --debug, "
+    "anywhere, adds tracebacks.",
 )
 app.command()(texture)
+app.command(context_settings=PASSED_ON)(batch)
 app.command()(maps)
 app.command()(render)
 app.command()(reference)

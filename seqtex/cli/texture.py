@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -42,6 +43,7 @@ from .texture_request import TextureRequest
 
 
 def texture(
+    context: typer.Context,
     mesh: MeshArgument,
     image: Annotated[
         Path | None,
@@ -239,7 +241,8 @@ def texture(
     """
     from .texture_run import run_texture
 
-    run_texture(
+    run: Callable[[TextureRequest], None] = context.obj or run_texture  # `seqtex batch` has its own
+    run(
         TextureRequest(
             mesh=mesh,
             image=image,

@@ -17,14 +17,36 @@ from .texture_request import TextureRequest
 from .texture_text import check_text_reference, reference_from_text
 
 if TYPE_CHECKING:
+    from seqtex.models.memory_needs import RunSizes
     from seqtex.pipeline import SeqTexPipeline
-    from seqtex.result import TextureResult
+    from seqtex.result import SavedResult, TextureResult
 
 _DEFAULT_UV_SIZE = 1024
 
 
 def run_texture(request: TextureRequest) -> None:
     """Check, prepare, paint, save; prints choices to stderr and the results' paths to stdout.
+
+    Raises:
+        SeqTexError: of any kind; nothing is written then.
+    """
+    with StageReporter() as report:
+        saved = texture_file(request, report=report)
+    print(saved.path)
+    print(saved.manifest)
+    if saved.intermediates is not None:
+        print(saved.intermediates)
+
+
+def texture_file(
+    request: TextureRequest, *, report: StageReporter, pipeline: SeqTexPipeline | None = None
+) -> SavedResult:
+    """What was written for a request, after all checks.
+
+    Args:
+        request: what is asked for.
+        report: told about stages and choices.
+        pipeline: a model that is loaded already; loaded here if ``None`` and it is asked for.
 
     Raises:
         SeqTexError: of any kind; nothing is written then.
@@ -38,12 +60,12 @@ def run_texture(request: TextureRequest) -> None:
         check_text_reference(out, overwrite=request.overwrite)
     if request.save_intermediates is not None:
         check_folder(request.save_intermediates, record=STEPS_RECORD, overwrite=request.overwrite)
-    with StageReporter() as report, naming_smaller_setting(_smaller(request)):
+    with naming_smaller_setting(_smaller(request)):
         made = None
         if request.text is not None:
             made = reference_from_text(request, asset, out, report)
             images = [made.image]
-        result = _make(request, asset, images, report)
+        result = _make(request, asset, images, report, pipeline)
         if made is not None:
             result = made.noted_in(result)
         _say_result(result, report)
@@ -58,10 +80,7 @@ def run_texture(request: TextureRequest) -> None:
     for note in saved.notes:
         report.say(f"  note: {note}")
     report.say("  unchanged: " + ", ".join(saved.checked))
-    print(saved.path)
-    print(saved.manifest)
-    if saved.intermediates is not None:
-        print(saved.intermediates)
+    return saved
 
 
 def _make(
@@ -69,8 +88,12 @@ def _make(
     asset: MeshAsset,
     images: Sequence[ReferenceImage],
     report: StageReporter,
+    pipeline: SeqTexPipeline | None,
 ) -> TextureResult:
-    pipeline = None if request.method == "project" else _load_pipeline(request, report)
+    if pipeline is not None:
+        _check_model(pipeline, request)
+    elif request.method == "model":
+        pipeline = load_pipeline(request, run_sizes([request]), report)
     from seqtex.prepare import prepare_job
 
     job = prepare_job(
@@ -108,13 +131,23 @@ def _make(
     )
 
 
-def _load_pipeline(request: TextureRequest, report: StageReporter) -> SeqTexPipeline:
-    from seqtex.models.memory_needs import RunSizes
+def load_pipeline(
+    request: TextureRequest, sizes: RunSizes, report: StageReporter
+) -> SeqTexPipeline:
+    """The model that a request asks for, after its prompt and sizes were checked.
+
+    Args:
+        request: names the model.
+        sizes: of all runs, see ``run_sizes``.
+        report: told about what is loaded.
+
+    Raises:
+        SeqTexError: of any kind.
+    """
     from seqtex.pipeline import DEFAULT_MODEL, SeqTexPipeline, model_choices
     from seqtex.stages import StageClock
 
     name = request.model or DEFAULT_MODEL
-    guided = request.guidance is not None and request.guidance > 1.0
     with StageClock(report).stage(f"Load model {name}"):
         pipeline = SeqTexPipeline.from_pretrained(
             name,
@@ -122,25 +155,34 @@ def _load_pipeline(request: TextureRequest, report: StageReporter) -> SeqTexPipe
             device=request.device,
             dtype=request.dtype,
             memory=request.memory,
-            sizes=RunSizes(
-                view_size=request.view_size,
-                uv_size=request.uv_size,
-                guided=guided,
-                texts=_texts(request.prompt, guided=guided),
-            ),
+            sizes=sizes,
         )
-    pipeline.model.check_prompt(request.prompt)
-    pipeline.model.check_sizes(**{"--view-size": request.view_size, "--uv-size": request.uv_size})
+    _check_model(pipeline, request)
     for label, text in model_choices(pipeline.model, request.prompt).items():
         report.say(f"  {label}: {text}")
     return pipeline
 
 
-def _texts(prompt: str | None, *, guided: bool) -> tuple[str, ...]:
-    """Prompts to encode while the model is loaded."""
-    if prompt is None:
-        return ()
-    return (prompt, "") if guided else (prompt,)
+def run_sizes(requests: Sequence[TextureRequest]) -> RunSizes:
+    """The largest sizes of some runs of one model, and the prompts of all of them.
+
+    A size that only some of them give counts for all: the model's own is not known yet.
+    """
+    from seqtex.models.memory_needs import RunSizes
+
+    guided = any(request.guidance is not None and request.guidance > 1.0 for request in requests)
+    prompts = dict.fromkeys(r.prompt for r in requests if r.prompt is not None)
+    return RunSizes(
+        view_size=max((r.view_size for r in requests if r.view_size), default=None),
+        uv_size=max((r.uv_size for r in requests if r.uv_size), default=None),
+        guided=guided,
+        texts=(*prompts, "") if guided and prompts else tuple(prompts),
+    )
+
+
+def _check_model(pipeline: SeqTexPipeline, request: TextureRequest) -> None:
+    pipeline.model.check_prompt(request.prompt)
+    pipeline.model.check_sizes(**{"--view-size": request.view_size, "--uv-size": request.uv_size})
 
 
 def _say_result(result: TextureResult, report: StageReporter) -> None:

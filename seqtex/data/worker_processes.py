@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from types import FrameType
@@ -36,7 +36,7 @@ class JobEnd(Generic[J, R]):
 
 def in_processes(
     jobs: Iterable[J], work: Callable[[J], R], *, workers: int, timeout_s: float
-) -> Iterator[JobEnd[J, R]]:
+) -> Generator[JobEnd[J, R], None, None]:
     """Do jobs in ``workers`` processes; ends come in any order, but jobs start in theirs.
 
     Args:
