@@ -36,8 +36,12 @@ def resolve_output(mesh: Path, out: Path | None) -> Path:
     return out / name if out.is_dir() or not out.suffix else out
 
 
-def check_writable(target: Path) -> None:
+def check_writable(target: Path, *, option: str = "--out") -> None:
     """Make sure that a file or folder can be made at ``target``; makes nothing that stays.
+
+    Args:
+        target: file or folder.
+        option: what the user named it with.
 
     Raises:
         UsageError: the nearest existing folder above ``target`` is not one, or cannot be written.
@@ -47,10 +51,10 @@ def check_writable(target: Path) -> None:
         tempfile.TemporaryDirectory(prefix=".seqtex-", dir=anchor).cleanup()
     except OSError as error:
         raise UsageError(
-            "--out",
+            option,
             expected="a folder that can be written",
             got=f"{anchor}: {error.strerror}",
-            remedy="Name another place with -o.",
+            remedy="Name another place with -o." if option == "--out" else "Name another place.",
         ) from error
 
 

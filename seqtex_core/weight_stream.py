@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ INDEX_NAME = f"{STEM}.safetensors.index.json"
 DEFAULT_SHARD_BYTES = 10 * 10**9
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ALIGNMENT = 8
+_OF_FOLDER = re.compile(rf"{STEM}(-\d{{5}}-of-\d{{5}})?\.safetensors(\.index\.json)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,8 @@ def write_stream(
         metadata: text stored in the header.
 
     Raises:
-        UsageError: the folder does not exist, or a number format that weights do not have.
+        UsageError: the folder does not exist, a number format that weights do not have, or one
+            that numbers are too large for.
         UnsupportedError: a machine that stores numbers with the high byte first.
     """
     if sys.byteorder != "little":
@@ -97,7 +100,7 @@ def write_stream(
     with replacing(path) as temporary, temporary.open("wb") as file:
         file.write(_header(ordered, {"format": "pt", **(metadata or {})}))
         for name, source in ordered.items():
-            tensor = source.read().to(device="cpu", dtype=source.dtype).contiguous()
+            tensor = _cast(name, source.read(), source.dtype)
             assert tuple(tensor.shape) == source.shape, name
             file.write(tensor.flatten().view(torch.uint8).numpy().data)
 
@@ -110,6 +113,8 @@ def write_folder(
     metadata: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Write a folder as diffusers does: one file, or shards with an index; the files written.
+
+    Files of the same kind from before are replaced, shards and index that are left over too.
 
     Args:
         folder: must exist.
@@ -124,6 +129,7 @@ def write_folder(
     if len(shards) == 1:
         path = folder / f"{STEM}.safetensors"
         write_stream(path, tensors, metadata=metadata)
+        remove_leftovers(folder, {path.name})
         return [path]
     weight_map: dict[str, str] = {}
     written = []
@@ -135,7 +141,21 @@ def write_folder(
     total = sum(source.num_bytes for source in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     write_json(folder / INDEX_NAME, index)
-    return [*written, folder / INDEX_NAME]
+    written.append(folder / INDEX_NAME)
+    remove_leftovers(folder, {path.name for path in written})
+    return written
+
+
+def remove_leftovers(folder: Path, written: Collection[str]) -> None:
+    """Remove what an earlier ``write_folder`` left: a reader would take its index for the new one.
+
+    Args:
+        folder: written into.
+        written: names of the files that belong there now.
+    """
+    for old in folder.iterdir():
+        if _OF_FOLDER.fullmatch(old.name) and old.name not in written:
+            old.unlink()
 
 
 def split_shards(sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:
@@ -163,6 +183,20 @@ def write_json(path: Path, record: Mapping[str, object]) -> None:
     """Write a JSON file; it appears under its name when it is complete."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor as it is written; numbers must not become infinite on the way."""
+    cast = tensor.to(device="cpu", dtype=dtype).contiguous()
+    narrower = torch.finfo(dtype).max < torch.finfo(tensor.dtype).max
+    if narrower and bool(cast.isinf().any()) and not bool(tensor.isinf().any()):
+        raise UsageError(
+            f"dtype of {name!r}",
+            expected=f"one that holds {float(tensor.abs().max()):.3g}",
+            got=f"{dtype}, which ends at {torch.finfo(dtype).max:.3g}",
+            remedy="Choose bfloat16 or float32.",
+        )
+    return cast
 
 
 def _header(tensors: Mapping[str, TensorSource], metadata: Mapping[str, str]) -> bytes:

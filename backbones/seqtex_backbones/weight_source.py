@@ -77,8 +77,12 @@ def _folder(folder: Path) -> WeightSource:
 
 
 def _indexed(index: Path) -> list[Path]:
-    names = _parsed(index).get("weight_map", {}).values()
-    files = sorted({index.parent / str(name) for name in names})
+    shards = _parsed(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise WeightsError(
+            str(index), expected="a weight_map from tensors to shards", got=repr(shards)[:40]
+        )
+    files = sorted({index.parent / str(name) for name in shards.values()})
     absent = [file.name for file in files if not file.is_file()]
     if absent:
         raise WeightsError(

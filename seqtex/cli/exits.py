@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import signal
 import sys
@@ -12,12 +13,13 @@ from contextlib import contextmanager
 from types import FrameType
 
 from seqtex.out_of_memory import is_out_of_memory, naming_smaller_setting, out_of_memory
-from seqtex_core.errors import SeqTexError
+from seqtex_core.errors import SeqTexError, UnsupportedError
 
 __all__ = ["INTERRUPTED", "TERMINATED", "naming_smaller_setting", "run_guarded"]
 
 INTERRUPTED = 130
 TERMINATED = 143
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run_guarded(command: Callable[[], None], *, debug: bool) -> int:
@@ -47,6 +49,10 @@ def run_guarded(command: Callable[[], None], *, debug: bool) -> int:
             short = out_of_memory("Use smaller sizes, or a machine with more memory.")
             _show(short, debug=debug)
             return short.exit_code
+        if isinstance(error, OSError) and error.errno in _FULL:
+            full = _disk_full(error)
+            _show(full, debug=debug)
+            return full.exit_code
         if debug:
             traceback.print_exc()
         sys.stderr.write(f"Error: {type(error).__name__}: {_first_line(error)}\n")
@@ -67,6 +73,15 @@ def _show(error: SeqTexError, *, debug: bool) -> None:
     if error.remedy:
         lines.append(f"  try       {error.remedy}")
     sys.stderr.write("\n".join(lines) + "\n")
+
+
+def _disk_full(error: OSError) -> SeqTexError:
+    return UnsupportedError(
+        str(error.filename or "disk"),
+        expected="room for what is written",
+        got=error.strerror,
+        remedy="Make room, or write to another disk; temporary files go to TMPDIR.",
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -8,17 +8,21 @@ from pathlib import Path
 import torch
 
 from seqtex_core.errors import UsageError
+from seqtex_core.weight_files import PICKLES
 from seqtex_core.weight_stream import (
     DEFAULT_SHARD_BYTES,
     STEM,
+    remove_leftovers,
     write_folder,
     write_json,
     write_stream,
 )
 
 from ..outputs import check_writable, staged
-from .conversion_layouts import LayoutResult, in_layout
+from .config import CODEC_WEIGHTS_NAME, WEIGHTS_NAME
+from .conversion_layouts import LORA_NAME, LayoutResult, in_layout
 from .conversion_sources import LAYOUTS, Layout, SourceOptions, open_source
+from .folder import CONFIG_NAME
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +32,7 @@ class ConvertOptions:
     Args:
         dtype: that they are written in; their own by default.
         max_shard_bytes: of the files in a folder.
-        overwrite: replace what is at the target.
+        overwrite: replace the model at the target; files that are none of a model's stay.
         vae: folder of a diffusers VAE, for a model folder.
         source: what the files do not say.
     """
@@ -102,6 +106,10 @@ def _check_target(source: Path, target: Path, to: Layout, *, overwrite: bool) ->
         raise UsageError(
             "DST", expected="a place apart from SRC", got=f"{target}", remedy="Choose another."
         )
+    if target.suffix.lower() in PICKLES:
+        raise UsageError(
+            "DST", expected="a folder, or a .safetensors file", got=f"{target}, as pickles end"
+        )
     is_file = target.suffix == ".safetensors"
     if is_file and to == "seqtex":
         raise UsageError("DST", expected="a folder, for a model", got=str(target))
@@ -116,7 +124,7 @@ def _check_target(source: Path, target: Path, to: Layout, *, overwrite: bool) ->
             got=f"{target}, which exists",
             remedy="Add --overwrite to replace it, or choose another name.",
         )
-    check_writable(target)
+    check_writable(target, option="DST")
 
 
 def _write(made: LayoutResult, target: Path, options: ConvertOptions) -> None:
@@ -124,6 +132,7 @@ def _write(made: LayoutResult, target: Path, options: ConvertOptions) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_stream(target, made.tensors, metadata=made.metadata)
         return
+    replaced = _files_beside(target)
     with staged(target) as scratch:
         if made.file_name is not None:
             write_stream(scratch / made.file_name, made.tensors, metadata=made.metadata)
@@ -134,6 +143,19 @@ def _write(made: LayoutResult, target: Path, options: ConvertOptions) -> None:
         for extra in made.extras:
             extra(scratch)
         written = {path.name for path in scratch.iterdir()}
-    for old in target.glob(f"{STEM}*.safetensors*"):
-        if old.name not in written:  # shards of what was replaced
-            old.unlink()
+    remove_leftovers(target, written)
+    for name in replaced - written:
+        (target / name).unlink(missing_ok=True)
+
+
+def _files_beside(folder: Path) -> set[str]:
+    """Files of the model in a folder beside those of ``write_folder``.
+
+    Left from a model that is replaced, they would be read for the new one.
+    """
+    names = {LORA_NAME}
+    if (folder / CONFIG_NAME).is_file():
+        names |= {CONFIG_NAME, WEIGHTS_NAME, CODEC_WEIGHTS_NAME}
+    if any(folder.glob(f"{STEM}*.safetensors")):
+        names.add("config.json")
+    return names

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
+import os
 import signal
 import threading
 import time
@@ -59,6 +61,17 @@ def test_unknown_errors_give_one_line_and_a_hint(capsys: pytest.CaptureFixture[s
     assert errors.startswith("Error: ZeroDivisionError: by zero\n")
     assert "--debug" in errors
     assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_not_called_a_defect(
+    number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert outcome(OSError(number, os.strerror(number))) == 4
+    errors = capsys.readouterr().err
+    assert "room for what is written" in errors
+    assert "defect" not in errors
+    assert outcome(OSError(errno.EIO, "broken")) == 1
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("x"), InputError("a", expected="b", got="c")])

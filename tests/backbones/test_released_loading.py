@@ -141,6 +141,31 @@ def test_export_is_lossless(tmp_path: Path, target: str, dtype: torch.dtype) -> 
     assert all(torch.equal(again[n], state[k]) for n, k in released_names(again).items())
 
 
+def test_fewer_files_over_more_leave_no_old_shard(tmp_path: Path) -> None:
+    model = load_released(write_folder(tmp_path / "model", released_state(SIZES)), config=CONFIG)
+    out = tmp_path / "out"
+    save_released(model, out, max_shard_bytes=50_000)
+    (out / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"somebody's")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    for shard_bytes in (150_000, 10**9):
+        save_released(model, out, max_shard_bytes=shard_bytes)
+        (out / "diffusion_pytorch_model.fp16.safetensors").rename(tmp_path / "aside")
+        named = unique_tensors(load_released(out, config=CONFIG))
+        assert all(torch.equal(t, named[n]) for n, t in unique_tensors(model).items())
+        (tmp_path / "aside").rename(out / "diffusion_pytorch_model.fp16.safetensors")
+
+
+@pytest.mark.parametrize("shards", [[], {}, None])
+def test_an_index_without_shards_is_refused(tmp_path: Path, shards: object) -> None:
+    folder = write_folder(tmp_path / "model", released_state(SIZES), shards=2)
+    index = folder / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": shards}))
+    with pytest.raises(WeightsError, match="a weight_map from tensors to shards"):
+        load_released(folder, config=CONFIG)
+
+
 def test_diffusers_itself_reads_the_exported_folder(tmp_path: Path) -> None:
     """Index, headers and alignment are those of the format: read by its own library."""
     from safetensors import safe_open
