@@ -11,17 +11,19 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .adapter import BackboneBlock, KeyValue, TextContext, TimeEmbedding
+from .adapter import BackboneBlock, KeyValue
 from .attention import Attend
+from .branch_data import BlockCache as BlockCache
+from .branch_data import BranchInputs as BranchInputs
+from .branch_data import BranchTimes as BranchTimes
+from .branch_data import Hidden as Hidden
 from .frames import Stream, StreamLayout
 from .qk_prep import GeometryOrder, QKNorm, qk_prep, rotate_geometry
-from .rope import Rope
 from .stream_attention import Keys, attend_streams, per_sample
 from .text_rows import TextRows
 
@@ -29,85 +31,12 @@ UVKeySource = Literal["norm_pre_attn", "norm_post_attn", "raw_post_attn"]
 UV_KEY_SOURCES: tuple[UVKeySource, ...] = ("norm_pre_attn", "norm_post_attn", "raw_post_attn")
 
 
-class Hidden(NamedTuple):
-    """The residual streams.
+class _AttendedMV(NamedTuple):
+    """The mv stream and its text after self-attention, with what the sublayers after it need."""
 
-    Attributes:
-        mv: ``[B, L_mv, D]``.
-        uv: ``[B, L_uv, D]``, or ``None`` where the branch is skipped.
-        text: text rows ``[B, S, ...]`` of joint models, which belong to the mv branch and may have
-            a width of their own; or ``None``.
-    """
-
-    mv: Tensor
-    uv: Tensor | None = None
-    text: Tensor | None = None
-
-    def placed(self, inputs: Mapping[Stream, BranchInputs]) -> Hidden:
-        """With the position embeddings of both streams added, where there are any."""
-        mv, uv = inputs["mv"].position, inputs["uv"].position if "uv" in inputs else None
-        return self._replace(
-            mv=self.mv if mv is None else self.mv + mv,
-            uv=self.uv if self.uv is None or uv is None else self.uv + uv,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class BranchInputs:
-    """What one branch of every block reads besides its residual stream and noise levels.
-
-    Args:
-        rows: token rows of the stream.
-        context: text context.
-        rope: rotary table of the stream, or ``None``.
-        position: position embedding ``[L, D]`` that is added before the first block, or ``None``.
-        geometry_tokens: embedded geometry for attention, ``[B, L, D]``, or ``None`` without it.
-        geometry_input: embedded geometry that is added before the first block instead, or ``None``.
-        key_rope: of the uv stream: the rotary tables of mv rows and uv rows as one, so that keys of
-            both are made at once; ``None`` without RoPE, or where samples are packed.
-    """
-
-    rows: StreamLayout
-    context: TextContext
-    rope: Rope | None = None
-    position: Tensor | None = None
-    geometry_tokens: Tensor | None = None
-    geometry_input: Tensor | None = None
-    key_rope: Rope | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class BranchTimes:
-    """Noise levels of one step, embedded.
-
-    Args:
-        mv: of the mv frames, by the mv branch's shell.
-        uv: of the uv frames, by the uv branch's shell; ``None`` when the branch is skipped.
-        mv_as_keys: of the mv frames, by the uv branch's shell; ``None`` when it is skipped.
-        text: of the text rows of a joint model, by the mv branch's shell.
-        text_as_keys: of the text rows as the uv branch reads them, by its shell.
-    """
-
-    mv: TimeEmbedding
-    uv: TimeEmbedding | None = None
-    mv_as_keys: TimeEmbedding | None = None
-    text: TimeEmbedding | None = None
-    text_as_keys: TimeEmbedding | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlockCache:
-    """What a block needs in every step and is the same in every step; keyed by stream.
-
-    Args:
-        geometry: ``c_geo`` ready to be added after RoPE, ``[B, L, N, D]``.
-        cross: context keys and values.
-        key_geometry: ``geometry`` of mv rows and uv rows as one, or ``None`` without it.
-    """
-
-    geometry: Mapping[Stream, Tensor]
-    cross: Mapping[Stream, tuple[KeyValue, ...]]
-    key_geometry: Tensor | None = None
+    hidden: Hidden
+    modulation: Any
+    text: TextRows | None
 
 
 class MUVBlock(nn.Module):
@@ -157,28 +86,60 @@ class MUVBlock(nn.Module):
         """
         if cache is None:
             cache = self.build_cache(inputs)
-        block, rows = self.mv, inputs["mv"].rows
-        modulation = block.modulation(times.mv)
-        normed = block.pre_attention(hidden.mv, modulation, rows)
-        query = self._prepare(block.query(normed), block.q_norm, "mv", inputs, cache)
-        keys = self._keys(block, normed, "mv", inputs, cache)
-        text = TextRows.before(block, hidden.text, times.text, mask=inputs["mv"].context.mask)
-        out = attend_streams(attend, rows, query, [keys], text=text, text_asks=True)
-        attended = Hidden(
-            mv=block.post_attention(hidden.mv, out.stream, normed, modulation, rows),
-            text=None if text is None or out.text is None else text.attended(out.text),
-        )
-        x_mv, x_uv, modulation_uv = attended.mv, hidden.uv, None
+        mv = self._mv_attention(hidden, inputs, times, cache, attend)
+        x_uv, modulation_uv = hidden.uv, None
         if x_uv is not None:
-            source = hidden if self.uv_key_source == "norm_pre_attn" else attended
+            source = self._uv_source(hidden, mv.hidden)
             x_uv, modulation_uv = self._uv_attention(x_uv, source, inputs, times, cache, attend)
-        x_mv, x_uv = self._cross(x_mv, x_uv, (modulation, modulation_uv), inputs, cache, attend)
+        modulations = (mv.modulation, modulation_uv)
+        x_mv, x_uv = self._cross(mv.hidden.mv, x_uv, modulations, inputs, cache, attend)
         if x_uv is not None:
             x_uv = self.uv.feed_forward(x_uv, modulation_uv, inputs["uv"].rows)
-        x_text = attended.text
-        if text is not None and x_text is not None:
-            x_text = text.sublayers.feed_forward(x_text, text.modulation, text.rows)
-        return Hidden(mv=block.feed_forward(x_mv, modulation, rows), uv=x_uv, text=x_text)
+        return self._mv_feed_forward(x_mv, mv, inputs["mv"].rows)._replace(uv=x_uv)
+
+    def mv_branch(
+        self,
+        hidden: Hidden,
+        inputs: Mapping[Stream, BranchInputs],
+        times: BranchTimes,
+        cache: BlockCache,
+        attend: Attend,
+    ) -> tuple[Hidden, Hidden]:
+        """The mv stream after the block, and the state of it that the uv branch reads.
+
+        With ``uv_branch`` it is ``forward`` in two parts, for branches that are not computed
+        together.
+        """
+        mv = self._mv_attention(hidden, inputs, times, cache, attend)
+        modulations = (mv.modulation, None)
+        x_mv, _ = self._cross(mv.hidden.mv, None, modulations, inputs, cache, attend)
+        after = self._mv_feed_forward(x_mv, mv, inputs["mv"].rows)
+        return after, self._uv_source(hidden, mv.hidden)
+
+    def uv_branch(
+        self,
+        x_uv: Tensor,
+        source: Hidden,
+        inputs: Mapping[Stream, BranchInputs],
+        times: BranchTimes,
+        cache: BlockCache,
+        attend: Attend,
+    ) -> Tensor:
+        """The uv stream ``[B, L_uv, D]`` after the block.
+
+        Args:
+            x_uv: before it.
+            source: what ``mv_branch`` says that it reads.
+            inputs: as ``forward``.
+            times: as ``forward``.
+            cache: geometry and context of this block.
+            attend: attention implementation.
+        """
+        rows = inputs["uv"].rows
+        x_uv, modulation = self._uv_attention(x_uv, source, inputs, times, cache, attend)
+        pairs, to_text = cache.cross["uv"], per_sample(attend, rows)
+        x_uv = self.uv.cross_attention(x_uv, pairs, modulation, rows, to_text)
+        return self.uv.feed_forward(x_uv, modulation, rows)
 
     def build_cache(self, inputs: Mapping[Stream, BranchInputs]) -> BlockCache:
         """Geometry (cast, split into heads, rotated if it goes before RoPE) and context keys.
@@ -215,6 +176,38 @@ class MUVBlock(nn.Module):
         return bool(names) and all(
             self.mv.get_submodule(name) is self.uv.get_submodule(name) for name in names
         )
+
+    def _mv_attention(
+        self,
+        hidden: Hidden,
+        inputs: Mapping[Stream, BranchInputs],
+        times: BranchTimes,
+        cache: BlockCache,
+        attend: Attend,
+    ) -> _AttendedMV:
+        """The mv stream and its text after self-attention."""
+        block, rows = self.mv, inputs["mv"].rows
+        modulation = block.modulation(times.mv)
+        normed = block.pre_attention(hidden.mv, modulation, rows)
+        query = self._prepare(block.query(normed), block.q_norm, "mv", inputs, cache)
+        keys = self._keys(block, normed, "mv", inputs, cache)
+        text = TextRows.before(block, hidden.text, times.text, mask=inputs["mv"].context.mask)
+        out = attend_streams(attend, rows, query, [keys], text=text, text_asks=True)
+        attended = Hidden(
+            mv=block.post_attention(hidden.mv, out.stream, normed, modulation, rows),
+            text=None if text is None or out.text is None else text.attended(out.text),
+        )
+        return _AttendedMV(attended, modulation, text)
+
+    def _mv_feed_forward(self, x_mv: Tensor, mv: _AttendedMV, rows: StreamLayout) -> Hidden:
+        x_text, text = mv.hidden.text, mv.text
+        if text is not None and x_text is not None:
+            x_text = text.sublayers.feed_forward(x_text, text.modulation, text.rows)
+        return Hidden(mv=self.mv.feed_forward(x_mv, mv.modulation, rows), text=x_text)
+
+    def _uv_source(self, before: Hidden, attended: Hidden) -> Hidden:
+        """The state of the mv stream that the uv branch's keys and values are made of."""
+        return before if self.uv_key_source == "norm_pre_attn" else attended
 
     def _cross(
         self,

@@ -6,6 +6,7 @@ Where samples are the batch, that is a concatenation. Where they follow each oth
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .attention import Attend
+from .attention.attend import AttentionInputs
 from .attention.packed import PerSample, attend_packed
 from .frames import StreamLayout
 from .text_rows import TextRows
@@ -45,6 +47,50 @@ class Attended(NamedTuple):
     text: Tensor | None = None
 
 
+class SpreadAttend(ABC):
+    """Attention where this process has some of every stream's rows, and others have the rest.
+
+    Args:
+        local: implementation for rows that are all here.
+    """
+
+    def __init__(self, local: Attend) -> None:
+        self.local = local
+
+    @property
+    def name(self) -> str:
+        """Of the implementation."""
+        return self.local.name
+
+    def reason_unsupported(self, inputs: AttentionInputs) -> str | None:
+        """That of the implementation."""
+        return self.local.reason_unsupported(inputs)
+
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        *,
+        mask: Tensor | None = None,
+        scale: float | None = None,
+    ) -> Tensor:
+        """Attention over keys that are all here."""
+        return self.local(q, k, v, mask=mask, scale=scale)
+
+    @abstractmethod
+    def streams(
+        self,
+        rows: StreamLayout,
+        query: Tensor,
+        keys: Sequence[Keys],
+        *,
+        text: TextRows | None,
+        text_asks: bool,
+    ) -> Attended:
+        """:func:`attend_streams` over the rows of all processes, for the rows that are here."""
+
+
 def attend_streams(
     attend: Attend,
     rows: StreamLayout,
@@ -56,6 +102,8 @@ def attend_streams(
 ) -> Attended:
     """Attention of a stream's rows over the keys of some streams, text first.
 
+    An implementation with rows in other processes does this in its own way.
+
     Args:
         attend: implementation.
         rows: the stream that asks.
@@ -64,6 +112,8 @@ def attend_streams(
         text: text rows that are read, or ``None``.
         text_asks: they ask together with the stream.
     """
+    if isinstance(attend, SpreadAttend):
+        return attend.streams(rows, query, keys, text=text, text_asks=text_asks)
     queries, asked = [(rows, query)], [(k.rows, k.key) for k in keys]
     values = [(k.rows, k.value) for k in keys]
     if text is not None:
@@ -93,6 +143,8 @@ def attend_streams(
 
 def per_sample(attend: Attend, rows: StreamLayout) -> Attend:
     """The implementation for the stream's queries over keys that are a batch."""
+    if isinstance(attend, SpreadAttend):
+        attend = attend.local
     return PerSample(attend, rows.sample_lengths) if rows.sample_lengths else attend
 
 

@@ -7,42 +7,27 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from .adapter import Backbone, BackboneShell, TimeEmbedding, copy_for_branch
 from .attention import Attend, choose_attention
+from .branch_data import BranchInputs, BranchTimes, Hidden
+from .branch_data import StepCache as StepCache
 from .checks import check_shape
 from .decoupled_config import DecoupledConfig
 from .errors import UsageError
 from .frames import FrameGroup, Stream, TokenLayout
 from .geometry_embedding import GeometryEmbedding, GeometryLatents, first_caster
 from .lora import inject_lora, merged_state_dict
-from .muv_block import BlockCache, BranchInputs, BranchTimes, Hidden, MUVBlock
+from .muv_block import MUVBlock
 from .packed_inputs import joined_rope, positions, row_times
 from .packed_layout import AnyLayout, PackedLayout
 from .text_input import readable_text
 from .text_rows import text_sigma
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class StepCache:
-    """All that stays the same over the sampling steps of one object and prompt.
-
-    Args:
-        layout: the token layout that it was built for.
-        branches: positions, embedded geometry and text context per stream.
-        blocks: per block, cast geometry and context keys; ``None`` while training, where each
-            block recomputes them under its own checkpoint.
-    """
-
-    layout: AnyLayout
-    branches: Mapping[Stream, BranchInputs]
-    blocks: tuple[BlockCache, ...] | None
+from .trunk import Trunk, run_blocks
 
 
 class SeqTexTransformer(nn.Module):
@@ -74,6 +59,7 @@ class SeqTexTransformer(nn.Module):
         self.backbone = backbone
         self.attend = choose_attention(attention) if isinstance(attention, str) else attention
         self.gradient_checkpointing = False
+        self.trunk: Trunk = run_blocks
         share = self.config.uv_share
         embed = backbone.shell.new_latent_embed
         self.geometry = GeometryEmbedding(embed(), embed())
@@ -234,15 +220,7 @@ class SeqTexTransformer(nn.Module):
             level = text_sigma(sigma["mv"], inputs["mv"].rows)
             text = self._shell("mv").initial_text(inputs["mv"].context, level)
         hidden = Hidden(mv=tokens["mv"], uv=tokens.get("uv"), text=text)
-        for index, block in enumerate(self.muv_blocks()):
-            if index and self.spec.repeats_position:
-                hidden = hidden.placed(inputs)
-            block_cache = cache.blocks[index] if cache.blocks else None
-            arguments = (hidden, inputs, times, block_cache, self.attend)
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                hidden = checkpoint(block, *arguments, use_reentrant=False)
-            else:
-                hidden = block(*arguments)
+        hidden = self.trunk(self, hidden, inputs, times, cache)
         velocity = self._velocity("mv", hidden.mv, times.mv, latents, sigmas, cache.layout)
         if hidden.uv is not None and times.uv is not None:
             velocity |= self._velocity("uv", hidden.uv, times.uv, latents, sigmas, cache.layout)
