@@ -79,7 +79,7 @@ def _disk_full(error: OSError) -> SeqTexError:
     return UnsupportedError(
         str(error.filename or "disk"),
         expected="room for what is written",
-        got=error.strerror,
+        got=error.strerror or str(error),
         remedy="Make room, or write to another disk; temporary files go to TMPDIR.",
     )
 
