@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from types import MappingProxyType
 from typing import Any
 
 from seqtex_core.adapter import Backbone
 from seqtex_core.errors import UsageError
 from seqtex_core.rope import LINSPACE_ENDS, LinspaceEnd
+
+from .diffusers_entry import DiffusersEntry
 
 _OWN = frozenset({"snr_shift", "linspace_end"})
 _SAMPLE_SIZE = frozenset({"sample_height", "sample_width", "sample_frames"})
@@ -102,19 +105,13 @@ class CogVideoXConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CogVideoXEntry:
-    """A named CogVideoX model; see ``registry.BackboneEntry``.
+class CogVideoXEntry(DiffusersEntry[CogVideoXConfig]):
+    """A named CogVideoX model."""
 
-    Args:
-        name: registry name.
-        summary: one line for listings.
-        config: its sizes.
-    """
-
-    name: str
-    summary: str
-    config: CogVideoXConfig
-    keep_in_fp32: tuple[str, ...] = ()
+    family = "CogVideoX"
+    diffusers_class = "CogVideoXTransformer3DModel"
+    sizes = CogVideoXConfig
+    fixed = MappingProxyType({"use_learned_positional_embeddings": False, "ofs_embed_dim": None})
 
     def build(self) -> Backbone:
         """The model with torch's default initialisation, on the current default device."""
@@ -130,52 +127,16 @@ class CogVideoXEntry:
             linspace_end=self.config.linspace_end,
         )
 
-    def native_names(self, keys: Iterable[str]) -> dict[str, str]:
-        """Keys of a diffusers file, which are the names themselves."""
-        return {key: key for key in keys}
-
-    def differences(self, config: Mapping[str, Any]) -> list[str]:
-        """What a diffusers ``config.json`` says otherwise than this entry, one phrase per field.
-
-        The size of the samples counts only where positions depend on it (rotary, before 1.5).
-
-        Raises:
-            UsageError: a config of another architecture.
-        """
-        kind = str(config.get("_class_name", "CogVideoXTransformer3DModel"))
-        if kind != "CogVideoXTransformer3DModel":
-            raise UsageError(
-                "config.json", expected="_class_name 'CogVideoXTransformer3DModel'", got=repr(kind)
-            )
-        ours = self.config.to_diffusers() | {
-            "use_learned_positional_embeddings": False,
-            "ofs_embed_dim": None,
-        }
-        defaults = {field.name: field.default for field in fields(CogVideoXConfig)}
-        ignored = {"sample_frames"}
+    def without_effect(self) -> set[str]:
+        """The size of the samples counts only where positions depend on it (rotary, before 1.5)."""
         if not self.config.use_rotary_positional_embeddings or self.config.patch_size_t:
-            ignored = set(_SAMPLE_SIZE)
-        theirs = {name: config.get(name, defaults.get(name, ours[name])) for name in ours}
-        return [
-            f"{name} is {theirs[name]}, not {ours[name]}"
-            for name in ours
-            if name not in ignored and theirs[name] != ours[name]
-        ]
+            return set(_SAMPLE_SIZE)
+        return {"sample_frames"}
 
 
 def cogvideox_entry(name: str, sizes: Mapping[str, Any]) -> CogVideoXEntry:
-    """An entry of one's own from plain data.
-
-    Raises:
-        UsageError: sizes that a CogVideoX transformer does not have.
-    """
-    try:
-        config = CogVideoXConfig(**sizes)
-    except TypeError as error:
-        raise UsageError(
-            "CogVideoX sizes", expected="fields of CogVideoXConfig", got=str(error)
-        ) from error
-    return CogVideoXEntry(name=name, summary=f"a CogVideoX model called {name}", config=config)
+    """An entry of one's own from plain data; see ``DiffusersEntry.of_sizes``."""
+    return CogVideoXEntry.of_sizes(name, sizes)
 
 
 COGVIDEOX_2B = CogVideoXEntry(

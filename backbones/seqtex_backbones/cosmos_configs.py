@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -12,6 +12,7 @@ from seqtex_core.rope import GRID_SPREADS, GridSpread
 
 from .cosmos_positions import CosmosPositions
 from .cosmos_schedule import CosmosSchedule, Objective
+from .diffusers_entry import DiffusersEntry
 
 _OWN = frozenset({"text_length", "objective", "fps", "spread"})
 _TRIPLES = ("max_size", "patch_size", "rope_scale")
@@ -88,18 +89,13 @@ class CosmosConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CosmosEntry:
-    """A named Cosmos model; see ``registry.BackboneEntry``.
+class CosmosEntry(DiffusersEntry[CosmosConfig]):
+    """A named Cosmos model."""
 
-    Args:
-        name: registry name.
-        summary: one line for listings.
-        config: its sizes.
-    """
+    family = "Cosmos"
+    diffusers_class = "CosmosTransformer3DModel"
+    sizes = CosmosConfig
 
-    name: str
-    summary: str
-    config: CosmosConfig
     keep_in_fp32: tuple[str, ...] = ("learnable_pos_embed",)
 
     def build(self) -> Backbone:
@@ -118,52 +114,19 @@ class CosmosEntry:
             spread=config.spread,
         )
 
-    def native_names(self, keys: Iterable[str]) -> dict[str, str]:
-        """Keys of a diffusers file, which are the names themselves."""
-        return {key: key for key in keys}
-
-    def differences(self, config: Mapping[str, Any]) -> list[str]:
-        """What a diffusers ``config.json`` says otherwise than this entry, one phrase per field.
-
-        Raises:
-            UsageError: a config of another architecture.
-        """
-        kind = str(config.get("_class_name", "CosmosTransformer3DModel"))
-        if kind != "CosmosTransformer3DModel":
-            raise UsageError(
-                "config.json", expected="_class_name 'CosmosTransformer3DModel'", got=repr(kind)
-            )
-        ours, defaults = self.config.to_diffusers(), CosmosConfig().to_diffusers()
-        theirs = {name: config.get(name, defaults[name]) for name in ours}
-        theirs |= {name: tuple(theirs[name]) for name in _TRIPLES}
+    def without_effect(self) -> set[str]:
+        """Sizes of parts that the model does not have."""
         ignored = set()
         if self.config.extra_pos_embed_type is None:
             ignored.add("max_size")
         if not self.config.use_crossattn_projection:
             ignored |= {"crossattn_proj_in_channels", "encoder_hidden_states_channels"}
-        return [
-            f"{name} is {theirs[name]}, not {ours[name]}"
-            for name in ours
-            if name not in ignored and theirs[name] != ours[name]
-        ]
+        return ignored
 
 
 def cosmos_entry(name: str, sizes: Mapping[str, Any]) -> CosmosEntry:
-    """An entry of one's own from plain data.
-
-    Raises:
-        UsageError: sizes that a Cosmos transformer does not have.
-    """
-    values: dict[str, Any] = {
-        key: tuple(value) if key in _TRIPLES else value for key, value in sizes.items()
-    }
-    try:
-        config = CosmosConfig(**values)
-    except TypeError as error:
-        raise UsageError(
-            "Cosmos sizes", expected="fields of CosmosConfig", got=str(error)
-        ) from error
-    return CosmosEntry(name=name, summary=f"a Cosmos model called {name}", config=config)
+    """An entry of one's own from plain data; see ``DiffusersEntry.of_sizes``."""
+    return CosmosEntry.of_sizes(name, sizes)
 
 
 def _named(name: str, summary: str, *, is_large: bool, **changes: Any) -> CosmosEntry:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -10,7 +10,8 @@ from seqtex_core.adapter import Backbone
 from seqtex_core.errors import UsageError
 from seqtex_core.rope import GRID_SPREADS, GridSpread
 
-_CLASS = "HunyuanVideoTransformer3DModel"
+from .diffusers_entry import DiffusersEntry
+
 _OWN = frozenset({"text_length", "guidance", "spread"})
 
 
@@ -87,19 +88,12 @@ class HunyuanVideoConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HunyuanVideoEntry:
-    """A named HunyuanVideo model; see ``registry.BackboneEntry``.
+class HunyuanVideoEntry(DiffusersEntry[HunyuanVideoConfig]):
+    """A named HunyuanVideo model."""
 
-    Args:
-        name: registry name.
-        summary: one line for listings.
-        config: its sizes.
-    """
-
-    name: str
-    summary: str
-    config: HunyuanVideoConfig
-    keep_in_fp32: tuple[str, ...] = ()
+    family = "HunyuanVideo"
+    diffusers_class = "HunyuanVideoTransformer3DModel"
+    sizes = HunyuanVideoConfig
 
     def build(self) -> Backbone:
         """The model with torch's default initialisation, on the current default device."""
@@ -116,44 +110,10 @@ class HunyuanVideoEntry:
             spread=config.spread,
         )
 
-    def native_names(self, keys: Iterable[str]) -> dict[str, str]:
-        """Keys of a diffusers file, which are the names themselves."""
-        return {key: key for key in keys}
-
-    def differences(self, config: Mapping[str, Any]) -> list[str]:
-        """What a diffusers ``config.json`` says otherwise than this entry, one phrase per field.
-
-        Raises:
-            UsageError: a config of another architecture.
-        """
-        kind = str(config.get("_class_name", _CLASS))
-        if kind != _CLASS:
-            raise UsageError("config.json", expected=f"_class_name {_CLASS!r}", got=repr(kind))
-        ours, defaults = self.config.to_diffusers(), HunyuanVideoConfig().to_diffusers()
-        theirs = {name: config.get(name, defaults[name]) for name in ours}
-        theirs["rope_axes_dim"] = tuple(theirs["rope_axes_dim"])  # a list in JSON
-        return [
-            f"{name} is {theirs[name]}, not {ours[name]}"
-            for name in ours
-            if theirs[name] != ours[name]
-        ]
-
 
 def hunyuan_video_entry(name: str, sizes: Mapping[str, Any]) -> HunyuanVideoEntry:
-    """An entry of one's own from plain data.
-
-    Raises:
-        UsageError: sizes that a HunyuanVideo transformer does not have.
-    """
-    try:
-        config = HunyuanVideoConfig(**sizes)
-    except TypeError as error:
-        raise UsageError(
-            "HunyuanVideo sizes", expected="fields of HunyuanVideoConfig", got=str(error)
-        ) from error
-    return HunyuanVideoEntry(
-        name=name, summary=f"a HunyuanVideo model called {name}", config=config
-    )
+    """An entry of one's own from plain data; see ``DiffusersEntry.of_sizes``."""
+    return HunyuanVideoEntry.of_sizes(name, sizes)
 
 
 HUNYUAN_VIDEO = HunyuanVideoEntry(

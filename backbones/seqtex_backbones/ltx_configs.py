@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from seqtex_core.adapter import Backbone
 from seqtex_core.errors import UsageError
 from seqtex_core.rope import GRID_SPREADS, GridSpread
+
+from .diffusers_entry import DiffusersEntry
 
 _OWN = frozenset({"text_length", "frame_rate", "causal_time", "spread"})
 
@@ -86,19 +88,12 @@ class LTXConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LTXEntry:
-    """A named LTX-Video model; see ``registry.BackboneEntry``.
+class LTXEntry(DiffusersEntry[LTXConfig]):
+    """A named LTX-Video model."""
 
-    Args:
-        name: registry name.
-        summary: one line for listings.
-        config: its sizes.
-    """
-
-    name: str
-    summary: str
-    config: LTXConfig
-    keep_in_fp32: tuple[str, ...] = ()
+    family = "LTX-Video"
+    diffusers_class = "LTXVideoTransformer3DModel"
+    sizes = LTXConfig
 
     def build(self) -> Backbone:
         """The model with torch's default initialisation, on the current default device."""
@@ -116,41 +111,10 @@ class LTXEntry:
             spread=config.spread,
         )
 
-    def native_names(self, keys: Iterable[str]) -> dict[str, str]:
-        """Keys of a diffusers file, which are the names themselves."""
-        return {key: key for key in keys}
-
-    def differences(self, config: Mapping[str, Any]) -> list[str]:
-        """What a diffusers ``config.json`` says otherwise than this entry, one phrase per field.
-
-        Raises:
-            UsageError: a config of another architecture.
-        """
-        kind = str(config.get("_class_name", "LTXVideoTransformer3DModel"))
-        if kind != "LTXVideoTransformer3DModel":
-            raise UsageError(
-                "config.json", expected="_class_name 'LTXVideoTransformer3DModel'", got=repr(kind)
-            )
-        ours, defaults = self.config.to_diffusers(), LTXConfig().to_diffusers()
-        theirs = {name: config.get(name, defaults[name]) for name in ours}
-        return [
-            f"{name} is {theirs[name]}, not {ours[name]}"
-            for name in ours
-            if theirs[name] != ours[name]
-        ]
-
 
 def ltx_entry(name: str, sizes: Mapping[str, Any]) -> LTXEntry:
-    """An entry of one's own from plain data.
-
-    Raises:
-        UsageError: sizes that an LTX-Video transformer does not have.
-    """
-    try:
-        config = LTXConfig(**sizes)
-    except TypeError as error:
-        raise UsageError("LTX sizes", expected="fields of LTXConfig", got=str(error)) from error
-    return LTXEntry(name=name, summary=f"an LTX-Video model called {name}", config=config)
+    """An entry of one's own from plain data; see ``DiffusersEntry.of_sizes``."""
+    return LTXEntry.of_sizes(name, sizes)
 
 
 LTX_2B = LTXEntry(

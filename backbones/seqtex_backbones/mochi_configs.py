@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from seqtex_core.adapter import Backbone
 from seqtex_core.errors import UsageError
 
-_CLASS = "MochiTransformer3DModel"
+from .diffusers_entry import DiffusersEntry
+
 _POOLER_HEADS = 8
 
 
@@ -63,18 +64,13 @@ class MochiConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MochiEntry:
-    """A named Mochi model; see ``registry.BackboneEntry``.
+class MochiEntry(DiffusersEntry[MochiConfig]):
+    """A named Mochi model."""
 
-    Args:
-        name: registry name.
-        summary: one line for listings.
-        config: its sizes.
-    """
+    family = "Mochi"
+    diffusers_class = "MochiTransformer3DModel"
+    sizes = MochiConfig
 
-    name: str
-    summary: str
-    config: MochiConfig
     keep_in_fp32: tuple[str, ...] = ("pos_frequencies",)
 
     def build(self) -> Backbone:
@@ -89,41 +85,16 @@ class MochiEntry:
         model = MochiTransformer3DModel(**self.config.to_diffusers())
         return MochiBackbone(model, name=self.name)
 
-    def native_names(self, keys: Iterable[str]) -> dict[str, str]:
-        """Keys of a diffusers file, which are the names themselves."""
-        return {key: key for key in keys}
-
-    def differences(self, config: Mapping[str, Any]) -> list[str]:
-        """What a diffusers ``config.json`` says otherwise than this entry, one phrase per field.
-
-        Raises:
-            UsageError: a config of another architecture.
-        """
-        kind = str(config.get("_class_name", _CLASS))
-        if kind != _CLASS:
-            raise UsageError("config.json", expected=f"_class_name {_CLASS!r}", got=repr(kind))
-        ours, defaults = self.config.to_diffusers(), MochiConfig().to_diffusers()
-        theirs = {name: config.get(name, defaults[name]) for name in ours}
+    def as_built(self, theirs: dict[str, Any]) -> dict[str, Any]:
+        """As many channels out as in is what nothing said means."""
         if theirs["out_channels"] == theirs["in_channels"]:
-            theirs["out_channels"] = None
-        return [
-            f"{name} is {theirs[name]}, not {ours[name]}"
-            for name in ours
-            if theirs[name] != ours[name]
-        ]
+            return theirs | {"out_channels": None}
+        return theirs
 
 
 def mochi_entry(name: str, sizes: Mapping[str, Any]) -> MochiEntry:
-    """An entry of one's own from plain data.
-
-    Raises:
-        UsageError: sizes that a Mochi transformer does not have.
-    """
-    try:
-        config = MochiConfig(**sizes)
-    except TypeError as error:
-        raise UsageError("Mochi sizes", expected="fields of MochiConfig", got=str(error)) from error
-    return MochiEntry(name=name, summary=f"a Mochi model called {name}", config=config)
+    """An entry of one's own from plain data; see ``DiffusersEntry.of_sizes``."""
+    return MochiEntry.of_sizes(name, sizes)
 
 
 MOCHI_1 = MochiEntry(

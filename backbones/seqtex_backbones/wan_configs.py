@@ -9,6 +9,7 @@ from typing import Any, Literal
 from seqtex_core.adapter import Backbone
 from seqtex_core.errors import UsageError
 
+from .diffusers_entry import DiffusersEntry, differing
 from .wan_keys import diffusers_names
 
 
@@ -124,18 +125,13 @@ class WanConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WanEntry:
-    """A named Wan model; see ``registry.BackboneEntry``.
+class WanEntry(DiffusersEntry[WanConfig]):
+    """A named Wan model."""
 
-    Args:
-        name: registry name.
-        summary: one line for listings.
-        config: its sizes.
-    """
+    family = "Wan"
+    diffusers_class = "WanTransformer3DModel"
+    sizes = WanConfig
 
-    name: str
-    summary: str
-    config: WanConfig
     keep_in_fp32: tuple[str, ...] = (
         "time_embedder",
         "scale_shift_table",
@@ -167,27 +163,12 @@ class WanEntry:
         theirs = WanConfig.from_diffusers(
             config, text_length=self.config.text_length
         ).to_diffusers()
-        ours = self.config.to_diffusers()
-        return [
-            f"{name} is {theirs[name]}, not {ours[name]}"
-            for name in ours
-            if theirs[name] != ours[name]
-        ]
+        return differing(self.config.to_diffusers(), theirs)
 
 
 def wan_entry(name: str, sizes: Mapping[str, Any]) -> WanEntry:
-    """An entry of one's own from plain data.
-
-    Raises:
-        UsageError: sizes that a Wan transformer does not have, or not enough of them.
-    """
-    values = dict(sizes)
-    if "patch_size" in values:
-        values["patch_size"] = tuple(values["patch_size"])
-    try:
-        return WanEntry(name=name, summary=f"a Wan model called {name}", config=WanConfig(**values))
-    except TypeError as error:
-        raise UsageError("Wan sizes", expected="fields of WanConfig", got=str(error)) from error
+    """An entry of one's own from plain data; see ``DiffusersEntry.of_sizes``."""
+    return WanEntry.of_sizes(name, sizes)
 
 
 WAN_2_1_T2V_1_3B = WanEntry(

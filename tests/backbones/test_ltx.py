@@ -95,7 +95,7 @@ def test_config_files_of_diffusers_come_back() -> None:
         ("attention_head_dim", {"num_attention_heads": 1, "attention_head_dim": 4}),
         ("frame_rate", {"frame_rate": 0.0}),
         ("spread", {"spread": "sideways"}),
-        ("LTX sizes", {"num_blocks": 2}),
+        ("LTX-Video sizes", {"num_blocks": 2}),
     ],
 )
 def test_sizes_that_cannot_be_are_named(field: str, sizes: dict[str, Any]) -> None:

@@ -1,0 +1,114 @@
+"""What the entries of backbones have in common whose weights are a diffusers transformer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+
+from seqtex_core.adapter import Backbone
+from seqtex_core.errors import UsageError
+
+
+class DiffusersSizes(Protocol):
+    """Sizes of a model, a frozen dataclass."""
+
+    def to_diffusers(self) -> dict[str, Any]:
+        """Arguments of the diffusers class."""
+        ...
+
+
+Sizes = TypeVar("Sizes", bound=DiffusersSizes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusersEntry(ABC, Generic[Sizes]):
+    """A named model; see ``registry.BackboneEntry``.
+
+    Subclasses say what is built, and set the class variables.
+
+    Args:
+        name: registry name.
+        summary: one line for listings.
+        config: its sizes.
+        keep_in_fp32: parts of key names whose weights diffusers keeps in float32.
+    """
+
+    family: ClassVar[str]
+    """What the models are called in messages."""
+    diffusers_class: ClassVar[str]
+    sizes: ClassVar[type[Any]]
+    """The dataclass of ``config``."""
+    fixed: ClassVar[Mapping[str, Any]] = {}
+    """Arguments of the diffusers class that all models of the family must have."""
+
+    name: str
+    summary: str
+    config: Sizes
+    keep_in_fp32: tuple[str, ...] = ()
+
+    @abstractmethod
+    def build(self) -> Backbone:
+        """The model with torch's default initialisation, on the current default device."""
+
+    @classmethod
+    def of_sizes(cls, name: str, sizes: Mapping[str, Any]) -> Self:
+        """An entry of one's own from plain data.
+
+        Raises:
+            UsageError: sizes that such a transformer does not have.
+        """
+        values = {key: _hashable(value) for key, value in sizes.items()}
+        try:
+            config = cls.sizes(**values)
+        except TypeError as error:
+            raise UsageError(
+                f"{cls.family} sizes", expected=f"fields of {cls.sizes.__name__}", got=str(error)
+            ) from error
+        return cls(name=name, summary=f"a model of the {cls.family} kind, {name}", config=config)
+
+    def native_names(self, keys: Iterable[str]) -> dict[str, str]:
+        """Keys of a diffusers file, which are the names themselves."""
+        return {key: key for key in keys}
+
+    def differences(self, config: Mapping[str, Any]) -> list[str]:
+        """What a diffusers ``config.json`` says otherwise than this entry, one phrase per field.
+
+        Raises:
+            UsageError: a config of another architecture.
+        """
+        kind = str(config.get("_class_name", self.diffusers_class))
+        if kind != self.diffusers_class:
+            raise UsageError(
+                "config.json", expected=f"_class_name {self.diffusers_class!r}", got=repr(kind)
+            )
+        ours = {**self.config.to_diffusers(), **self.fixed}
+        defaults = {**self.sizes().to_diffusers(), **self.fixed}
+        theirs = {name: _hashable(config.get(name, defaults[name])) for name in ours}
+        return differing(ours, self.as_built(theirs), ignored=self.without_effect())
+
+    def as_built(self, theirs: dict[str, Any]) -> dict[str, Any]:
+        """Arguments from a file, where different words mean the same model."""
+        return theirs
+
+    def without_effect(self) -> Iterable[str]:
+        """Arguments that change nothing in a model of these sizes."""
+        return ()
+
+
+def differing(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], *, ignored: Iterable[str] = ()
+) -> list[str]:
+    """One phrase for every value of ``ours`` that is another in ``theirs``."""
+    skipped = set(ignored)
+    return [
+        f"{name} is {theirs[name]}, not {value}"
+        for name, value in ours.items()
+        if name not in skipped and theirs[name] != value
+    ]
+
+
+def _hashable(value: Any) -> Any:
+    """JSON's lists as tuples."""
+    return tuple(value) if isinstance(value, list) else value
