@@ -17,9 +17,9 @@ from seqtex.data.atomic import atomic
 from seqtex.manifest import file_sha256
 from seqtex.outputs import manifest_path
 from seqtex.references import parse_references
-from seqtex_core.errors import SeqTexError
 
 from .batch_manifest import ManifestItem
+from .exits import as_known_error
 from .progress import StageReporter
 from .texture_request import TextureRequest
 from .texture_run import load_pipeline, texture_file
@@ -138,11 +138,11 @@ def do_item(job: BatchJob) -> ItemReport:
         _limit_threads(job.threads)
         pipeline = None if job.request.method == "project" else _pipeline(job)
         texture_file(job.request, pipeline=pipeline, report=report)
-    except SeqTexError as error:
-        reason = str(error)
     except Exception as error:
-        reason = f"{type(error).__name__}: {error} (a defect of seqtex, see the log)"
-        log.write(traceback.format_exc())
+        known = as_known_error(error)
+        reason = str(known or f"{type(error).__name__}: {error} (a defect of seqtex, see the log)")
+        if known is None:
+            log.write(traceback.format_exc())
     return ItemReport(
         name=job.item.name,
         line=job.item.line,

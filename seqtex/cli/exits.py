@@ -45,14 +45,10 @@ def run_guarded(command: Callable[[], None], *, debug: bool) -> int:
         _show(error, debug=debug)
         return error.exit_code
     except Exception as error:
-        if is_out_of_memory(error):
-            short = out_of_memory("Use smaller sizes, or a machine with more memory.")
-            _show(short, debug=debug)
-            return short.exit_code
-        if isinstance(error, OSError) and error.errno in _FULL:
-            full = _disk_full(error)
-            _show(full, debug=debug)
-            return full.exit_code
+        known = as_known_error(error)
+        if known is not None:
+            _show(known, debug=debug)
+            return known.exit_code
         if debug:
             traceback.print_exc()
         sys.stderr.write(f"Error: {type(error).__name__}: {_first_line(error)}\n")
@@ -64,6 +60,17 @@ def run_guarded(command: Callable[[], None], *, debug: bool) -> int:
     finally:
         _end_children()
     return 0
+
+
+def as_known_error(error: Exception) -> SeqTexError | None:
+    """What the machine ran out of, in the library's words; ``None`` for anything else."""
+    if isinstance(error, SeqTexError):
+        return error
+    if is_out_of_memory(error):
+        return out_of_memory("Use smaller sizes, or a machine with more memory.")
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return _disk_full(error)
+    return None
 
 
 def _show(error: SeqTexError, *, debug: bool) -> None:
