@@ -103,8 +103,9 @@ class BackboneBlock(nn.Module, RowSublayers):
         common: submodules of which there is one for both branches, so that a copy refers to the
             same ones: what only text rows pass through after attention or what makes them (there
             is one text stream), and what places the tokens of both streams.
-        cross_attends_row_by_row: ``cross_attention`` reads neither modulation nor frames, so that
-            rows of both streams may pass through it together.
+        cross_attends_row_by_row: ``cross_attention`` reads neither modulation nor frames: it adds
+            ``cross_update`` of ``cross_norm``. Where the branches share ``"cross_attn"``, rows of
+            both may then pass through ``cross_update`` together.
     """
 
     shareable: ClassVar[Mapping[str, tuple[str, ...]]] = {}
@@ -136,6 +137,19 @@ class BackboneBlock(nn.Module, RowSublayers):
         """The residual stream after cross-attention; unchanged without it."""
         del key_values, modulation, rows, attend
         return hidden_states
+
+    def cross_norm(self, hidden_states: Tensor) -> Tensor:
+        """Input of ``cross_update``, ``[B, L, D]``, by what the branches may not share."""
+        return hidden_states
+
+    def cross_update(
+        self, normed: Tensor, key_values: tuple[KeyValue, ...], attend: Attend
+    ) -> Tensor:
+        """What cross-attention adds, ``[B, L, D]``, by modules of ``"cross_attn"`` alone.
+
+        Needed in blocks with ``cross_attends_row_by_row``.
+        """
+        raise NotImplementedError(type(self).__name__)
 
 
 class BackboneShell(nn.Module, ABC):

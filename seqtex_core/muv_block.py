@@ -49,6 +49,10 @@ class MUVBlock(nn.Module):
         geometry_order: ``"post_rope"`` adds geometry after RoPE (paper), ``"pre_rope"`` before it
             (released weights).
         uv_key_source: state of the mv tokens that the uv branch's keys and values are made of.
+
+    Attributes:
+        cross_together: rows of both streams pass through a shared cross-attention at once where it
+            goes row by row; by default (``None``) except on a CPU, where it gains nothing.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class MUVBlock(nn.Module):
         self.geometry_caster = caster
         self.geometry_order: GeometryOrder = geometry_order
         self.uv_key_source: UVKeySource = uv_key_source
+        self.cross_together: bool | None = None
 
     def forward(
         self,
@@ -222,14 +227,16 @@ class MUVBlock(nn.Module):
 
         Where both pass through the same modules row by row, they do so together, except on a CPU:
         larger products fill a GPU better. Their kernels may then be others than those for mv alone.
+        The norms before it are each branch's own.
         """
         mv_rows, to_text = inputs["mv"].rows, per_sample(attend, inputs["mv"].rows)
         pairs = cache.cross["mv"]
-        together = self.mv.cross_attends_row_by_row and x_mv.device.type != "cpu"
+        wanted = x_mv.device.type != "cpu" if self.cross_together is None else self.cross_together
+        together = wanted and self.mv.cross_attends_row_by_row
         if x_uv is not None and together and self._share_context(inputs, cache):
-            joined = torch.cat([x_mv, x_uv], dim=1)
-            joined = self.mv.cross_attention(joined, pairs, modulations[0], mv_rows, to_text)
-            return joined[:, : x_mv.shape[1]], joined[:, x_mv.shape[1] :]
+            normed = torch.cat([self.mv.cross_norm(x_mv), self.uv.cross_norm(x_uv)], dim=1)
+            update = self.mv.cross_update(normed, pairs, to_text)
+            return x_mv + update[:, : x_mv.shape[1]], x_uv + update[:, x_mv.shape[1] :]
         x_mv = self.mv.cross_attention(x_mv, pairs, modulations[0], mv_rows, to_text)
         if x_uv is not None:
             rows = inputs["uv"].rows

@@ -151,13 +151,22 @@ class WanBlock(BackboneBlock):
     ) -> Tensor:
         """Unmodulated and ungated; text and image are attended separately and summed."""
         del modulation, rows
+        return hidden_states + self.cross_update(self.cross_norm(hidden_states), key_values, attend)
+
+    def cross_norm(self, hidden_states: Tensor) -> Tensor:
+        """LayerNorm with weights, of which each branch has its own."""
         weight, bias = self.norm2.weight, self.norm2.bias
-        normed = affine_norm(hidden_states, weight, bias, eps=self.norm2.eps)
+        return affine_norm(hidden_states, weight, bias, eps=self.norm2.eps)
+
+    def cross_update(
+        self, normed: Tensor, key_values: tuple[KeyValue, ...], attend: Attend
+    ) -> Tensor:
+        """Attention to text and image, projected."""
         norm = _rms(self.attn2.norm_q)
         query = qk_prep(self.attn2.to_q(normed), num_heads=self.num_heads, norm=norm)
         attended = [attend(query, pair.key, pair.value, mask=pair.mask) for pair in key_values]
         update = attended[0] if len(attended) == 1 else attended[0] + attended[1]
-        out: Tensor = hidden_states + self.attn2.to_out[0](update.flatten(2))
+        out: Tensor = self.attn2.to_out[0](update.flatten(2))
         return out
 
     def feed_forward(

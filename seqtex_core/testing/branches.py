@@ -49,6 +49,20 @@ class BranchChecks(Harness):
             else:
                 assert_differs(source, got, want, least=100 * self.tolerance)
 
+    def test_a_shared_cross_attention_serves_both_branches_at_once(self) -> None:
+        """With norms that differ between the branches; on a GPU it is the rule."""
+        transformer = self.make_transformer()
+        inputs = self.make_inputs(transformer)
+        made = []
+        with torch.no_grad():
+            for together in (False, True):
+                for block in transformer.muv_blocks():
+                    block.cross_together = together
+                cache = self.prepare(transformer, inputs)
+                made.append(transformer(inputs.latents, inputs.sigmas, cache))
+        for name in inputs.latents:
+            self.assert_close(name, made[1][name], made[0][name])
+
     def test_mv_never_reads_uv(self) -> None:
         """Bit-equal views whatever the texture holds, and when its branch is skipped."""
         transformer = self.make_transformer()
