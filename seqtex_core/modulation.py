@@ -11,12 +11,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from .checks import check_shape
 from .frames import StreamLayout
-from .kernels import eager
-from .rope.rotate import compute_dtype
+from .kernels.choose import kernels_for
 
 
 def per_frame(
@@ -93,12 +91,8 @@ def modulated_norm(
         UsageError: rows of another number than the stream has.
     """
     check_shape("hidden_states", hidden_states, (None, rows.num_tokens, None), "B L D")
-    if eager.may_write(hidden_states, shift, factor):
-        return eager.modulated_norm(hidden_states, shift, factor, rows, eps=eps)
-    wide = hidden_states.to(compute_dtype(hidden_states))
-    normed = functional.layer_norm(wide, wide.shape[-1:], eps=eps)
-    scaled = per_frame(lambda x, s, c: x * c + s, rows, normed, shift, factor)
-    return scaled.type_as(hidden_states)
+    kernels = kernels_for("norm", hidden_states, hidden_states.shape[-1], shift, factor)
+    return kernels.modulated_norm(hidden_states, shift, factor, rows, eps=eps)
 
 
 def affine_norm(hidden_states: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> Tensor:
@@ -110,12 +104,8 @@ def affine_norm(hidden_states: Tensor, weight: Tensor, bias: Tensor, *, eps: flo
         bias: ``[D]``.
         eps: of the norm.
     """
-    if eager.may_write(hidden_states, weight, bias):
-        return eager.affine_norm(hidden_states, weight, bias, eps=eps)
-    wide = hidden_states.to(compute_dtype(hidden_states))
-    size = wide.shape[-1:]
-    weight, bias = weight.to(wide.dtype), bias.to(wide.dtype)
-    return functional.layer_norm(wide, size, weight, bias, eps).type_as(hidden_states)
+    kernels = kernels_for("norm", hidden_states, hidden_states.shape[-1], weight, bias)
+    return kernels.affine_norm(hidden_states, weight, bias, eps=eps)
 
 
 def gated_residual(
@@ -130,7 +120,5 @@ def gated_residual(
         rows: the stream's layout.
     """
     check_shape("hidden_states", hidden_states, (None, rows.num_tokens, None), "B L D")
-    if eager.may_write(hidden_states, update, gate):
-        return eager.gated_residual(hidden_states, update, gate, rows)
-    gated = per_frame(lambda u, g: u * g, rows, update, gate)
-    return (hidden_states.to(compute_dtype(hidden_states)) + gated).type_as(hidden_states)
+    kernels = kernels_for("gate", hidden_states, hidden_states.shape[-1], update, gate)
+    return kernels.gated_residual(hidden_states, update, gate, rows)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .checks import check_floating, check_shape
 from .errors import UsageError
-from .kernels import eager
+from .kernels.choose import kernels_for
 from .rope.rotate import Rope, apply_rope, apply_rope_reference, check_rope, compute_dtype, rotate
 
 GeometryOrder = Literal["post_rope", "pre_rope"]
@@ -100,12 +100,16 @@ def qk_prep(
     _check(x, num_heads, norm, rope, geometry)
     check_order(geometry_order)
     weights = () if norm is None else (norm.weight, norm.bias)
-    tables = () if rope is None else (rope.cos,)
-    late = geometry is None or geometry_order == "post_rope"
-    if late and eager.may_write(x, geometry, *weights, *tables):
-        return eager.prepare_rows(x, norm, num_heads=num_heads, rope=rope, geometry=geometry)
-    rows = _normalise(x.to(compute_dtype(x)), num_heads, norm)
-    return rotate_and_add(rows, rope, geometry, geometry_order).to(x.dtype)
+    angles = None if rope is None else rope.cos
+    kernels = kernels_for("qk_prep", x, x.shape[-1] // num_heads, geometry, *weights, angles=angles)
+    return kernels.prepare_rows(
+        x,
+        norm,
+        num_heads=num_heads,
+        rope=rope,
+        geometry=geometry,
+        geometry_order=geometry_order,
+    )
 
 
 def qk_prep_reference(
@@ -197,7 +201,8 @@ def check_geometry(geometry: Tensor, rows: Tensor) -> None:
     check_shape("geometry", geometry, (batch, *rows.shape[1:]), "B L N D")
 
 
-def _normalise(wide: Tensor, num_heads: int, norm: QKNorm | None) -> Tensor:
+def normalise(wide: Tensor, num_heads: int, norm: QKNorm | None) -> Tensor:
+    """The norm of ``wide [B, L, N*D]`` (fp32 or fp64), unchecked and unrounded, in heads."""
     if norm is None:
         return split_heads(wide, num_heads)
     if norm.scope == "head":

@@ -2,8 +2,7 @@
 
 On a CPU the rows are taken in pieces that fit into the cache, so that the wide intermediate values
 never travel to memory. Elsewhere whole tensors are taken, and the last operation of a chain writes
-the narrow result itself. Both need to write into tensors that exist already, which autograd and the
-compiler do not allow: there the callers use the plain forms.
+the narrow result itself. Both write into tensors that exist already, which autograd does not allow.
 """
 
 from __future__ import annotations
@@ -17,21 +16,13 @@ from torch.nn import functional
 
 from ..frames import StreamLayout
 from ..rope.rotate import Rope, compute_dtype, rotate_in_place
+from .choose import KernelInputs
 
 if TYPE_CHECKING:
-    from ..qk_prep import QKNorm
+    from ..qk_prep import GeometryOrder, QKNorm
 
 PIECE = 1 << 16
 """Elements of a piece: three of them in fp32 stay in a cache of a megabyte."""
-
-
-def may_write(*tensors: Tensor | None) -> bool:
-    """Whether results may be written into tensors: no gradients, nothing being traced."""
-    if torch.compiler.is_compiling():
-        return False
-    return not torch.is_grad_enabled() or not any(
-        t is not None and t.requires_grad for t in tensors
-    )
 
 
 def prepare_rows(
@@ -41,19 +32,23 @@ def prepare_rows(
     num_heads: int,
     rope: Rope | None,
     geometry: Tensor | None,
+    geometry_order: GeometryOrder = "post_rope",
 ) -> Tensor:
     """``rope(norm(x)) + geometry``, ``[B, L, N, D]``; see ``qk_prep``. Inputs are checked."""
     heads = (num_heads, x.shape[-1] // num_heads)
     if norm is not None and _has_narrow_kernel(x, norm):
         x, norm = functional.rms_norm(x, x.shape[-1:], norm.weight, norm.eps), None
     if norm is None and rope is None and geometry is None:
-        return x.unflatten(-1, heads)
+        unchanged: Tensor = x.unflatten(-1, heads)
+        return unchanged
     out = x.new_empty(*x.shape[:-1], *heads)
     for rows in _pieces(x.shape[1], x):
         wide = _normalised(x[:, rows].unflatten(-1, heads), norm)
+        if geometry is not None and geometry_order == "pre_rope":
+            wide.add_(geometry[:, rows])
         if rope is not None:
             wide = rotate_in_place(wide, rope, rows)
-        if geometry is None:
+        if geometry is None or geometry_order == "pre_rope":
             out[:, rows] = wide
         else:
             torch.add(wide, geometry[:, rows], out=out[:, rows])
@@ -122,7 +117,8 @@ def _per_frame_addcmul(
     shape = (rows.num_frames, length)
 
     def framed(t: Tensor) -> Tensor:
-        return t.unflatten(1, shape) if t.shape[1] == like.shape[1] else t.unsqueeze(2)
+        per_row: Tensor = t.unflatten(1, shape) if t.shape[1] == like.shape[1] else t.unsqueeze(2)
+        return per_row
 
     torch.addcmul(
         framed(first), factor.unflatten(1, shape), by.unsqueeze(2), out=out.unflatten(1, shape)
@@ -148,14 +144,16 @@ def _normalised(x: Tensor, norm: QKNorm | None) -> Tensor:
     bias = None if norm.bias is None else norm.bias.to(wide)
     size = rows.shape[-1:]
     if norm.kind == "layer":
-        return functional.layer_norm(rows, size, weight, bias, norm.eps).view(x.shape)
+        centred: Tensor = functional.layer_norm(rows, size, weight, bias, norm.eps)
+        return centred.view(x.shape)
     if _in_pieces(x):  # PyTorch has no kernel of its own here
         square = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).square_()
         normed = rows * square.div_(size[0]).add_(norm.eps).rsqrt_()
         normed = normed if weight is None else normed.mul_(weight)
     else:
         normed = functional.rms_norm(rows, size, weight, norm.eps)
-    return (normed if bias is None else normed.add_(bias)).view(x.shape)
+    shifted: Tensor = normed if bias is None else normed.add_(bias)
+    return shifted.view(x.shape)
 
 
 def _in_pieces(x: Tensor) -> bool:
@@ -184,3 +182,20 @@ def _frame_pieces(rows: StreamLayout, x: Tensor) -> Iterator[tuple[int, slice]]:
 
 def _rows_of_piece(x: Tensor) -> int:
     return max(1, PIECE // (x.shape[0] * x.shape[-1]))
+
+
+class EagerKernels:
+    """PyTorch's own kernels, writing into tensors that exist; without gradients."""
+
+    name = "eager"
+    prepare_rows = staticmethod(prepare_rows)
+    modulated_norm = staticmethod(modulated_norm)
+    affine_norm = staticmethod(affine_norm)
+    gated_residual = staticmethod(gated_residual)
+
+    def reason_unsupported(self, inputs: KernelInputs) -> str | None:
+        """Gradients."""
+        return "has no gradients" if inputs.needs_grad else None
+
+
+EAGER = EagerKernels()

@@ -1,0 +1,188 @@
+"""Which implementation of the fused operations runs, and why another one cannot."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import UnsupportedError
+from ..frames import StreamLayout
+from ..registry import Registry
+from ..rope.rotate import Rope
+
+if TYPE_CHECKING:
+    from ..qk_prep import GeometryOrder, QKNorm
+
+logger = logging.getLogger(__name__)
+
+Operation = Literal["qk_prep", "norm", "gate"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelInputs:
+    """What an implementation must know to say whether it can run.
+
+    Args:
+        operation: norm, rotation and geometry; a modulated or affine LayerNorm; gate and residual.
+        device: where the tensors are.
+        dtype: of the rows.
+        width: channels of a row: of a head in ``"qk_prep"``, of the residual stream else.
+        needs_grad: gradients will be asked for.
+        learned_angles: those of the rotation's angles too.
+    """
+
+    operation: Operation
+    device: torch.device
+    dtype: torch.dtype
+    width: int
+    needs_grad: bool = False
+    learned_angles: bool = False
+
+
+class FusedKernels(Protocol):
+    """The fused operations; inputs were checked by the functions that call them."""
+
+    @property
+    def name(self) -> str:
+        """Name in the registry."""
+        ...
+
+    def reason_unsupported(self, inputs: KernelInputs) -> str | None:
+        """Why this implementation cannot run on ``inputs``, or ``None``."""
+        ...
+
+    def prepare_rows(
+        self,
+        x: Tensor,
+        norm: QKNorm | None,
+        *,
+        num_heads: int,
+        rope: Rope | None,
+        geometry: Tensor | None,
+        geometry_order: GeometryOrder,
+    ) -> Tensor:
+        """See ``seqtex_core.qk_prep.qk_prep``."""
+        ...
+
+    def modulated_norm(
+        self, x: Tensor, shift: Tensor, factor: Tensor, rows: StreamLayout, *, eps: float
+    ) -> Tensor:
+        """See ``seqtex_core.modulation.modulated_norm``."""
+        ...
+
+    def affine_norm(self, x: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> Tensor:
+        """See ``seqtex_core.modulation.affine_norm``."""
+        ...
+
+    def gated_residual(self, x: Tensor, update: Tensor, gate: Tensor, rows: StreamLayout) -> Tensor:
+        """See ``seqtex_core.modulation.gated_residual``."""
+        ...
+
+
+KERNELS: Registry[FusedKernels] = Registry(
+    "kernels",
+    {
+        "triton": "seqtex_core.kernels.triton_backend:TRITON",
+        "eager": "seqtex_core.kernels.eager:EAGER",
+        "plain": "seqtex_core.kernels.plain:PLAIN",
+    },
+)
+AUTO_ORDER = ("triton", "eager", "plain")
+"""What ``auto`` tries: one kernel per operation, then PyTorch's own kernels writing in place, then
+the definitions, which autograd and the compiler can look into."""
+
+_wanted: ContextVar[str | FusedKernels] = ContextVar("seqtex kernels", default="auto")
+_chosen: dict[KernelInputs, FusedKernels] = {}
+_logged: set[str] = set()
+
+
+@contextmanager
+def using_kernels(kernels: str | FusedKernels) -> Iterator[None]:
+    """Everything called inside runs on the named implementation, or fails with its reason.
+
+    Args:
+        kernels: a registered name, ``"auto"``, or an implementation of one's own.
+
+    Raises:
+        UsageError: an unknown name.
+    """
+    if isinstance(kernels, str) and kernels != "auto":
+        kernels = KERNELS.get(kernels)
+    token = _wanted.set(kernels)
+    try:
+        yield
+    finally:
+        _wanted.reset(token)
+
+
+def list_kernels(device: torch.device | str | None = None) -> list[tuple[str, str | None]]:
+    """Every implementation with the reason why it cannot run on ``device``, or ``None``.
+
+    Args:
+        device: CUDA if there is one, else CPU, by default.
+    """
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
+    inputs = KernelInputs(operation="qk_prep", device=where, dtype=dtype, width=128)
+    return [(name, KERNELS.get(name).reason_unsupported(inputs)) for name in KERNELS]
+
+
+def kernels_for(
+    operation: Operation,
+    x: Tensor,
+    width: int,
+    *others: Tensor | None,
+    angles: Tensor | None = None,
+) -> FusedKernels:
+    """The implementation for these tensors; in a graph that is traced, always the plain one.
+
+    Args:
+        operation: which.
+        x: rows.
+        width: see ``KernelInputs``.
+        others: further tensors, which may need gradients.
+        angles: of the rotation, likewise.
+
+    Raises:
+        UnsupportedError: the one asked for cannot run on them.
+    """
+    if torch.compiler.is_compiling():
+        return KERNELS.get("plain")
+    learn = torch.is_grad_enabled()
+    inputs = KernelInputs(
+        operation=operation,
+        device=x.device,
+        dtype=x.dtype,
+        width=width,
+        needs_grad=learn and any(t is not None and t.requires_grad for t in (x, *others, angles)),
+        learned_angles=learn and angles is not None and angles.requires_grad,
+    )
+    wanted = _wanted.get()
+    if isinstance(wanted, str):
+        return _chosen.get(inputs) or _choose(inputs)
+    reason = wanted.reason_unsupported(inputs)
+    if reason is not None:
+        raise UnsupportedError(
+            f"kernels {wanted.name!r}",
+            expected=f"inputs of {operation} and a machine that it supports",
+            got=reason,
+            remedy="Use another one, or 'auto'.",
+        )
+    return wanted
+
+
+def _choose(inputs: KernelInputs) -> FusedKernels:
+    found = (KERNELS.get(name) for name in AUTO_ORDER)
+    kernels = next(k for k in found if k.reason_unsupported(inputs) is None)
+    if kernels.name not in _logged:
+        _logged.add(kernels.name)
+        logger.info("kernels: auto chose %s on %s", kernels.name, inputs.device)
+    _chosen[inputs] = kernels
+    return kernels

@@ -1,0 +1,69 @@
+"""The fused operations one step after the other: for autograd, for the compiler, and to read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+from torch.nn import functional
+
+from ..frames import StreamLayout
+from ..rope.rotate import Rope, compute_dtype
+from .choose import KernelInputs
+
+if TYPE_CHECKING:
+    from ..qk_prep import GeometryOrder, QKNorm
+
+
+class PlainKernels:
+    """Everything in fp32 (fp64 for fp64 rows), rounded once at the end; runs everywhere."""
+
+    name = "plain"
+
+    def reason_unsupported(self, inputs: KernelInputs) -> str | None:
+        """Nothing is refused."""
+        del inputs
+        return None
+
+    def prepare_rows(
+        self,
+        x: Tensor,
+        norm: QKNorm | None,
+        *,
+        num_heads: int,
+        rope: Rope | None,
+        geometry: Tensor | None,
+        geometry_order: GeometryOrder,
+    ) -> Tensor:
+        """Norm, rotation, geometry."""
+        from ..qk_prep import normalise, rotate_and_add
+
+        rows = normalise(x.to(compute_dtype(x)), num_heads, norm)
+        return rotate_and_add(rows, rope, geometry, geometry_order).to(x.dtype)
+
+    def modulated_norm(
+        self, x: Tensor, shift: Tensor, factor: Tensor, rows: StreamLayout, *, eps: float
+    ) -> Tensor:
+        """LayerNorm, factor, shift."""
+        from ..modulation import per_frame
+
+        wide = x.to(compute_dtype(x))
+        normed = functional.layer_norm(wide, wide.shape[-1:], eps=eps)
+        scaled = per_frame(lambda row, s, c: row * c + s, rows, normed, shift, factor)
+        return scaled.type_as(x)
+
+    def affine_norm(self, x: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> Tensor:
+        """LayerNorm with weights."""
+        wide = x.to(compute_dtype(x))
+        weight, bias = weight.to(wide.dtype), bias.to(wide.dtype)
+        return functional.layer_norm(wide, wide.shape[-1:], weight, bias, eps).type_as(x)
+
+    def gated_residual(self, x: Tensor, update: Tensor, gate: Tensor, rows: StreamLayout) -> Tensor:
+        """Gate, sum."""
+        from ..modulation import per_frame
+
+        gated = per_frame(lambda u, g: u * g, rows, update, gate)
+        return (x.to(compute_dtype(x)) + gated).type_as(x)
+
+
+PLAIN = PlainKernels()

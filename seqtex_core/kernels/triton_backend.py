@@ -1,0 +1,86 @@
+"""The Triton kernels as an implementation; Triton is imported when they first run."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..frames import StreamLayout
+from ..rope.rotate import Rope
+from .choose import KernelInputs
+from .triton_launch import Preparation, prepare_rows, residual_norm
+
+if TYPE_CHECKING:
+    from ..qk_prep import GeometryOrder, QKNorm
+
+_MAX_WIDTH = 16384
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class TritonKernels:
+    """One kernel per operation.
+
+    Args:
+        interpreted: run on a CPU in Triton's interpreter, thousands of times slower: for tests.
+            ``TRITON_INTERPRET=1`` must be set before Triton is imported.
+    """
+
+    name = "triton"
+
+    def __init__(self, *, interpreted: bool = False) -> None:
+        self.interpreted = interpreted
+
+    def reason_unsupported(self, inputs: KernelInputs) -> str | None:
+        """No Triton, no GPU, fp64, head dims that are no power of two, gradients of norms."""
+        device = "cpu" if self.interpreted else "cuda"
+        if inputs.device.type != device:
+            return f"needs a {device.upper()} device, not {inputs.device.type}"
+        if importlib.util.find_spec("triton") is None:
+            return "needs the package triton: pip install triton"
+        if inputs.dtype not in _DTYPES:
+            return f"needs float32 or less, not {inputs.dtype}"
+        if inputs.operation == "qk_prep":
+            if inputs.width < 2 or inputs.width & (inputs.width - 1):
+                return f"needs a head dim that is a power of two, not {inputs.width}"
+            return "has no gradients of the angles" if inputs.learned_angles else None
+        if inputs.width > _MAX_WIDTH:
+            return f"needs at most {_MAX_WIDTH} channels, not {inputs.width}"
+        return "has no gradients of this operation" if inputs.needs_grad else None
+
+    def prepare_rows(
+        self,
+        x: Tensor,
+        norm: QKNorm | None,
+        *,
+        num_heads: int,
+        rope: Rope | None,
+        geometry: Tensor | None,
+        geometry_order: GeometryOrder,
+    ) -> Tensor:
+        """One kernel, and one for all gradients but those of learned positions."""
+        first = geometry_order == "pre_rope"
+        return prepare_rows(x, geometry, Preparation(num_heads, norm, rope, first))
+
+    def modulated_norm(
+        self, x: Tensor, shift: Tensor, factor: Tensor, rows: StreamLayout, *, eps: float
+    ) -> Tensor:
+        """One kernel."""
+        normed = residual_norm(x, rows, norm=(factor, shift), eps=eps)[1]
+        assert normed is not None
+        return normed
+
+    def affine_norm(self, x: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> Tensor:
+        """One kernel."""
+        normed = residual_norm(x, None, norm=(weight, bias), eps=eps)[1]
+        assert normed is not None
+        return normed
+
+    def gated_residual(self, x: Tensor, update: Tensor, gate: Tensor, rows: StreamLayout) -> Tensor:
+        """One kernel."""
+        return residual_norm(x, rows, update=update, gate=gate)[0]
+
+
+TRITON = TritonKernels()
