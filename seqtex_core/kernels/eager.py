@@ -107,22 +107,16 @@ def gated_residual(x: Tensor, update: Tensor, gate: Tensor, rows: StreamLayout) 
 def _per_frame_addcmul(
     first: Tensor, factor: Tensor, by: Tensor, rows: StreamLayout, *, like: Tensor
 ) -> Tensor:
-    """``first + factor * by`` in one kernel; what is ``[B, F, D]`` is spread over the frames."""
+    """``first + factor * by`` in one kernel; ``by``, and ``first`` unless ``like``, per frame."""
     out = torch.empty_like(like)
     length = rows.uniform_length()
     if length is None:
         frame = rows.frame_of_row(like.device)
-        spread = [t if t.shape == like.shape else t.index_select(1, frame) for t in (first, by)]
-        return torch.addcmul(spread[0], factor, spread[1], out=out)
+        spread = first if first is like else first.index_select(1, frame)
+        return torch.addcmul(spread, factor, by.index_select(1, frame), out=out)
     shape = (rows.num_frames, length)
-
-    def framed(t: Tensor) -> Tensor:
-        per_row: Tensor = t.unflatten(1, shape) if t.shape[1] == like.shape[1] else t.unsqueeze(2)
-        return per_row
-
-    torch.addcmul(
-        framed(first), factor.unflatten(1, shape), by.unsqueeze(2), out=out.unflatten(1, shape)
-    )
+    framed: Tensor = first.unflatten(1, shape) if first is like else first.unsqueeze(2)
+    torch.addcmul(framed, factor.unflatten(1, shape), by.unsqueeze(2), out=out.unflatten(1, shape))
     return out
 
 

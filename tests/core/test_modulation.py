@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional
 
 from seqtex_core.frames import FrameGroup, Grid, StreamLayout
+from seqtex_core.kernels import eager
 from seqtex_core.modulation import gated_residual, modulate, per_frame
 
 
@@ -33,6 +36,24 @@ def test_ragged_and_uniform_frames_equal_spreading(lengths: list[int]) -> None:
     assert torch.equal(modulate(x, shift, scale, rows), expected)
     gated = gated_residual(x, x.sin(), scale, rows)
     # A fused multiply-add rounds once where two operations round twice: an ulp of values up to 16.
+    assert torch.allclose(gated, x + x.sin() * spread(scale, lengths), rtol=0, atol=2e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("lengths", [[0, 2], [2, 0, 1, 1], [1, 3, 0], [1, 1], [3, 3]])
+def test_whole_tensors_with_as_many_frames_as_rows(
+    lengths: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The form without pieces must not take a value per frame for one per row."""
+    monkeypatch.setattr(eager, "_in_pieces", lambda x: False)
+    rows = rows_of(lengths)
+    x = torch.randn(2, sum(lengths), 6)
+    shift, scale = torch.randn(2, len(lengths), 6), torch.randn(2, len(lengths), 6)
+    normed = functional.layer_norm(x, (6,), eps=1e-6)
+    wanted = normed * spread(scale, lengths) + spread(shift, lengths)
+    made = eager.modulated_norm(x, shift, scale, rows, eps=1e-6)
+    assert torch.allclose(made, wanted, rtol=0, atol=2e-6)  # two ulps of values up to 16
+    gated = eager.gated_residual(x, x.sin(), scale, rows)
     assert torch.allclose(gated, x + x.sin() * spread(scale, lengths), rtol=0, atol=2e-6)
 
 
