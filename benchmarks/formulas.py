@@ -159,6 +159,27 @@ def qk_prep_bytes(batch: int, tokens: int, inner_dim: int, head_dim: int, *, ite
     return rope + batch * tokens * inner_dim * itemsize
 
 
+def qk_prep_backward_bytes(
+    batch: int, tokens: int, inner_dim: int, head_dim: int, *, itemsize: int
+) -> int:
+    """Forward, and backward: gradient and ``x`` read, that of ``x`` written, the table read.
+
+    The gradient of geometry added after the rotation is the incoming one; nothing is moved for it.
+    """
+    forward = qk_prep_bytes(batch, tokens, inner_dim, head_dim, itemsize=itemsize)
+    return forward + 3 * batch * tokens * inner_dim * itemsize + tokens * head_dim * 4
+
+
+def norm_bytes(batch: int, tokens: int, dim: int, frames: int, *, itemsize: int) -> int:
+    """Rows read and written once, fp32 factor and shift of every frame read once."""
+    return 2 * batch * tokens * dim * itemsize + 2 * batch * frames * dim * 4
+
+
+def gate_bytes(batch: int, tokens: int, dim: int, frames: int, *, itemsize: int) -> int:
+    """Stream and update read, stream written, the fp32 gate of every frame read once."""
+    return 3 * batch * tokens * dim * itemsize + batch * frames * dim * 4
+
+
 FORMULAS: Mapping[str, str] = {
     "layer_flop": "useful FLOP of an MUV layer: LoRA merged, geometry and text k, v cached",
     "layer_bytes": "weights, cached geometry, text k, v read once; residual streams read and "
@@ -166,5 +187,8 @@ FORMULAS: Mapping[str, str] = {
     "attention_flop": "4 B Lq Lk N D forward, 2.5 times that backward",
     "attention_bytes": "q, k, v read once, output written once",
     "rope_bytes": "x read and written once, fp32 table read once",
+    "qk_prep_backward_bytes": "qk_prep_bytes; gradient and x read, gradient of x written",
+    "norm_bytes": "rows read and written, fp32 factor and shift of each frame read",
+    "gate_bytes": "stream and update read, stream written, fp32 gate of each frame read",
     "qk_prep_bytes": "x and geometry read, result written, fp32 table read, once each",
 }
