@@ -71,6 +71,7 @@ class BranchTimes:
         mv_as_keys: of the mv frames, by the uv branch's shell; ``None`` when it is skipped.
         text: of the text rows of a joint model, by the mv branch's shell.
         text_as_keys: of the text rows as the uv branch reads them, by its shell.
+        levels: the levels themselves by stream, ``[B, F]``, or ``None`` where nobody asks for them.
     """
 
     mv: TimeEmbedding
@@ -78,6 +79,7 @@ class BranchTimes:
     mv_as_keys: TimeEmbedding | None = None
     text: TimeEmbedding | None = None
     text_as_keys: TimeEmbedding | None = None
+    levels: Mapping[Stream, Tensor] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

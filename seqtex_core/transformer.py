@@ -280,8 +280,10 @@ class SeqTexTransformer(nn.Module):
         text = {s: text_sigma(sigma[s], inputs[s].rows) for s in inputs if self.spec.joint_text}
         mv = encode_rows("mv", "mv")
         of_text = encode("mv", text["mv"]) if text else None
+        packed = {s: inputs[s].rows.sample_lengths for s in inputs}
+        levels = {s: x.flatten()[None] if packed[s] else x for s, x in sigma.items()}
         if "uv" not in inputs:
-            return BranchTimes(mv=mv, text=of_text)
+            return BranchTimes(mv=mv, text=of_text, levels=levels)
         shared = self.config.shares_time_text
         return BranchTimes(
             mv=mv,
@@ -289,6 +291,7 @@ class SeqTexTransformer(nn.Module):
             mv_as_keys=mv if shared else encode_rows("uv", "mv"),
             text=of_text,
             text_as_keys=encode("uv", text["uv"]) if text else None,
+            levels=levels,
         )
 
     def _geometry_tokens(
