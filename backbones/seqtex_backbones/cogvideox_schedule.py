@@ -24,7 +24,7 @@ from seqtex_core.flow_matching import expand_sigma
 
 NUM_TIMESTEPS = 1000
 _BETA_ENDS = (0.00085, 0.012)
-_TICKS = 1024  # per timestep; fp32 levels cannot tell timesteps closer than 1/4000 apart
+_ROUNDING = 2.0**-23  # relative, of levels in fp32: twice that of one rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,15 +57,17 @@ class VPSchedule:
     def timesteps(self, sigma: Tensor) -> Tensor:
         """The timestep of every level, fp32, shaped like ``sigma``; between entries, fractional.
 
-        Levels below the table's first (0.028, or 0.048 for the 2B model) get timestep 0. Rounded
-        to 1/1024, so that the level of a whole timestep gives that timestep back, also from fp32.
+        Levels below the table's first (0.028, or 0.048 for the 2B model) get timestep 0. The level
+        of a whole timestep gives that timestep back, also from fp32.
         """
         table = _sigmas(self.snr_shift, sigma.device)
         level = sigma.double().contiguous()
         above = torch.searchsorted(table, level).clamp(1, NUM_TIMESTEPS - 1)
         low, high = table[above - 1], table[above]
         timestep = above - 1 + ((level - low) / (high - low)).clamp(0.0, 1.0)
-        return ((timestep * _TICKS).round() / _TICKS).float()
+        whole = timestep.round()
+        is_whole = (timestep - whole).abs() <= _ROUNDING * level / (high - low)
+        return torch.where(is_whole, whole, timestep).float()
 
     def native_sigmas(self, steps: int) -> list[float]:
         """Levels ``[steps + 1]`` of the model's own samplers (trailing spacing), last 0.
