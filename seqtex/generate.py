@@ -29,7 +29,6 @@ from .prepare import PreparedJob
 from .projection_frame import ProjectionFrame, from_residual, kept_as_shown, project_frame
 from .stages import StageClock
 
-
 # Keeps the noise of drawn latents apart from that of sampling. torch's CPU generator reads the low
 # 32 bits of a seed only.
 _ENCODING = 0x2A5F11D7
@@ -192,7 +191,9 @@ def generate(
         views=pictures,
         view_maps=view_maps,
         uv_maps=uv_maps,
-        frames=tuple(run.frame and run.frame.image for run in runs[: len(uv_maps)]),
+        frames=tuple(
+            None if run.frame is None else run.frame.image for run in runs[: len(uv_maps)]
+        ),
         shares=_shares(shown),
     )
 
