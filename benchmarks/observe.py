@@ -49,7 +49,7 @@ def observe(call: Callable[[], object], device: torch.device) -> Observed:
         call: what to run.
         device: where it runs.
     """
-    on_cuda = device.type == "cuda"
+    on_cuda, before = device.type == "cuda", 0
     if on_cuda:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -59,23 +59,45 @@ def observe(call: Callable[[], object], device: torch.device) -> Observed:
     names = set.intersection(*(set(sample) for sample in samples))
     times = {name: min(sample[name] for sample in samples) for name in names}
     total = sum(times.values())
-    if on_cuda:
-        memory = Memory(
-            peak_bytes=float(torch.cuda.max_memory_allocated(device) - before),
-            reserved_bytes=float(torch.cuda.max_memory_reserved(device)),
-            meaning="torch's CUDA allocator, beyond what was allocated before the call",
-        )
-    else:
-        memory = Memory(
-            peak_bytes=float(_peak_of_allocations(seen[0])),
-            reserved_bytes=None,
-            meaning="torch's CPU allocator, beyond what was allocated before the call",
-        )
+    memory = _cuda_memory(device, before) if on_cuda else _cpu_memory(seen[0])
     ranked = sorted(times, key=lambda name: -times[name])
     return Observed(
         kernels=tuple(name for name in ranked if times[name] >= MIN_SHARE * total),
         shares=_shares(times, total),
         memory=memory,
+    )
+
+
+def peak_of(call: Callable[[], object], device: torch.device) -> Memory:
+    """Peak of what one call allocates, after it has run before.
+
+    Args:
+        call: what to run.
+        device: where it runs.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        torch.cuda.synchronize(device)
+        return _cuda_memory(device, before)
+    return _cpu_memory(_profile(call, device))
+
+
+def _cuda_memory(device: torch.device, before: int) -> Memory:
+    return Memory(
+        peak_bytes=float(torch.cuda.max_memory_allocated(device) - before),
+        reserved_bytes=float(torch.cuda.max_memory_reserved(device)),
+        meaning="torch's CUDA allocator, beyond what was allocated before the call",
+    )
+
+
+def _cpu_memory(seen: profile) -> Memory:
+    return Memory(
+        peak_bytes=float(_peak_of_allocations(seen)),
+        reserved_bytes=None,
+        meaning="torch's CPU allocator, beyond what was allocated before the call",
     )
 
 

@@ -1,18 +1,22 @@
-"""Plots of result files: roofline, attention against sequence length, where a step's time goes."""
+"""Plots of result files: roofline, attention against sequence length, a step's time; and others."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seqtex_core.errors import MissingDependencyError
 
+from .plots_training import memory, training
+from .plots_work import scaling, waterfall
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Record = Mapping[str, Any]
+Draw = Callable[[Sequence["Axes"], Mapping[str, Record]], bool]
 COLORS = {
     "attention": "#4269d0",
     "matrix": "#efb118",
@@ -37,14 +41,13 @@ def write_plots(chosen: Mapping[str, Record], folder: Path) -> list[Path]:
         MissingDependencyError: matplotlib is not installed.
     """
     written = []
-    for name, draw, size in (
-        ("roofline", roofline, (8.0, 5.2)),
-        ("attention_length", attention_length, (8.0, 5.2)),
-        ("step_time", step_time, (8.0, 4.0)),
-    ):
+    for name, draw, size, panels in _PLOTS:
         figure = _figure(size)
-        if draw(figure.add_subplot(), chosen):
+        columns = min(panels, 2)
+        axes = [figure.add_subplot(-(-panels // columns), columns, i + 1) for i in range(panels)]
+        if draw(axes, chosen):
             path = folder / f"{name}.png"
+            figure.tight_layout()
             figure.savefig(path, dpi=110, bbox_inches="tight")
             written.append(path)
     return written
@@ -199,3 +202,20 @@ def _figure(size: Sequence[float]) -> Any:
     figure = Figure(figsize=(size[0], size[1]))
     FigureCanvasAgg(figure)
     return figure
+
+
+def _single(draw: Callable[[Axes, Mapping[str, Record]], bool]) -> Draw:
+    """A drawing of one panel as one of several."""
+    return lambda axes, chosen: draw(axes[0], chosen)
+
+
+_PLOTS: tuple[tuple[str, Draw, tuple[float, float], int], ...] = (
+    ("roofline", _single(roofline), (8.0, 5.2), 1),
+    ("attention_length", _single(attention_length), (8.0, 5.2), 1),
+    ("step_time", _single(step_time), (8.0, 4.0), 1),
+    ("waterfall", _single(waterfall), (8.0, 4.0), 1),
+    ("scaling", scaling, (12.0, 8.0), 4),
+    ("training", training, (12.0, 4.2), 2),
+    ("memory", _single(memory), (8.0, 4.4), 1),
+)
+"""Name, drawing, inches, panels."""

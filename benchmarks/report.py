@@ -15,7 +15,27 @@ from .result import read_run
 
 Record = Mapping[str, Any]
 Column = tuple[str, Callable[[Record], str]]
-ORDER = ("limits", "counts", "attention", "rope", "block", "step", "rasterize", "pipeline")
+ORDER = (
+    "limits",
+    "counts",
+    "attention",
+    "rope",
+    "kernels",
+    "block",
+    "step",
+    "waterfall",
+    "foreground",
+    "scaling",
+    "memory",
+    "train",
+    "vae",
+    "rasterize",
+    "pipeline",
+)
+TRAINING_FLOP = (
+    "matrix products of forward and backward without checkpointing, counted on that very step by "
+    "FlopCounterMode; attention is two products forward and four backward"
+)
 
 
 def write_report(results: Path) -> list[Path]:
@@ -76,10 +96,12 @@ def markdown(chosen: Mapping[str, Record], plots: Sequence[Path]) -> str:
     if len(plots) > 0:
         parts.append("\n".join(f"![{plot.stem}]({plot.name})" for plot in plots))
     for name, run in chosen.items():
-        columns = COUNT_COLUMNS if name == "counts" else TIME_COLUMNS
         parts += [f"## {name}", _provenance(run)]
-        parts += [_table(run["rows"], columns), _refused(run["rows"])]
-    used = "\n".join(f"* `{name}`: {text}" for name, text in FORMULAS.items())
+        for part in _tables(name, run["rows"]):
+            parts.append(part)
+        parts.append(_refused(run["rows"]))
+    known = {**FORMULAS, "training_flop": TRAINING_FLOP}
+    used = "\n".join(f"* `{name}`: {text}" for name, text in known.items())
     parts += ["## Formulas", used]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -92,10 +114,37 @@ def _provenance(run: Record) -> str:
     return (
         f"{run['date']}, commit {revision}, {'quick' if run['quick'] else 'full'} run, "
         f"{run['threads']} threads, seed {run['seed']}, torch {run['versions']['torch']}, "
-        f"load {_number(load['start'])} to {_number(load['end'])}. "
+        f"load {_number(load['start'])} to {_number(load['end'])}{_shared(run)}. "
         f"Limits: GEMM {gemm} GFLOP/s, copy {limits['copy_bytes_per_s'] / 1e9:.1f} GB/s, "
         f"launch {limits['launch_s'] * 1e6:.1f} us; at the end over at the start: {drift}."
     )
+
+
+def _shared(run: Record) -> str:
+    """A warning where other programs wanted more than this machine has left."""
+    cpus = run["device"]["details"].get("logical_cpus")
+    load = run["load_average"]["start"]
+    if cpus is None or load is None or load <= cpus:
+        return ""
+    return f" on {cpus} logical CPUs: **the machine was shared**, read ratios rather than times"
+
+
+def _tables(name: str, rows: Sequence[Record]) -> list[str]:
+    """The tables of a benchmark: what was counted and what was measured have columns of their own.
+
+    Args:
+        name: of the benchmark.
+        rows: its rows.
+    """
+    if name == "counts":
+        return [_table(rows, COUNT_COLUMNS)]
+    if name == "scaling":
+        counted = [row for row in rows if row["case"].startswith("counted")]
+        timed = [row for row in rows if row not in counted]
+        return [_table(counted, SCALING_COLUMNS), _table(timed, TIME_COLUMNS)]
+    if name == "memory":
+        return [_table(rows, MEMORY_COLUMNS)]
+    return [_table(rows, (*TIME_COLUMNS, *EXTRA_COLUMNS.get(name, ())))]
 
 
 def _table(rows: Sequence[Record], columns: Sequence[Column]) -> str:
@@ -173,6 +222,14 @@ def _metric(name: str, form: str) -> Callable[[Record], str]:
     return lambda row: _number(row["metrics"].get(name), form)
 
 
+def _mib(name: str) -> Callable[[Record], str]:
+    def cell(row: Record) -> str:
+        value = row["metrics"].get(name)
+        return "" if value is None else f"{value / 2**20:.1f}"
+
+    return cell
+
+
 def _met(name: str, form: str) -> Callable[[Record], str]:
     def cell(row: Record) -> str:
         metrics = row["metrics"]
@@ -204,3 +261,42 @@ COUNT_COLUMNS: Sequence[Column] = (
     ("of them pointwise", _metric("pointwise_launches", "d")),
     ("GFLOP per step outside the layers", _metric("fixed_gflop", ".2f")),
 )
+SCALING_COLUMNS: Sequence[Column] = (
+    ("case", lambda row: row["case"].removeprefix("counted, ")),
+    ("TFLOP a step", _metric("tflop_per_step", ".1f")),
+    ("with all frames at UV resolution", _metric("tflop_per_step at UV resolution", ".1f")),
+    ("GFLOP a layer", _metric("gflop_per_layer", ".1f")),
+    ("pointwise GB a layer", _metric("pointwise_gb_per_layer", ".2f")),
+    ("launches a layer", _metric("launches_per_layer", "d")),
+    ("MiB beside the weights", _mib("working_bytes")),
+)
+MEMORY_COLUMNS: Sequence[Column] = (
+    ("stage", lambda row: row["case"]),
+    ("what is given up", lambda row: row["implementation"]),
+    ("dtype", lambda row: row["dtype"] or ""),
+    ("MiB held", _peak),
+    ("expected", _mib("expected_bytes")),
+    ("held / expected", _metric("measured_over_expected", ".1%")),
+    ("weights", _mib("weights_bytes")),
+    ("tensors", _mib("working_bytes")),
+    ("costs", lambda row: "; ".join(row["notes"])),
+)
+EXTRA_COLUMNS: Mapping[str, Sequence[Column]] = {
+    "train": (
+        ("tokens/s", _metric("tokens_per_s", ".0f")),
+        ("time / off", _metric("time_over_plain", ".2f")),
+        ("peak / off", _metric("peak_over_plain", ".2f")),
+        ("weights MiB", _mib("weights_bytes")),
+        ("moments MiB", _mib("moments_bytes")),
+        ("all MiB", _mib("total_bytes")),
+    ),
+    "waterfall": (
+        ("speedup", _metric("speedup", ".2f")),
+        ("predicted", _metric("predicted_speedup", ".2f")),
+        ("ms / predicted ms", _metric("measured_over_predicted", ".2f")),
+    ),
+    "foreground": (
+        ("speedup", _metric("speedup", ".2f")),
+        ("bound", _metric("bound", ".2f")),
+    ),
+}
