@@ -17,6 +17,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from seqtex_core.attention import AttentionInputs
+from seqtex_core.frames import StreamLayout
+from seqtex_core.kernels import KernelInputs
+from seqtex_core.qk_prep import GeometryOrder, QKNorm
+from seqtex_core.rope import Rope
 
 Kind = Literal["matrix", "attention", "pointwise"]
 _MATRIX = ("mm", "addmm", "bmm", "baddbmm", "convolution", "_addmm_activation")
@@ -73,10 +77,16 @@ def count(call: Callable[[], object], *, fused_rms_norm: bool = True) -> Tally:
         fused_rms_norm: ``rms_norm`` is one kernel, as on CUDA since torch 2.8. Otherwise the
             operators that it is made of on the CPU and on the meta device are counted.
     """
-    flop = FlopCounterMode(display=False)
+    flop = FlopCounterMode(
+        display=False, custom_mapping={torch.ops.aten._addmm_activation: _fused_gelu_flop}
+    )
     operators = _Operators()
-    with torch.no_grad(), flop, operators, _FusedNorm(operators, fused_rms_norm):
-        call()
+    _counting.append(operators)
+    try:
+        with torch.no_grad(), flop, operators, _FusedNorm(operators, fused_rms_norm):
+            call()
+    finally:
+        _counting.remove(operators)
     tally = operators.tally
     tally.flop = {str(op): int(n) for op, n in flop.get_flop_counts().get("Global", {}).items()}
     return tally
@@ -115,6 +125,62 @@ class CountedAttend:
             *rows, scale=scale
         )[0]
         return out.transpose(1, 2)
+
+
+class CountedKernels:
+    """The fused operations as one kernel each that reads rows wherever they lie; meta device only.
+
+    What ``triton`` launches: it cannot run on the meta device itself.
+    """
+
+    name = "counted"
+
+    def reason_unsupported(self, inputs: KernelInputs) -> str | None:
+        """Only the meta device."""
+        return None if inputs.device.type == "meta" else "counts only; use the meta device"
+
+    def prepare_rows(
+        self,
+        x: Tensor,
+        norm: QKNorm | None,
+        *,
+        num_heads: int,
+        rope: Rope | None,
+        geometry: Tensor | None,
+        geometry_order: GeometryOrder,
+    ) -> Tensor:
+        """Rows, table and geometry read, rows written."""
+        del geometry_order
+        table = () if rope is None else (rope.cos, rope.sin)
+        weights = () if norm is None else (norm.weight, norm.bias)
+        out = x.new_empty(*x.shape[:-1], num_heads, x.shape[-1] // num_heads)
+        return _one_kernel("fused qk_prep", out, x, geometry, *table, *weights)
+
+    def modulated_norm(
+        self, x: Tensor, shift: Tensor, factor: Tensor, rows: StreamLayout, *, eps: float
+    ) -> Tensor:
+        """Rows read and written."""
+        del rows, eps
+        return _one_kernel("fused norm", x.new_empty(x.shape), x, shift, factor)
+
+    def affine_norm(self, x: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> Tensor:
+        """Rows read and written."""
+        del eps
+        return _one_kernel("fused norm", x.new_empty(x.shape), x, weight, bias)
+
+    def gated_residual(self, x: Tensor, update: Tensor, gate: Tensor, rows: StreamLayout) -> Tensor:
+        """Stream and update read, stream written."""
+        del rows
+        return _one_kernel("fused gate", x.new_empty(x.shape), x, update, gate)
+
+
+_counting: list[_Operators] = []
+
+
+def _one_kernel(name: str, out: Tensor, *read: Tensor | None) -> Tensor:
+    for operators in _counting:
+        operators.add(name, [t for t in read if t is not None], [out])
+    return out
 
 
 class _Operators(TorchDispatchMode):
@@ -182,6 +248,13 @@ class _FusedNorm(TorchFunctionMode):
         read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         self._operators.add("_fused_rms_norm", read, [result])
         return result
+
+
+def _fused_gelu_flop(
+    bias: Any, rows: tuple[int, int], weight: tuple[int, int], *args: Any, **kwargs: Any
+) -> int:
+    """FLOP of a product with GELU in its epilogue, from shapes."""
+    return 2 * rows[0] * rows[1] * weight[1]
 
 
 def _kind(name: str) -> Kind:

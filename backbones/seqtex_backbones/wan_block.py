@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from seqtex_core.adapter import BackboneBlock, KeyValue, TextContext, TimeEmbedding
 from seqtex_core.attention import Attend
 from seqtex_core.frames import StreamLayout
+from seqtex_core.kernels.activation import linear_gelu
 from seqtex_core.modulation import affine_norm, gated_residual, modulated_norm
 from seqtex_core.qk_prep import QKNorm, qk_prep
 
@@ -154,7 +155,9 @@ class WanBlock(BackboneBlock):
     ) -> Tensor:
         """GELU network, modulated and gated."""
         shift, factor = modulation.ffn_shift, modulation.ffn_factor
-        update = self.ffn(self._norm(hidden_states, shift, factor, rows))
+        gelu, _, out = self.ffn.net
+        normed = self._norm(hidden_states, shift, factor, rows)
+        update = out(linear_gelu(normed, gelu.proj, approximate=gelu.approximate))
         return gated_residual(hidden_states, update, modulation.ffn_gate, rows)
 
     def _norm(self, x: Tensor, shift: Tensor, factor: Tensor, rows: StreamLayout) -> Tensor:

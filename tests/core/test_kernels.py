@@ -6,13 +6,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from seqtex_core.errors import UnsupportedError, UsageError
 from seqtex_core.frames import FrameGroup, Grid, StreamLayout
-from seqtex_core.kernels import KERNELS, KernelInputs, list_kernels, using_kernels
+from seqtex_core.kernels import KERNELS, KernelInputs, activation, list_kernels, using_kernels
 from seqtex_core.kernels import eager as eager_module
 from seqtex_core.kernels.choose import kernels_for
+from seqtex_core.lora import LoRALinear
 from seqtex_core.modulation import affine_norm, gated_residual, modulated_norm
 from seqtex_core.qk_prep import QKNorm, qk_prep, qk_prep_reference
 from seqtex_core.rope import Rope
@@ -149,3 +151,36 @@ def test_the_list_gives_reasons() -> None:
         operation="qk_prep", device=torch.device("cuda"), dtype=torch.float64, width=48
     )
     assert triton.reason_unsupported(odd) is not None
+
+
+@pytest.mark.parametrize("approximate", ["tanh", "none"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_gelu_behind_a_layer(
+    monkeypatch: pytest.MonkeyPatch, approximate: str, fused: bool
+) -> None:
+    """The fused product of a CPU applies the exact form, which is within 5e-4 of the tanh form."""
+    assert not activation._fuses_tanh(torch.device("cpu"), torch.float32)
+    monkeypatch.setattr(activation, "_fuses_tanh", lambda device, dtype: fused)
+    x, layer = torch.randn(2, 5, WIDTH), nn.Linear(WIDTH, 7)
+    adapted = LoRALinear(nn.Linear(WIDTH, 7), rank=2, alpha=2.0)
+    nn.init.normal_(adapted.lora_B.weight)
+    merged = LoRALinear(nn.Linear(WIDTH, 7), rank=2, alpha=2.0)
+    merged.merge()
+    for each in (layer, adapted, merged):
+        want = functional.gelu(each(x), approximate=approximate)
+        bound = 5e-4 if fused and approximate == "tanh" and each is not adapted else 1e-6
+        with torch.no_grad():
+            got = activation.linear_gelu(x, each, approximate=approximate)
+        assert got.shape == want.shape
+        assert float((got - want).detach().abs().max()) < bound
+        assert torch.equal(activation.linear_gelu(x, each, approximate=approximate), want)
+
+
+def test_gelu_leaves_what_hooks_have_seen() -> None:
+    seen: list[Tensor] = []
+    layer = nn.Linear(WIDTH, 7)
+    layer.register_forward_hook(lambda module, given, out: seen.append(out))
+    with torch.no_grad():
+        x = torch.randn(3, WIDTH)
+        activation.linear_gelu(x, layer)
+    assert torch.equal(seen[0], functional.linear(x, layer.weight, layer.bias))
