@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
 
 import torch
@@ -30,7 +30,7 @@ from seqtex_core.errors import OutOfMemoryError
 from seqtex_core.frame_plan import DEFAULT_STREAMS
 from seqtex_core.geometry_embedding import GeometryLatents
 from seqtex_core.tasks import TEXTURE, VIEWS
-from seqtex_core.transformer import SeqTexTransformer
+from seqtex_core.transformer import SeqTexTransformer, StepCache
 
 from .observe import peak_of
 from .result import Row, Scalar
@@ -132,9 +132,15 @@ def stage_calls(parts: Parts) -> dict[str, Callable[[], object]]:
     return {"Encode": encode, "Denoise": partial(_denoise, parts), "Decode": decode}
 
 
-@torch.no_grad()
 def _denoise(parts: Parts) -> object:
     """Everything that is kept over the steps, and one step."""
+    latents, sigmas, cache = _prepared(parts)
+    with torch.no_grad():
+        return parts.transformer(latents, sigmas, cache)
+
+
+@torch.no_grad()
+def _prepared(parts: Parts) -> tuple[dict[str, Tensor], dict[str, Tensor], StepCache]:
     model, sizes, device = parts.transformer, parts.sizes, parts.device
     factor = parts.codec.spatial_factor
     edges = {VIEWS: (sizes.num_views, sizes.view_size), TEXTURE: (1, sizes.uv_size)}
@@ -145,7 +151,31 @@ def _denoise(parts: Parts) -> object:
     layout = model.layout(frames, {n: DEFAULT_STREAMS[n] for n in frames})
     maps = {n: GeometryLatents(position=x, normal=x) for n, x in latents.items()}
     cache = model.prepare(layout, geometry=maps, precompute=not parts.measures.recast_geometry)
-    return model(latents, sigmas, cache)
+    return latents, sigmas, cache
+
+
+def cache_bytes(cache: object) -> int:
+    """Bytes of all tensors in nested records, tuples and mappings, shared ones once.
+
+    Args:
+        cache: for example a ``StepCache``.
+    """
+    found: dict[int, int] = {}
+
+    def visit(value: object) -> None:
+        if isinstance(value, Tensor):
+            storage = value.untyped_storage()
+            found[storage._cdata] = storage.nbytes()
+        elif isinstance(value, Mapping):
+            visit(tuple(value.values()))
+        elif isinstance(value, tuple | list):
+            for item in value:
+                visit(item)
+        elif is_dataclass(value):
+            visit([getattr(value, field.name) for field in fields(value)])
+
+    visit(cache)
+    return sum(found.values())
 
 
 def _measured(session: Session) -> Iterator[Row]:
@@ -221,7 +251,7 @@ def _compared(row: Row, parts: Parts, call: Callable[[], object], expected: int)
     seen = peak_of(stage, parts.device)
     measured = held + seen.peak_bytes
     enough = measured <= SLACK * expected
-    return replace(
+    found = replace(
         row,
         status="ok" if enough else "wrong",
         reason=None if enough else f"{measured:.0f} bytes held, {expected} expected",
@@ -234,6 +264,10 @@ def _compared(row: Row, parts: Parts, call: Callable[[], object], expected: int)
             "expected_working_bytes": expected - held,
         },
     )
+    if row.case != "Denoise":
+        return found
+    with parts.residence.using(part):
+        return found.with_metrics(kept_bytes=cache_bytes(_prepared(parts)[2]))
 
 
 def _allocated(device: torch.device) -> int:

@@ -279,6 +279,7 @@ MEMORY_COLUMNS: Sequence[Column] = (
     ("held / expected", _metric("measured_over_expected", ".1%")),
     ("weights", _mib("weights_bytes")),
     ("tensors", _mib("working_bytes")),
+    ("of them kept over the steps", _mib("kept_bytes")),
     ("costs", lambda row: "; ".join(row["notes"])),
 )
 EXTRA_COLUMNS: Mapping[str, Sequence[Column]] = {

@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks import memory
 from benchmarks.ceilings import Ceilings
-from benchmarks.memory import SMALL, STAGES, _compared, _measured, _parts, stage_calls
+from benchmarks.memory import SMALL, STAGES, _compared, _measured, _parts, cache_bytes, stage_calls
 from benchmarks.observe import peak_of
 from benchmarks.plots_work import _varies
 from benchmarks.report import write_report
@@ -50,6 +50,12 @@ def test_a_peak_is_what_is_held_at_once() -> None:
     assert peak_of(call, torch.device("cpu")).peak_bytes == 3 << 20
 
 
+def test_shared_tensors_are_counted_once() -> None:
+    one, two = torch.zeros(10), torch.zeros(5)
+    parts = {"a": (one, [one[:3]]), "b": Measures()}
+    assert cache_bytes((parts, two, None)) == 60
+
+
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
     with pytest.MonkeyPatch.context() as patch:
@@ -72,6 +78,11 @@ def test_measured_peaks_are_those_of_the_plan(rows: list[Row]) -> None:
     # operators are the same on both devices, apart from scratch memory of attention
     assert step.metrics["measured_over_expected"] == pytest.approx(1, abs=0.02)
     recast = by_profile["geometry recast"][0]
+    kept = [float(row.metrics["kept_bytes"] or 0) for row in (recast, step)]
+    # what is recast is not kept: one tensor per token, channel and block, and the text's keys
+    rows_kept = 2 * 4 * 128 * (4 * 8**2 + 16**2)
+    assert kept[1] - kept[0] >= rows_kept
+    assert kept[1] < float(step.metrics["working_bytes"] or 0)
     assert recast.memory is not None
     assert step.memory is not None
     assert recast.memory.peak_bytes < step.memory.peak_bytes
