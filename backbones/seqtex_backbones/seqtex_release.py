@@ -134,7 +134,7 @@ def save_released(
         max_shard_bytes: of the files in a folder.
 
     Raises:
-        UsageError: another backbone or doubling, or adapters that are merged.
+        UsageError: another backbone, doubling or prediction, or adapters that are merged.
     """
     check_released_config(transformer.config)
     if any(layer.is_merged for _, layer in lora_layers(transformer)):
@@ -144,11 +144,10 @@ def save_released(
     tensors = unique_tensors(transformer)
     names = released_names(tensors)
     streams = from_tensors({names[n]: tensor for n, tensor in tensors.items()}, dtype=dtype)
-    target = Path(path)
+    target, record = Path(path), released_config_json(transformer)
     if target.suffix == ".safetensors":
         write_stream(target, streams)
         return [target]
-    record = released_config_json(transformer)
     target.mkdir(parents=True, exist_ok=True)
     written = write_folder(target, streams, max_shard_bytes=max_shard_bytes)
     write_json(target / "config.json", record)
@@ -156,10 +155,20 @@ def save_released(
 
 
 def released_config_json(transformer: SeqTexTransformer) -> dict[str, Any]:
-    """The ``config.json`` that stands beside released weights."""
+    """The ``config.json`` that stands beside released weights.
+
+    Raises:
+        UsageError: another backbone, or one that does not predict the velocity.
+    """
     if not isinstance(transformer.backbone, WanBackbone):
         kind = type(transformer.backbone).__name__
         raise UsageError("backbone", expected="a Wan model", got=kind)
+    if transformer.backbone.prediction != "velocity":
+        raise UsageError(
+            "released layout",
+            expected="a model that predicts the velocity: the layout cannot say otherwise",
+            got=f"one that predicts {transformer.backbone.prediction!r}",
+        )
     sizes = transformer.backbone.config
     plain = {key: value for key, value in sizes.items() if not key.startswith("_")}
     return {"_class_name": RELEASED_CLASS, **plain}

@@ -212,6 +212,7 @@ class WanBackbone(Backbone):
                 got=f"{config.in_channels} in, {config.out_channels} out",
             )
         self.config: dict[str, Any] = dict(config)
+        self.prediction: Prediction = prediction
         self.shell = WanShell(model, prediction=prediction)
         self.blocks = [WanBlock(block) for block in parts.blocks]
         heads, head_dim = int(config.num_attention_heads), int(config.attention_head_dim)

@@ -207,9 +207,12 @@ def _as_wan(source: Source) -> tuple[WanSource, tuple[str, ...]]:
             own = TensorSource(shape=own.shape, dtype=own.dtype, read=read)
         tensors[key] = own
     config = WanConfig.from_diffusers(backbone.config)
-    return WanSource(layout=source.layout, tensors=tensors, config=config), (
+    notes: tuple[str, ...] = (
         "views only: a Wan transformer has no texture branch and no geometry",
     )
+    if backbone.prediction != "velocity":
+        notes += (f"it predicts {backbone.prediction!r}, where Wan predicts the velocity",)
+    return WanSource(layout=source.layout, tensors=tensors, config=config), notes
 
 
 def _merged(base: TensorSource, down: TensorSource, up: TensorSource, scale: float) -> Tensor:

@@ -254,45 +254,6 @@ def test_nothing_is_replaced_unasked(seqtex: Seqtex, tmp_path: Path) -> None:
         assert "a place apart from SRC" in outcome.err
 
 
-def test_a_replaced_model_leaves_nothing_that_is_read_for_the_new_one(
-    seqtex: Seqtex, tmp_path: Path
-) -> None:
-    released, out = tmp_path / "released.safetensors", tmp_path / "out"
-    save_file(released_state(SIZES), released)
-    alpha = ["--lora-alpha", str(SIZES.alpha), "--head-dim", str(SIZES.head_dim)]
-    out.mkdir()
-    (out / "notes.txt").write_text("mine")
-    made = {}
-    for to in ("seqtex", "diffusers", "lora", "seqtex", "released"):
-        outcome = seqtex("convert", released, out, "--to", to, "--overwrite", *alpha)
-        assert outcome.code == 0, outcome.err
-        made[to] = {path.name for path in out.iterdir()} - {"notes.txt"}
-    assert (out / "notes.txt").read_text() == "mine"
-    weights = "diffusion_pytorch_model.safetensors"
-    assert made == {
-        "seqtex": {"seqtex.json", "model.safetensors"},
-        "diffusers": {"config.json", weights},
-        "lora": {"pytorch_lora_weights.safetensors"},
-        "released": {"config.json", weights},
-    }
-
-
-def test_names_and_number_formats_that_cannot_hold_weights(seqtex: Seqtex, tmp_path: Path) -> None:
-    state = state_of(WAN_TINY.config)
-    source = tmp_path / "wan.safetensors"
-    save_file({**state, "proj_out.bias": torch.full_like(state["proj_out.bias"], 1e6)}, source)
-    words = ["--to", "original", "--head-dim", str(WAN_TINY.config.attention_head_dim)]
-    outcome = seqtex("convert", source, tmp_path / "out.pt", *words)
-    assert outcome.code == 2
-    assert "as pickles end" in outcome.err
-    outcome = seqtex("convert", source, tmp_path / "out", *words, "--dtype", "float16")
-    assert outcome.code == 2
-    assert "'head.head.bias'" in outcome.err
-    assert "1e+06" in outcome.err
-    assert [path.name for path in tmp_path.iterdir()] == [source.name]
-    assert seqtex("convert", source, tmp_path / "out", *words, "--dtype", "bfloat16").code == 0
-
-
 def test_a_failure_leaves_nothing(
     seqtex: Seqtex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
