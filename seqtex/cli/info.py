@@ -44,6 +44,7 @@ def environment() -> dict[str, dict[str, Any]]:
         "devices": _devices(torch),
         "rasterizers": _rasterizers(torch),
         "attention": _attention(),
+        "kernels": _kernels(),
         **_registries(),
     }
 
@@ -83,6 +84,12 @@ def _attention() -> dict[str, Any]:
     from seqtex_core.attention import list_attention
 
     return dict(list_attention())
+
+
+def _kernels() -> dict[str, Any]:
+    from seqtex_core.kernels import list_kernels
+
+    return dict(list_kernels())
 
 
 def _registries() -> dict[str, dict[str, Any]]:

@@ -132,6 +132,7 @@ def test_info_as_json_lists_every_part_with_its_reason(seqtex: Seqtex) -> None:
     assert {"embree", "reference", "warp", "kaolin"} <= set(report["rasterizers"])
     assert report["rasterizers"]["reference"] is None
     assert report["attention"]["reference"] is None
+    assert report["kernels"]["plain"] is None
     assert {"img2tex", "geo2mv", "mv2tex", "tex2mv"} <= set(report["tasks"])
     assert "seqtex-tiny" in report["models"]
     assert report["versions"]["python"].count(".") == 2
