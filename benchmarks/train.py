@@ -355,7 +355,7 @@ def _compiled(step: TrainingStep, session: Session, metrics: Mapping[str, Scalar
 def _expected(step: TrainingStep, session: Session) -> dict[str, Tensor]:
     wide = copy.deepcopy(step.model).double()
     wide.attend = choose_attention("sdpa")
-    return TrainingStep(wide, step.size, seed=session.seed)(checkpointing=False)
+    return TrainingStep(wide, step.size, seed=session.seed)(checkpointing=True)
 
 
 def _held(step: TrainingStep) -> dict[str, Scalar]:
