@@ -52,8 +52,7 @@ def training(axes: Sequence[Axes], chosen: Mapping[str, Record]) -> bool:
         fontsize=10,
     )
     for one in axes:
-        one.margins(x=0.25)
-        one.legend(fontsize=7, loc="lower right")
+        one.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=4)
     return True
 
 
@@ -81,8 +80,8 @@ def memory(axes: Axes, chosen: Mapping[str, Record]) -> bool:
     labels = [f"{row['case']}, {row['implementation']}" for row in rows]
     axes.set_yticks(range(len(rows)), labels, fontsize=8)
     axes.invert_yaxis()
-    axes.margins(x=0.12)
+    axes.margins(x=0.14)
     axes.set(xlabel="MiB at the peak")
     axes.set_title("Peak memory by stage and measure, against the plan")
-    axes.legend(fontsize=8, loc="upper right")
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=3)
     return True

@@ -39,9 +39,9 @@ def waterfall(axes: Axes, chosen: Mapping[str, Record]) -> bool:
     axes.set_yticks(range(len(rows)), [row["implementation"] for row in rows], fontsize=8)
     axes.invert_yaxis()
     furthest = max(*times, *(row["metrics"]["predicted_s"] * 1e3 for row in rows))
-    axes.set(xlabel="ms (median)", xlim=(0, furthest * 1.5))
-    axes.set_title(f"Exact optimisations of a step, {rows[0]['case']}, {rows[0]['dtype']}")
-    axes.legend(fontsize=8, loc="lower right")
+    axes.set(xlabel="ms (median)", xlim=(0, furthest * 1.55))
+    axes.set_title(f"Exact optimisations: {rows[0]['case']}, {rows[0]['dtype']}")
+    axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=2)
     return True
 
 
