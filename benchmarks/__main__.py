@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, help="where results are, or go (default: benchmarks/results)"
     )
-    parser.add_argument("--quick", action="store_true", help="small sizes, seconds to a minute each")
+    parser.add_argument("--quick", action="store_true", help="small sizes, about a minute each")
     parser.add_argument("--threads", type=int, help="of torch (default: 1 on CPU)")
     parser.add_argument("--seed", type=int, default=0)
     ablation = parser.add_argument_group("ablation")
