@@ -57,7 +57,7 @@ def scaling(axes: Sequence[Axes], chosen: Mapping[str, Record]) -> bool:
         _measured(axes[2 + column], [row for row in measured if _varies(row, key)], key)
         for one in (axes[column], axes[2 + column]):
             one.set_xlabel(label)
-            one.set_ylim(bottom=0) if key == "views" else one.set_yscale("log")
+            one.set_yscale("log")
     axes[0].set_title("Full size, 30 layers: counted", fontsize=10)
     axes[1].set_title("Full size, 4 views of 512 px: counted", fontsize=10)
     for one in axes[2:]:
