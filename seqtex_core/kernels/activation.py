@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..lora import LoRALinear
+from .choose import under_autocast
 
 Approximate = Literal["none", "tanh"]
 
@@ -29,7 +30,7 @@ def linear_gelu(x: Tensor, layer: nn.Linear, *, approximate: Approximate = "tanh
     tensors = (x, *layer.parameters())
     learns = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     hooked = layer._forward_pre_hooks or layer._forward_hooks  # they may keep what they see
-    if torch.compiler.is_compiling() or learns or hooked:
+    if torch.compiler.is_compiling() or learns or hooked or under_autocast(x.device):
         return functional.gelu(layer(x), approximate=approximate)
     if approximate == "tanh" and _is_plain(layer) and _fuses_tanh(x.device, x.dtype):
         rows = x.flatten(0, -2)

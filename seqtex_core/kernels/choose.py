@@ -141,7 +141,10 @@ def kernels_for(
     *others: Tensor | None,
     angles: Tensor | None = None,
 ) -> FusedKernels:
-    """The implementation for these tensors; in a graph that is traced, always the plain one.
+    """The implementation for these tensors.
+
+    In a graph that is traced, and under autocast, which changes the dtypes of single operations, it
+    is always the plain one.
 
     Args:
         operation: which.
@@ -153,7 +156,7 @@ def kernels_for(
     Raises:
         UnsupportedError: the one asked for cannot run on them.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or under_autocast(x.device):
         return KERNELS.get("plain")
     learn = torch.is_grad_enabled()
     inputs = KernelInputs(
@@ -176,6 +179,12 @@ def kernels_for(
             remedy="Use another one, or 'auto'.",
         )
     return wanted
+
+
+def under_autocast(device: torch.device) -> bool:
+    """Whether operations on the device are cast one by one."""
+    kind = device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def _choose(inputs: KernelInputs) -> FusedKernels:

@@ -131,6 +131,15 @@ def test_auto_takes_the_plain_form_where_gradients_are_asked_for() -> None:
         assert kernels_for("norm", x, WIDTH).name == "eager"
 
 
+def test_autocast_gets_the_plain_form() -> None:
+    """It would take LayerNorm and GELU, but not the rest, to another dtype."""
+    x = torch.randn(1, 4, WIDTH)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert kernels_for("norm", x, WIDTH).name == "plain"
+        out = activation.linear_gelu(x, nn.Linear(WIDTH, 7))
+    assert out.dtype == torch.bfloat16
+
+
 def test_a_named_one_that_cannot_run_says_why() -> None:
     x = torch.randn(1, 4, WIDTH, requires_grad=True)
     rows, level = rows_of([4]), torch.zeros(1, 1, WIDTH)
