@@ -57,7 +57,6 @@ def scaling(axes: Sequence[Axes], chosen: Mapping[str, Record]) -> bool:
         _measured(axes[2 + column], [row for row in measured if _varies(row, key)], key)
         for one in (axes[column], axes[2 + column]):
             one.set_xlabel(label)
-            one.set_yscale("log")
     axes[0].set_title("Full size, 30 layers: counted", fontsize=10)
     axes[1].set_title("Full size, 4 views of 512 px: counted", fontsize=10)
     for one in axes[2:]:
@@ -108,4 +107,6 @@ def _ticks(axes: Axes, places: Sequence[int], key: str) -> None:
         axes.set_xscale("log", base=2)
     known = sorted(set(places))
     axes.set_xticks(known, [str(place) for place in known])
-    axes.legend(fontsize=8)
+    axes.set_yscale("log")
+    axes.margins(y=0.35)  # room for the legend
+    axes.legend(fontsize=7, loc="upper left")
