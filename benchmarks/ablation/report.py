@@ -105,15 +105,16 @@ def _reading(runs: Sequence[Run], setting: Setting) -> str:
     steps = setting.sampling_steps[0]
     baselines = [run for run in runs if run["variant"] == BASELINE]
     seeds = max(len([r for r in runs if r["variant"] == v.name]) for v in VARIANTS[1:])
-    spread = run_half_width(baselines, "psnr_all", steps=steps, seeds=max(seeds, 1))
+    spread = run_half_width([baselines], "psnr_all", steps=steps, seeds=max(seeds, 1))
     shown = "unknown" if spread is None else f"{spread:.2f} dB"
     return (
         f"Variant minus baseline in dB, {steps} sampling step(s), mean over objects and seeds "
         "[95% bootstrap interval over objects, paired]; in round brackets the seeds one by one. "
-        f"Two equal runs may differ by {shown} in PSNR of all texels (95%, Student's t from "
-        f"{len(baselines)} seeds of the baseline). *Separates*: **yes**, further from 0 than "
-        "objects and runs together explain; *objects only*, the interval over objects excludes "
-        "0, but other seeds might differ as much; *no*."
+        f"The means of two times {seeds} runs of the baseline may differ by {shown} in PSNR of all "
+        f"texels (95%, Student's t, {len(baselines)} seeds). *Separates*: **yes**, further from 0 "
+        "than objects and runs together explain (runs by the spread of the seeds of baseline and "
+        "variant, pooled); *objects only*, the interval over objects excludes 0, but other seeds "
+        "might differ as much; *no*."
     )
 
 

@@ -30,8 +30,7 @@ class Difference:
         mean: variant minus baseline in dB, mean over objects and seeds.
         interval: 95% bootstrap interval over objects, the seeds of each object averaged.
         by_seed: mean difference of every seed.
-        run_half_width: half of the 95% interval for two equal runs, from the baseline's seeds;
-            ``None`` with fewer than two.
+        run_half_width: half of the 95% interval of the mean over seeds, see ``run_half_width``.
         separates: "yes": further from 0 than objects and runs together explain; "objects only":
             the interval over objects excludes 0, but other seeds might differ as much; "no".
     """
@@ -70,7 +69,8 @@ def difference(runs: Sequence[Run], variant: str, measure: str, *, steps: int) -
         return None
     rows = rows[:, usable]
     found = estimate(rows.mean(axis=0).tolist())
-    spread = run_half_width(list(base.values()), measure, steps=steps, seeds=len(seeds))
+    groups = [list(base.values()), list(own.values())]
+    spread = run_half_width(groups, measure, steps=steps, seeds=len(seeds))
     return Difference(
         variant=variant,
         measure=measure,
@@ -86,20 +86,33 @@ def difference(runs: Sequence[Run], variant: str, measure: str, *, steps: int) -
 
 
 def run_half_width(
-    baselines: Sequence[Run], measure: str, *, steps: int, seeds: int
+    groups: Sequence[Sequence[Run]], measure: str, *, steps: int, seeds: int
 ) -> float | None:
-    """How far the means of ``seeds`` equal runs each may lie apart, by Student's t.
+    """How far two means over ``seeds`` runs each may lie apart by chance, by Student's t.
 
-    From the spread of the baseline's seeds. It leaves out that variant and baseline of one seed
-    share their data, so it is rather too wide.
+    From the spread of the seeds within each group of equal runs, pooled over the groups. It leaves
+    out that variant and baseline of one seed share their data, so it is rather too wide.
+
+    Args:
+        groups: runs that differ in their seeds only, such as those of baseline and variant.
+        measure: name.
+        steps: sampling steps.
+        seeds: that the compared means are over.
+
+    Returns:
+        Half of the 95% interval, or ``None`` if no group has two runs.
     """
-    means = [float(np.nanmean(_values(run, measure, steps))) for run in baselines]
-    if len(means) < 2:
+    freedom, squares = 0, 0.0
+    for runs in groups:
+        means = [float(np.nanmean(_values(run, measure, steps))) for run in runs]
+        freedom += len(means) - 1
+        squares += float(np.var(means)) * len(means)
+    if freedom < 1:
         return None
     from scipy.stats import t
 
-    quantile = float(t.ppf(0.5 + LEVEL / 2, len(means) - 1))
-    return quantile * float(np.std(means, ddof=1)) * math.sqrt(2.0 / seeds)
+    quantile = float(t.ppf(0.5 + LEVEL / 2, freedom))
+    return quantile * math.sqrt(squares / freedom) * math.sqrt(2.0 / seeds)
 
 
 def verdict(mean: float, interval: tuple[float, float], run_spread: float | None) -> Verdict:

@@ -133,10 +133,23 @@ def test_nothing_to_compare_gives_nothing() -> None:
 
 
 def test_the_spread_of_equal_runs_is_students_interval() -> None:
-    found = run_half_width(baselines(0.0, 0.2), "psnr_all", steps=1, seeds=2)
+    found = run_half_width([baselines(0.0, 0.2)], "psnr_all", steps=1, seeds=2)
     # deviation of (0, 0.2) is 0.2 / sqrt 2; one degree of freedom; two means of two runs
     assert found == pytest.approx(t.ppf(0.975, 1) * 0.2 / math.sqrt(2))
-    assert run_half_width(baselines(0.0), "psnr_all", steps=1, seeds=2) is None
+    assert run_half_width([baselines(0.0)], "psnr_all", steps=1, seeds=2) is None
+    # a second group far away adds its own spread and freedom, not its distance
+    groups = [baselines(0.0, 0.2), baselines(7.0, 7.4)]
+    pooled = math.sqrt((0.2**2 / 2 + 0.4**2 / 2) / 2)
+    found = run_half_width(groups, "psnr_all", steps=1, seeds=1)
+    assert found == pytest.approx(t.ppf(0.975, 2) * pooled * math.sqrt(2))
+
+
+def test_seeds_that_disagree_do_not_separate() -> None:
+    runs = baselines(0.0, 0.01, 0.0, 0.01)
+    for name, offsets in {"joint": (-0.5, 0.0), "lit": (-0.25, -0.25)}.items():
+        runs += [run(name, seed, objects(offset)) for seed, offset in enumerate(offsets)]
+    verdicts = [difference(runs, name, "psnr_all", steps=1) for name in ("joint", "lit")]
+    assert [v and v.separates for v in verdicts] == ["objects only", "yes"]
 
 
 @pytest.mark.parametrize(
