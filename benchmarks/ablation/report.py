@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from seqtex.evaluation.cases import EvaluationCase
+from seqtex.evaluation.methods import MEAN
 from seqtex_geometry.contact_sheet import save_contact_sheet
 
 from .measuring import Values
@@ -70,6 +71,7 @@ def to_markdown(
         _reading(runs, setting),
         _differences(present, runs, setting, setting.sampling_steps[0]),
         "## What the table says",
+        _stage(runs, scale, setting),
         "\n".join(_sentences(present, runs, setting)),
         "## Means, losses and costs",
         _means(present, runs, scale, setting),
@@ -207,6 +209,28 @@ EXPECTED: Mapping[str, tuple[int, str]] = {
     "hybrid tasks": (1, "the paper's hybrid mix is its best"),
 }
 """The sign that the paper (or plain reason) lets one expect, and why; other variants have none."""
+
+
+def _stage(runs: Sequence[Run], scale: Mapping[str, Values], setting: Setting) -> str:
+    """How far the baseline has come, and how many verdicts there are to be wrong."""
+    steps = setting.sampling_steps[0]
+    compared = len({run["variant"] for run in runs}) - 1
+    text = (
+        f"With {compared} comparisons at 95%, about {compared / 20:.1g} of a column's verdicts "
+        "would be wrong if no variant differed. "
+    )
+    reached = mean_value(runs, BASELINE, "psnr_all", steps=steps)
+    flat = [value for value in scale.get(MEAN, {}).get("psnr_all", []) if value is not None]
+    if reached is None or not flat:
+        return text
+    bound = sum(flat) / len(flat)
+    if reached < bound:
+        return text + (
+            f"The baseline reaches {reached:.2f} dB, less than the mean colour of the reference "
+            f"({bound:.2f} dB): what is compared here is how fast the palette is learned, hardly "
+            "yet which texel is seen where. None of this says how full training would end."
+        )
+    return text + f"The baseline reaches {reached:.2f} dB; the reference's mean colour {bound:.2f}."
 
 
 def _sentences(present: Sequence[Variant], runs: Sequence[Run], setting: Setting) -> list[str]:

@@ -184,7 +184,9 @@ def test_the_report_says_what_the_numbers_say() -> None:
         values = [v + (wobble if k % 2 else -wobble) for k, v in enumerate(objects(offset)) if v]
         runs += [run(name, seed, values) for seed in (0, 1)]
     record = {"date": "2026-01-01", "commit": {"hash": None}, "device": {"name": "a CPU"}}
-    text = to_markdown(record, runs, {}, setting=Setting(), objects=OBJECTS)
+    flat: Any = {"mean colour": {"psnr_all": [11.0], "psnr_unseen": [11.0]}}
+    text = to_markdown(record, runs, flat, setting=Setting(), objects=OBJECTS)
+    assert "less than the mean colour of the reference (11.00 dB)" in text
     assert "joint: +1.99 dB, beyond what objects and runs explain; **a surprise**" in text
     assert "no geometry: -2.01 dB, beyond what objects and runs explain; as expected" in text
     assert "not told apart from 0; expected worse" in text
