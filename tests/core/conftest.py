@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import pytest
@@ -12,9 +11,6 @@ from torch import Tensor
 
 settings.register_profile("core", deadline=None, derandomize=True, max_examples=30)
 settings.load_profile("core")
-
-if not torch.cuda.is_available():  # read by Triton when it is imported; it changes nothing else
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 AsAccurate = Callable[..., None]
 

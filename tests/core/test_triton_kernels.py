@@ -1,6 +1,6 @@
 """The Triton kernels: in Triton's interpreter against the definitions, and compiled for GPUs.
 
-The folder's conftest turns the interpreter on before Triton is imported.
+The tests' conftest turns the interpreter on before Triton is imported.
 """
 
 from __future__ import annotations
