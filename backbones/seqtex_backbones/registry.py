@@ -158,7 +158,12 @@ def load_backbone(
         return _cast(_seeded(entry, seed), entry, dtype=dtype, device=device)
     assert weights is not None
     source = find_weights(weights, local_files_only=local_files_only)
-    differences = entry.differences(source.config) if source.config else []
+    try:
+        differences = entry.differences(source.config) if source.config else []
+    except UsageError as error:  # a config of another architecture
+        raise WeightsError(
+            str(weights), expected=f"a model like {entry.name}", got=f"its config: {error.got}"
+        ) from error
     if differences:
         raise WeightsError(
             str(weights), expected=f"a model like {entry.name}", got="; ".join(differences)

@@ -12,7 +12,7 @@ from seqtex.models.sources import ModelSources
 from seqtex_core.errors import UsageError
 
 from .exits import naming_smaller_setting
-from .options import DeviceOption
+from .options import DeviceOption, OverwriteOption
 from .progress import StageReporter
 
 
@@ -38,10 +38,12 @@ def embed(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="A .safetensors file.")],
     device: DeviceOption = "auto",
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Encode PROMPTs into a file for `seqtex texture --text-embeddings`."""
     if out.suffix != ".safetensors":
         raise UsageError("--out", expected="a .safetensors file", got=str(out))
+    _check_replaceable(out, overwrite=overwrite)
     entry = CATALOG.get(model)
     sources = ModelSources(text=text_weights, random_seed=0)
     sources.check(model)
@@ -62,3 +64,16 @@ def embed(
         with StageClock(report).stage("Encode"):
             write_prompts(out, encoder, prompts)
     print(out)
+
+
+def _check_replaceable(out: Path, *, overwrite: bool) -> None:
+    """Refuse to replace a file that is not one of encoded prompts, before anything is loaded."""
+    from seqtex.models.text import is_prompt_file
+
+    if out.exists() and not overwrite and not is_prompt_file(out):
+        raise UsageError(
+            "--out",
+            expected="a name not in use, or a file by `seqtex embed`",
+            got=f"{out}, which exists and holds something else",
+            remedy="Add --overwrite to replace it, or choose another name with -o.",
+        )

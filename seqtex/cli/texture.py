@@ -118,8 +118,8 @@ def texture(
         typer.Option(
             "--method",
             metavar="project|model",
-            help="project: paint what the references show, fill the rest from the nearest "
-            "surface; no weights. model: a video diffusion transformer.",
+            help="project: paint what the references show, complete the rest along the "
+            "surface and by symmetry; no weights. model: a video diffusion transformer.",
             show_default="project; model with --model",
         ),
     ] = None,

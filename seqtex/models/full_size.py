@@ -62,6 +62,7 @@ def find_parts(entry: CatalogEntry, sources: ModelSources, *, with_text: bool) -
     pipeline = None
     if sources.weights is not None:
         pipeline = _local(sources.weights, ["", "transformer/", "vae/", *text_parts])
+        find_weights(pipeline)  # what is not there at all is told before what goes with it
     elif sources.random_seed is None:
         raise missing_weights(entry)
     vae = _inside(sources.vae, "vae", ["", "vae/"]) if sources.vae else None

@@ -136,6 +136,15 @@ class CachedText:
         return cls(dict(zip(prompts, rows, strict=True)), max_length=max_length, source=path.name)
 
 
+def is_prompt_file(path: Path) -> bool:
+    """Whether :func:`write_prompts` made a file; false for one that cannot be read."""
+    try:
+        with WeightFiles([path]) as files:
+            return "prompts" in files.metadata
+    except WeightsError:
+        return False
+
+
 def write_prompts(path: Path, encoder: TextEncoder, prompts: Sequence[str]) -> None:
     """Encode prompts into a file for :meth:`CachedText.read`.
 

@@ -138,6 +138,24 @@ def test_a_trained_folder_is_no_source_of_weights(tmp_path: Path) -> None:
         loaded(weights=str(tmp_path))
 
 
+def test_an_empty_folder_misses_the_transformer_first(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="safetensors files, got an empty folder"):
+        loaded(weights=str(tmp_path))
+
+
+def test_weights_of_another_architecture(weights: Path, tmp_path: Path) -> None:
+    """Weights that do not suit are the weights' fault, not the command's: exit code 4, not 2."""
+    parts = tmp_path / "transformer"
+    parts.mkdir()
+    source = weights / "transformer"
+    for file in source.iterdir():
+        (parts / file.name).symlink_to(file)
+    (parts / "config.json").unlink()
+    (parts / "config.json").write_text('{"_class_name": "CogVideoXTransformer3DModel"}')
+    with pytest.raises(WeightsError, match="CogVideoXTransformer3DModel"):
+        loaded(weights=str(tmp_path), vae=str(weights))
+
+
 def test_a_transformer_alone_asks_for_the_vae(weights: Path) -> None:
     with pytest.raises(WeightsError, match="--vae-weights DIR"):
         loaded(weights=str(weights / "transformer"))
@@ -318,6 +336,20 @@ def test_a_prompt_is_read_and_the_encoder_is_dropped(
     refused = seqtex(*command, "--text-embeddings", file, "--prompt", "a wooden chair")
     assert refused.code == 2
     assert "'a red chair'" in refused.err
+
+
+def test_embed_replaces_its_own_files_only(seqtex: Seqtex, work: Path, weights: Path) -> None:
+    """Weights end in .safetensors as well."""
+    file = work / "red.safetensors"
+    save_file({"weight": torch.zeros(2)}, file)
+    before = file.read_bytes()
+    words = ["embed", "a red chair", "--model", tiny.NAME, "--text-weights", weights, "-o", file]
+    refused = seqtex(*words)
+    assert refused.code == 2
+    assert "--overwrite" in refused.err
+    assert file.read_bytes() == before
+    assert seqtex(*words, "--overwrite").code == 0
+    assert seqtex(*words).code == 0  # a file of prompts by now
 
 
 def test_rows_are_kept_and_encoders_are_not(weights: Path, monkeypatch: Any) -> None:
