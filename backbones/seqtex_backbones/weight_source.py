@@ -140,10 +140,10 @@ def download(
     except Exception as error:  # the client's errors: no network, no such id, no permission, ...
         raise WeightsError(
             hub_id,
-            expected="a hub id that can be downloaded"
+            expected="a local folder, or a hub id that can be downloaded"
             if not local_files_only
-            else "a cached hub id",
-            got=(str(error).splitlines() or [repr(error)])[0],
+            else "a local folder, or a cached hub id",
+            got="no such folder; from the hub: " + (str(error).splitlines() or [repr(error)])[0],
             remedy="Check the name and the network, or give a local folder.",
         ) from error
     return Path(folder)
