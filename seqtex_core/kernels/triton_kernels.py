@@ -187,7 +187,7 @@ def prepare_backward(
     bias_sum = tl.zeros((BN, D), tl.float32)
     for index in range(STRIP):
         token = strip * STRIP + index
-        inside = present & (token < tokens)
+        inside = (head < tl.where(token < tokens, N, 0)) & (channel < D)
         sample, row = token // length, token % length
         row = tl.where(token < tokens, row, 0)
         grad = tl.load(grad_ptr + token * (N * D) + at, mask=inside, other=0.0).to(tl.float32)
