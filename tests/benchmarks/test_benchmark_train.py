@@ -10,12 +10,11 @@ from benchmarks.train import (
     OFF,
     ON,
     TrainingStep,
-    TrainSize,
-    family_entry,
     step_flop,
     training_model,
     with_throughput,
 )
+from benchmarks.train_sizes import TrainSize, family_entry
 from seqtex_backbones.entry_config import ARCHITECTURES
 
 CPU = torch.device("cpu")
