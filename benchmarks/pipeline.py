@@ -50,12 +50,12 @@ class Runs:
 def run(session: Session) -> list[Row]:
     """One row per stage and method, and one for the whole run of each."""
     steps, repeats = (2, 2) if session.quick else (30, 5)
-    with tempfile.TemporaryDirectory() as name, _one_place_for_threads():
+    with tempfile.TemporaryDirectory() as name, one_place_for_threads():
         folder = Path(name)
         mesh = folder / "mesh.glb"
         write_glb(mesh, RINGS)
         options = PrepareOptions(device=str(session.device))
-        reference = _front_picture(prepare_job(mesh, options=options))
+        reference = front_picture(prepare_job(mesh, options=options))
         pipeline = SeqTexPipeline.from_pretrained(DEFAULT_MODEL, device=session.device)
         methods: Mapping[str, Callable[[PreparedJob], TextureResult]] = {
             "model": lambda job: pipeline(job, steps=steps, seed=session.seed),
@@ -168,7 +168,8 @@ def _repeatability(textures: Sequence[Tensor]) -> Accuracy:
     )
 
 
-def _front_picture(job: PreparedJob) -> Image.Image:
+def front_picture(job: PreparedJob) -> Image.Image:
+    """A reference: the mesh's own look from the front."""
     picture = render_textured(
         job.mesh,
         None,
@@ -182,7 +183,7 @@ def _front_picture(job: PreparedJob) -> Image.Image:
 
 
 @contextmanager
-def _one_place_for_threads() -> Iterator[None]:
+def one_place_for_threads() -> Iterator[None]:
     """Keeps torch's number of threads whatever the pipeline does to it."""
     threads = torch.get_num_threads()
     try:

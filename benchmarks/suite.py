@@ -24,6 +24,7 @@ BENCHMARKS: Registry[Benchmark] = Registry(
     {
         name: f"benchmarks.{name}:run"
         for name in (
+            "approximations",
             "attention",
             "block",
             "counts",
@@ -31,6 +32,7 @@ BENCHMARKS: Registry[Benchmark] = Registry(
             "kernels",
             "limits",
             "memory",
+            "parallel",
             "pipeline",
             "rasterize",
             "rope",
@@ -57,6 +59,8 @@ SUMMARIES = {
     "foreground": "a model call on the tokens that touch the surface, over the coverage",
     "vae": "images to latents and back: one-frame form and diffusers' own forward",
     "rasterize": "every rasterizer on views and UV space, geometry maps",
+    "approximations": "step reuse, fewer steps, fp8 linears: speed and error beside the exact run",
+    "parallel": "2, 4, 8 devices: work and exchanges counted, times projected",
     "pipeline": "mesh file to textured file, stage by stage",
 }
 LIMIT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -104,8 +104,8 @@ class HeadExchange(SpreadAttend):
         asked = _key_lengths(self.shares, rows)
         own = self.shares.lengths[rows.groups[0].stream]
         q = self._all_rows(query, own)
-        k = self._all_rows(_joined([k.key for k in keys]), asked)
-        v = self._all_rows(_joined([k.value for k in keys]), asked)
+        both = [torch.cat([k.key, k.value], dim=-1) for k in keys]
+        k, v = self._all_rows(_joined(both), asked).chunk(2, dim=-1)
         if text is None:
             return Attended(self._own_rows(self.local(q, k, v), own))
         text_key, text_value = text.key_value()
