@@ -11,6 +11,7 @@ from torch.nn.functional import avg_pool2d, normalize
 from seqtex_core.errors import UsageError
 
 from .cameras import CameraRig
+from .chart_order import chart_order
 from .interpolate import Fragments, triangle_areas, uv_fragments, view_fragments
 from .rasterize import Rasterizer
 from .rasterize.reference import uv_coverage
@@ -103,7 +104,8 @@ def uv_maps(
     """Maps of the surface laid out in its UV square (F = 1), not antialiased.
 
     UV coordinates outside the unit square repeat: such faces are rasterized once per unit square
-    that they touch.
+    that they touch. Where charts lie over each other, one of them is on top as a whole, see
+    :func:`~seqtex_geometry.chart_order.chart_order`.
 
     Args:
         surface: must have ``face_uvs``; gradients flow to vertices and normals.
@@ -120,6 +122,10 @@ def uv_maps(
     _check_size(height, width, 1)
     uvs, source = wrapped_uvs(surface, faces)
     copy_idx = rasterizer.face_idx_uv(uvs, height=height, width=width)
+    if bool(_lost(copy_idx, uvs).any()):
+        order = chart_order(uvs, surface.corners()[source])
+        uvs, source = uvs[order], source[order]
+        copy_idx = rasterizer.face_idx_uv(uvs, height=height, width=width)
     local = uv_fragments(copy_idx, uvs)
     fragments = Fragments(
         shape=local.shape,
@@ -162,11 +168,8 @@ def uv_map_layers(
     wanted = finite if faces is None else finite & faces.to(finite.device)
     if sharing is not None:
         wanted = wanted | (finite & sharing.to(finite.device))
-    expected = triangle_areas(torch.nan_to_num(surface.face_uvs.detach())) * height * width
     while len(layers) < max_layers:
-        hits = layers[-1].face_idx[layers[-1].hit]
-        won = torch.bincount(hits, minlength=surface.num_faces)
-        wanted = wanted & (won < 0.5 * expected) & (expected >= 1.0)
+        wanted = wanted & _lost(layers[-1].face_idx, surface.face_uvs)
         if not bool(wanted.any()):
             break
         layer = uv_maps(surface, height=height, width=width, rasterizer=rasterizer, faces=wanted)
@@ -230,6 +233,19 @@ def wrapped_uvs(surface: SurfaceTensors, faces: Tensor | None = None) -> tuple[T
         return face_uvs, source
     copies, row = wrap_face_uvs(face_uvs.detach().cpu().numpy())
     return torch.from_numpy(copies).to(face_uvs), source[torch.from_numpy(row).to(source.device)]
+
+
+def _lost(face_idx: Tensor, face_uvs: Tensor) -> Tensor:
+    """Faces of a texel or more that others lie over, ``[T]``: most of their texels are not theirs.
+
+    Args:
+        face_idx: face per texel, ``[H, W]`` or ``[1, H, W]``.
+        face_uvs: ``[T, 3, 2]``; all in the unit square.
+    """
+    height, width = face_idx.shape[-2:]
+    won = torch.bincount(face_idx[face_idx >= 0], minlength=len(face_uvs))
+    expected = triangle_areas(torch.nan_to_num(face_uvs.detach())) * height * width
+    return (won < 0.5 * expected) & (expected >= 1.0)
 
 
 def _view_fragments(

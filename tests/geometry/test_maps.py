@@ -168,6 +168,29 @@ def test_layers_show_faces_that_share_texels() -> None:
     assert len(uv_map_layers(square(uvs, copies=2), **size, faces=first)) == 1
 
 
+@pytest.mark.parametrize("folded", [False, True])
+def test_one_half_of_a_mirrored_object_is_on_top_everywhere(folded: bool) -> None:
+    """Whatever the order of its faces; ``folded``: the halves are one chart, folded over itself."""
+    sheet = trimesh.creation.box(extents=(2, 2, 0.001)).subdivide().subdivide()
+    corners = torch.tensor(sheet.vertices[sheet.faces]).float()
+    corners = corners[(corners[..., 2] > 0).all(1)]
+    corners = corners[torch.from_numpy(np.random.default_rng(1).permutation(len(corners)))]
+    left = corners[..., 0].mean(1) < 0
+    uvs = torch.stack([corners[..., 0].abs(), (corners[..., 1] + 1) / 2], -1)
+    gap = torch.where(left & torch.tensor(not folded), 5.0, 0.0)
+    surface = SurfaceTensors(
+        vertices=(corners - gap[:, None, None] * torch.tensor([1.0, 0, 0])).reshape(-1, 3),
+        faces=torch.arange(3 * len(corners)).reshape(-1, 3),
+        vertex_normals=torch.tensor([[0.0, 0, 1]]).expand(3 * len(corners), 3),
+        face_uvs=uvs,
+    )
+    layers = uv_map_layers(surface, height=32, width=32, rasterizer=choose_rasterizer())
+    assert len(layers) == 2
+    for layer, sign in zip(layers, (1, -1), strict=True):
+        assert (layer.position[layer.hit][:, 0] * sign > 0).all()
+        assert layer.hit.float().mean() > 0.95
+
+
 def test_overlaps_are_counted_exactly() -> None:
     whole = square([[0, 0], [1, 0], [1, 1], [0, 1]])
     size = {"height": 8, "width": 8}
