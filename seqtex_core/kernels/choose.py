@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import torch
 from torch import Tensor
 
+from ..attention.attend import constant_in_graphs
 from ..errors import UnsupportedError
 from ..frames import StreamLayout
 from ..registry import Registry
@@ -157,7 +158,7 @@ def kernels_for(
         UnsupportedError: the one asked for cannot run on them.
     """
     if torch.compiler.is_compiling() or under_autocast(x.device):
-        return KERNELS.get("plain")
+        return KERNELS.get(_loaded("plain"))
     learn = torch.is_grad_enabled()
     inputs = KernelInputs(
         operation=operation,
@@ -185,6 +186,13 @@ def under_autocast(device: torch.device) -> bool:
     """Whether operations on the device are cast one by one."""
     kind = device.type
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+# A traced graph imports nothing: what it takes must be there.
+@constant_in_graphs
+def _loaded(name: str) -> str:
+    KERNELS.get(name)
+    return name
 
 
 def _choose(inputs: KernelInputs) -> FusedKernels:

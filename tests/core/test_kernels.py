@@ -140,6 +140,17 @@ def test_autocast_gets_the_plain_form() -> None:
     assert out.dtype == torch.bfloat16
 
 
+def test_the_plain_form_is_loaded_before_a_graph_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process that compiles before it has run anything: a graph imports nothing."""
+    lazy = {**KERNELS._entries, "plain": "seqtex_core.kernels.plain:PLAIN"}
+    monkeypatch.setattr(KERNELS, "_entries", lazy)
+    torch.compiler.reset()
+    norm = torch.compile(affine_norm, backend="eager", fullgraph=True)
+    x, weight, bias = torch.randn(1, 3, WIDTH), torch.ones(WIDTH), torch.zeros(WIDTH)
+    wanted = functional.layer_norm(x, (WIDTH,), weight, bias, 1e-6)
+    torch.testing.assert_close(norm(x, weight, bias, eps=1e-6), wanted)
+
+
 def test_a_named_one_that_cannot_run_says_why() -> None:
     x = torch.randn(1, 4, WIDTH, requires_grad=True)
     rows, level = rows_of([4]), torch.zeros(1, 1, WIDTH)
