@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seqtex_backbones.registry import empty_backbone, load_backbone
-from seqtex_backbones.wan_configs import WanConfig, WanEntry
+from seqtex_backbones.wan.configs import WanConfig, WanEntry
 from seqtex_core.attention import Attend
 from seqtex_core.decoupled_config import DecoupledConfig
 from seqtex_core.frames import TokenLayout

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from .codecs.protocol import ValueRanges as ValueRanges
     from .codecs.protocol import codec_from_config as codec_from_config
     from .codecs.wan_vae import WanVAECodec as WanVAECodec
-    from .cogvideox import CogVideoXBackbone as CogVideoXBackbone
-    from .cogvideox_configs import CogVideoXConfig as CogVideoXConfig
-    from .cogvideox_configs import CogVideoXEntry as CogVideoXEntry
-    from .cogvideox_schedule import VPSchedule as VPSchedule
+    from .cogvideox.backbone import CogVideoXBackbone as CogVideoXBackbone
+    from .cogvideox.configs import CogVideoXConfig as CogVideoXConfig
+    from .cogvideox.configs import CogVideoXEntry as CogVideoXEntry
+    from .cogvideox.schedule import VPSchedule as VPSchedule
     from .entry_config import ARCHITECTURES as ARCHITECTURES
     from .entry_config import entry_from_config as entry_from_config
     from .registry import BACKBONES as BACKBONES
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from .text import load_text_encoder as load_text_encoder
     from .unipc import SAMPLERS as SAMPLERS
     from .unipc import UniPCSampler as UniPCSampler
-    from .wan import WanBackbone as WanBackbone
-    from .wan_configs import WanConfig as WanConfig
-    from .wan_configs import WanEntry as WanEntry
+    from .wan.backbone import WanBackbone as WanBackbone
+    from .wan.configs import WanConfig as WanConfig
+    from .wan.configs import WanEntry as WanEntry
 
 _MODULES = {
     "ARCHITECTURES": "entry_config",
@@ -43,21 +43,21 @@ _MODULES = {
     "BackboneEntry": "registry",
     "CODECS": "codecs.protocol",
     "Codec": "codecs.protocol",
-    "CogVideoXBackbone": "cogvideox",
-    "CogVideoXConfig": "cogvideox_configs",
+    "CogVideoXBackbone": "cogvideox.backbone",
+    "CogVideoXConfig": "cogvideox.configs",
     "CogVideoXVAECodec": "codecs.cogvideox_vae",
-    "CogVideoXEntry": "cogvideox_configs",
+    "CogVideoXEntry": "cogvideox.configs",
     "PixelCodec": "codecs.pixel",
     "RELEASED_DECOUPLED": "seqtex_release",
     "SAMPLERS": "unipc",
     "T5TextEncoder": "text",
     "TextEncoder": "text",
     "UniPCSampler": "unipc",
-    "VPSchedule": "cogvideox_schedule",
+    "VPSchedule": "cogvideox.schedule",
     "ValueRanges": "codecs.protocol",
-    "WanBackbone": "wan",
-    "WanConfig": "wan_configs",
-    "WanEntry": "wan_configs",
+    "WanBackbone": "wan.backbone",
+    "WanConfig": "wan.configs",
+    "WanEntry": "wan.configs",
     "WanVAECodec": "codecs.wan_vae",
     "WeightPlacement": "seqtex_release",
     "codec_from_config": "codecs.protocol",

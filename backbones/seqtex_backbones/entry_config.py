@@ -13,12 +13,12 @@ from .registry import BACKBONES, BackboneEntry
 ARCHITECTURES: Registry[Callable[[str, Mapping[str, Any]], BackboneEntry]] = Registry(
     "architecture",
     {
-        "cogvideox": "seqtex_backbones.cogvideox_configs:cogvideox_entry",
-        "cosmos": "seqtex_backbones.cosmos_configs:cosmos_entry",
-        "hunyuan-video": "seqtex_backbones.hunyuan_video_configs:hunyuan_video_entry",
-        "ltx-video": "seqtex_backbones.ltx_configs:ltx_entry",
-        "mochi": "seqtex_backbones.mochi_configs:mochi_entry",
-        "wan": "seqtex_backbones.wan_configs:wan_entry",
+        "cogvideox": "seqtex_backbones.cogvideox.configs:cogvideox_entry",
+        "cosmos": "seqtex_backbones.cosmos.configs:cosmos_entry",
+        "hunyuan-video": "seqtex_backbones.hunyuan_video.configs:hunyuan_video_entry",
+        "ltx-video": "seqtex_backbones.ltx.configs:ltx_entry",
+        "mochi": "seqtex_backbones.mochi.configs:mochi_entry",
+        "wan": "seqtex_backbones.wan.configs:wan_entry",
     },
     entry_point_group="seqtex.architectures",
 )

@@ -33,8 +33,8 @@ from seqtex_core.weight_stream import (
 
 from .registry import BackboneEntry, entry_of, stored_dtype
 from .seqtex_release_keys import released_names
-from .wan import WanBackbone
-from .wan_configs import WanConfig, WanEntry
+from .wan.backbone import WanBackbone
+from .wan.configs import WanConfig, WanEntry
 from .weight_source import WeightSource, find_weights
 
 RELEASED_CLASS = "WanT2TexTransformer3DModel"

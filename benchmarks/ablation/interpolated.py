@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from seqtex_backbones.entry_config import ARCHITECTURES
-from seqtex_backbones.wan_configs import WanConfig, WanEntry
+from seqtex_backbones.wan.configs import WanConfig, WanEntry
 from seqtex_core.adapter import Backbone
 from seqtex_core.rope import Interpolation
 

@@ -20,10 +20,10 @@ from seqtex_backbones.seqtex_release import (
     released_config_json,
 )
 from seqtex_backbones.seqtex_release_keys import released_names
-from seqtex_backbones.wan import WanBackbone
-from seqtex_backbones.wan_configs import WanConfig
-from seqtex_backbones.wan_keys import to_original
-from seqtex_backbones.wan_sizes import original_config_json
+from seqtex_backbones.wan.backbone import WanBackbone
+from seqtex_backbones.wan.configs import WanConfig
+from seqtex_backbones.wan.keys import to_original
+from seqtex_backbones.wan.sizes import original_config_json
 from seqtex_core.checkpoint import save_model, unique_tensors
 from seqtex_core.errors import UsageError
 from seqtex_core.lora_exchange import lora_metadata

@@ -19,9 +19,9 @@ from seqtex_backbones.seqtex_release import (
     released_entry,
 )
 from seqtex_backbones.seqtex_release_keys import released_names
-from seqtex_backbones.wan_configs import WAN_2_1_T2V_1_3B, WanConfig, WanEntry
-from seqtex_backbones.wan_keys import diffusers_names
-from seqtex_backbones.wan_sizes import HEAD_DIM, wan_config_of
+from seqtex_backbones.wan.configs import WAN_2_1_T2V_1_3B, WanConfig, WanEntry
+from seqtex_backbones.wan.keys import diffusers_names
+from seqtex_backbones.wan.sizes import HEAD_DIM, wan_config_of
 from seqtex_backbones.weight_source import find_weights
 from seqtex_core.checkpoint import unique_tensors
 from seqtex_core.errors import InputError, WeightsError

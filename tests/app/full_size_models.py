@@ -10,7 +10,7 @@ from diffusers import AutoencoderKLWan, WanTransformer3DModel
 from seqtex.models.catalog import CatalogEntry
 from seqtex.models.config import ModelConfig
 from seqtex_backbones.codecs.protocol import SYMMETRIC_RANGES
-from seqtex_backbones.wan_configs import WAN_TINY
+from seqtex_backbones.wan.configs import WAN_TINY
 from seqtex_core.decoupled_config import DecoupledConfig
 
 NAME = "full-tiny"

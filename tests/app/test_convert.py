@@ -20,7 +20,7 @@ from seqtex.models.config import ModelConfig
 from seqtex.models.released import released_model_config
 from seqtex_backbones.registry import load_backbone, native_tensors
 from seqtex_backbones.seqtex_release import RELEASED_DECOUPLED, load_released
-from seqtex_backbones.wan_configs import WAN_TINY, WAN_TINY_I2V, WanConfig, WanEntry
+from seqtex_backbones.wan.configs import WAN_TINY, WAN_TINY_I2V, WanConfig, WanEntry
 from seqtex_core.checkpoint import save_model, unique_tensors
 from seqtex_core.errors import UsageError
 from seqtex_core.lora import merge_lora

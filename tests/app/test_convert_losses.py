@@ -16,7 +16,7 @@ from seqtex.models.load import build_transformer
 from seqtex.models.released import released_model_config
 from seqtex_backbones.registry import load_backbone, native_tensors
 from seqtex_backbones.seqtex_release import RELEASED_DECOUPLED
-from seqtex_backbones.wan_configs import WAN_TINY
+from seqtex_backbones.wan.configs import WAN_TINY
 from seqtex_core.checkpoint import save_model
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "backbones"))

@@ -23,7 +23,7 @@ from seqtex.models.sources import ModelSources
 from seqtex.pipeline import SeqTexPipeline
 from seqtex_backbones.codecs.protocol import RELEASED_RANGES, Content, ValueRanges
 from seqtex_backbones.seqtex_release import RELEASED_DECOUPLED
-from seqtex_backbones.wan_configs import WAN_TINY
+from seqtex_backbones.wan.configs import WAN_TINY
 from seqtex_core.checkpoint import unique_tensors
 from seqtex_core.errors import WeightsError
 from seqtex_core.flow_matching import inference_sigmas

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from seqtex_backbones.cogvideox import CogVideoXBackbone
-from seqtex_backbones.cogvideox_configs import (
+from seqtex_backbones.cogvideox.backbone import CogVideoXBackbone
+from seqtex_backbones.cogvideox.configs import (
     COGVIDEOX_1_5_5B,
     COGVIDEOX_2B,
     COGVIDEOX_5B,
@@ -21,8 +21,8 @@ from seqtex_backbones.cogvideox_configs import (
     CogVideoXEntry,
     cogvideox_entry,
 )
-from seqtex_backbones.cogvideox_positions import SinusoidalPositions
-from seqtex_backbones.cogvideox_schedule import to_vp
+from seqtex_backbones.cogvideox.positions import SinusoidalPositions
+from seqtex_backbones.cogvideox.schedule import to_vp
 from seqtex_backbones.registry import (
     BACKBONES,
     empty_backbone,

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqtex_backbones.cogvideox_schedule import VPSchedule, to_vp, v_to_velocity
+from seqtex_backbones.cogvideox.schedule import VPSchedule, to_vp, v_to_velocity
 from seqtex_core.errors import UsageError
 from seqtex_core.roles import CONDITION_SIGMA
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from seqtex_backbones.cosmos import CosmosBackbone
-from seqtex_backbones.cosmos_configs import (
+from seqtex_backbones.cosmos.backbone import CosmosBackbone
+from seqtex_backbones.cosmos.configs import (
     COSMOS_2_5_14B,
     COSMOS_2_TEXT2IMAGE_2B,
     COSMOS_2_VIDEO2WORLD_14B,
@@ -22,7 +22,7 @@ from seqtex_backbones.cosmos_configs import (
     CosmosEntry,
     cosmos_entry,
 )
-from seqtex_backbones.cosmos_schedule import CosmosSchedule
+from seqtex_backbones.cosmos.schedule import CosmosSchedule
 from seqtex_backbones.entry_config import entry_from_config
 from seqtex_backbones.registry import BACKBONES, empty_backbone, load_backbone, native_tensors
 from seqtex_core.decoupled_config import DecoupledConfig

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from seqtex_backbones.cosmos_positions import CosmosPositions
+from seqtex_backbones.cosmos.positions import CosmosPositions
 from seqtex_core.errors import UsageError
 from seqtex_core.frames import FrameGroup, Grid, TokenLayout
 from seqtex_core.rope import apply_rope

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from seqtex_backbones.entry_config import entry_from_config
-from seqtex_backbones.hunyuan_video import HunyuanVideoBackbone
-from seqtex_backbones.hunyuan_video_configs import (
+from seqtex_backbones.hunyuan_video.backbone import HunyuanVideoBackbone
+from seqtex_backbones.hunyuan_video.configs import (
     HUNYUAN_VIDEO,
     HUNYUAN_VIDEO_TINY,
     HUNYUAN_VIDEO_TINY_UNGUIDED,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seqtex_backbones.hunyuan_video_configs import HUNYUAN_VIDEO_TINY
+from seqtex_backbones.hunyuan_video.configs import HUNYUAN_VIDEO_TINY
 from seqtex_backbones.registry import load_backbone
 from seqtex_core.adapter import Backbone
 from seqtex_core.testing import BackboneConformance

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from seqtex_backbones.entry_config import entry_from_config
-from seqtex_backbones.ltx import LTXBackbone
-from seqtex_backbones.ltx_configs import (
+from seqtex_backbones.ltx.backbone import LTXBackbone
+from seqtex_backbones.ltx.configs import (
     LTX_2B,
     LTX_13B,
     LTX_TINY,
@@ -20,7 +20,7 @@ from seqtex_backbones.ltx_configs import (
     LTXEntry,
     ltx_entry,
 )
-from seqtex_backbones.ltx_positions import PixelPositions
+from seqtex_backbones.ltx.positions import PixelPositions
 from seqtex_backbones.registry import BACKBONES, empty_backbone, load_backbone, native_tensors
 from seqtex_core.decoupled_config import DecoupledConfig
 from seqtex_core.errors import UsageError, WeightsError

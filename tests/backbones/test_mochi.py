@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from seqtex_backbones.entry_config import entry_from_config
-from seqtex_backbones.mochi import MochiBackbone
-from seqtex_backbones.mochi_configs import MOCHI_1, MOCHI_TINY, MochiEntry, mochi_entry
-from seqtex_backbones.mochi_positions import MochiPositions
+from seqtex_backbones.mochi.backbone import MochiBackbone
+from seqtex_backbones.mochi.configs import MOCHI_1, MOCHI_TINY, MochiEntry, mochi_entry
+from seqtex_backbones.mochi.positions import MochiPositions
 from seqtex_backbones.registry import BACKBONES, empty_backbone, load_backbone, native_tensors
 from seqtex_core.decoupled_config import DecoupledConfig
 from seqtex_core.errors import UsageError, WeightsError

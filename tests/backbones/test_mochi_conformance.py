@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from seqtex_backbones.mochi_configs import MOCHI_TINY
+from seqtex_backbones.mochi.configs import MOCHI_TINY
 from seqtex_backbones.registry import load_backbone
 from seqtex_core.adapter import Backbone
 from seqtex_core.testing import BackboneConformance

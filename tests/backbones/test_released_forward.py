@@ -15,7 +15,7 @@ from torch import Tensor
 
 from seqtex_backbones.seqtex_release import RELEASED_DECOUPLED, load_released
 from seqtex_backbones.unipc import UniPCSampler
-from seqtex_backbones.wan_configs import WanConfig, WanEntry
+from seqtex_backbones.wan.configs import WanConfig, WanEntry
 from seqtex_core.decoupled_config import DecoupledConfig
 from seqtex_core.flow_matching import inference_sigmas
 from seqtex_core.frame_plan import FramePlan

@@ -30,7 +30,7 @@ from seqtex_backbones.seqtex_release import (
     save_released,
 )
 from seqtex_backbones.seqtex_release_keys import released_names
-from seqtex_backbones.wan_configs import WAN_2_1_T2V_1_3B, WAN_TINY, WanConfig
+from seqtex_backbones.wan.configs import WAN_2_1_T2V_1_3B, WAN_TINY, WanConfig
 from seqtex_core.checkpoint import unique_tensors
 from seqtex_core.errors import UsageError, WeightsError
 from seqtex_core.lora import merge_lora

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from seqtex_backbones.registry import load_backbone, native_tensors
-from seqtex_backbones.wan_configs import WAN_TINY, WAN_TINY_I2V, WanConfig, WanEntry
-from seqtex_backbones.wan_keys import diffusers_names, to_original
-from seqtex_backbones.wan_sizes import wan_config_of
+from seqtex_backbones.wan.configs import WAN_TINY, WAN_TINY_I2V, WanConfig, WanEntry
+from seqtex_backbones.wan.keys import diffusers_names, to_original
+from seqtex_backbones.wan.sizes import wan_config_of
 
 State = Mapping[str, Tensor]
 

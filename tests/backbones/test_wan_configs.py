@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from seqtex_backbones.registry import BACKBONES, empty_backbone, native_tensors
-from seqtex_backbones.wan import WanBackbone
-from seqtex_backbones.wan_configs import (
+from seqtex_backbones.wan.backbone import WanBackbone
+from seqtex_backbones.wan.configs import (
     WAN_2_1_I2V_14B,
     WAN_2_1_T2V_1_3B,
     WAN_2_2_TI2V_5B,
@@ -17,7 +17,7 @@ from seqtex_backbones.wan_configs import (
     WanConfig,
     WanEntry,
 )
-from seqtex_backbones.wan_keys import diffusers_names, to_diffusers, to_original
+from seqtex_backbones.wan.keys import diffusers_names, to_diffusers, to_original
 from seqtex_core.errors import UsageError
 
 # Keys and parameters of the published checkpoints.

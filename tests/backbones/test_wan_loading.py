@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from seqtex_backbones.registry import load_backbone, native_tensors
-from seqtex_backbones.wan_configs import WAN_TINY
-from seqtex_backbones.wan_keys import to_original
+from seqtex_backbones.wan.configs import WAN_TINY
+from seqtex_backbones.wan.keys import to_original
 from seqtex_core.adapter import Backbone
 from seqtex_core.decoupled_config import DecoupledConfig
 from seqtex_core.errors import UsageError, WeightsError

@@ -53,7 +53,7 @@ def theirs() -> Any:
     """diffusers' model with the same base weights."""
     from diffusers import WanTransformer3DModel
 
-    from seqtex_backbones.wan_configs import WAN_TINY
+    from seqtex_backbones.wan.configs import WAN_TINY
 
     base = SeqTexTransformer(load_backbone("wan-tiny", seed=0), DecoupledConfig(mv_train="full"))
     model = WanTransformer3DModel(**WAN_TINY.config.to_diffusers())

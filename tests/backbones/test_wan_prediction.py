@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from seqtex_backbones.registry import load_backbone
-from seqtex_backbones.wan_configs import WAN_TINY
+from seqtex_backbones.wan.configs import WAN_TINY
 from seqtex_core.errors import UsageError
 from seqtex_core.transformer import SeqTexTransformer
 

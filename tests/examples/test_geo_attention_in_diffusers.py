@@ -14,7 +14,7 @@ import torch
 from diffusers import UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 from torch import Tensor
 
-from seqtex_backbones.wan import WanBackbone
+from seqtex_backbones.wan.backbone import WanBackbone
 from seqtex_core import DecoupledConfig, GeometryLatents, SeqTexTransformer, geo2mv, img2tex
 from seqtex_core.roles import CONDITION_SIGMA
 

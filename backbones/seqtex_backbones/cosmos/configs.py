@@ -10,9 +10,9 @@ from seqtex_core.adapter import Backbone
 from seqtex_core.errors import UsageError
 from seqtex_core.rope import GRID_SPREADS, GridSpread
 
-from .cosmos_positions import CosmosPositions
-from .cosmos_schedule import CosmosSchedule, Objective
-from .diffusers_entry import DiffusersEntry
+from ..diffusers_parts.entry import DiffusersEntry
+from .positions import CosmosPositions
+from .schedule import CosmosSchedule, Objective
 
 _OWN = frozenset({"text_length", "objective", "fps", "spread"})
 _TRIPLES = ("max_size", "patch_size", "rope_scale")
@@ -102,7 +102,7 @@ class CosmosEntry(DiffusersEntry[CosmosConfig]):
         """The model with torch's default initialisation, on the current default device."""
         from diffusers import CosmosTransformer3DModel
 
-        from .cosmos import CosmosBackbone
+        from .backbone import CosmosBackbone
 
         config = self.config
         return CosmosBackbone(

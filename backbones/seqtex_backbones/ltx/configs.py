@@ -10,7 +10,7 @@ from seqtex_core.adapter import Backbone
 from seqtex_core.errors import UsageError
 from seqtex_core.rope import GRID_SPREADS, GridSpread
 
-from .diffusers_entry import DiffusersEntry
+from ..diffusers_parts.entry import DiffusersEntry
 
 _OWN = frozenset({"text_length", "frame_rate", "causal_time", "spread"})
 
@@ -99,7 +99,7 @@ class LTXEntry(DiffusersEntry[LTXConfig]):
         """The model with torch's default initialisation, on the current default device."""
         from diffusers import LTXVideoTransformer3DModel
 
-        from .ltx import LTXBackbone
+        from .backbone import LTXBackbone
 
         config = self.config
         return LTXBackbone(

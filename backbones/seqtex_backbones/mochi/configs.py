@@ -9,7 +9,7 @@ from typing import Any
 from seqtex_core.adapter import Backbone
 from seqtex_core.errors import UsageError
 
-from .diffusers_entry import DiffusersEntry
+from ..diffusers_parts.entry import DiffusersEntry
 
 _POOLER_HEADS = 8
 
@@ -80,7 +80,7 @@ class MochiEntry(DiffusersEntry[MochiConfig]):
         """
         from diffusers import MochiTransformer3DModel
 
-        from .mochi import MochiBackbone
+        from .backbone import MochiBackbone
 
         model = MochiTransformer3DModel(**self.config.to_diffusers())
         return MochiBackbone(model, name=self.name)

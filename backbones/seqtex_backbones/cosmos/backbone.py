@@ -2,7 +2,7 @@
 
 diffusers' ``CosmosTransformer3DModel`` is the weight container; the forward is written here, with
 norms, modulation and gates in fp32. How its noise and prediction are those of the library is in
-``cosmos_schedule``.
+``schedule``.
 
 Source:
     Cosmos (arXiv 2501.03575), section 5; diffusers' implementation for the order of operations.
@@ -29,9 +29,9 @@ from seqtex_core.frames import Grid, StreamLayout, TokenLayout
 from seqtex_core.modulation import modulate
 from seqtex_core.rope import GridSpread, Rope
 
-from .cosmos_block import LORA_TARGETS, CosmosBlock, low_rank, plain_norm
-from .cosmos_positions import CosmosPositions
-from .cosmos_schedule import CosmosSchedule, Objective
+from .block import LORA_TARGETS, CosmosBlock, low_rank, plain_norm
+from .positions import CosmosPositions
+from .schedule import CosmosSchedule, Objective
 
 
 class PatchEmbed(nn.Module):

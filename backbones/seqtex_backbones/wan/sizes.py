@@ -9,7 +9,7 @@ from typing import Any
 
 from seqtex_core.errors import WeightsError
 
-from .wan_configs import WanConfig
+from .configs import WanConfig
 
 HEAD_DIM = 128
 """Channels per head of all released Wan models; shapes do not show it."""

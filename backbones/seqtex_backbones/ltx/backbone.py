@@ -33,7 +33,7 @@ from seqtex_core.modulation import gated_residual, modulate
 from seqtex_core.qk_prep import QKNorm, qk_prep
 from seqtex_core.rope import Extrapolation, GridSpread, Rope
 
-from .ltx_positions import PixelPositions
+from .positions import PixelPositions
 
 LORA_TARGETS = (
     "attn1.to_q",

@@ -30,7 +30,7 @@ from seqtex_core.errors import UsageError
 from seqtex_core.frames import Grid, StreamLayout, TokenLayout
 from seqtex_core.rope import GridSpread, Rope, RopeSpec, rope_table, spread_policy
 
-from .hunyuan_video_blocks import LORA_TARGETS, DualBlock, SingleBlock, modulated_norm
+from .blocks import LORA_TARGETS, DualBlock, SingleBlock, modulated_norm
 
 
 class LatentEmbed(nn.Module):

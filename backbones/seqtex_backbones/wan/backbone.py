@@ -30,9 +30,9 @@ from seqtex_core.frames import Grid, StreamLayout, TokenLayout
 from seqtex_core.modulation import modulated_norm
 from seqtex_core.rope import Rope, RopeSpec, rope_table, wan_axis_dims
 
-from .wan_block import FACTORS, WanBlock
-from .wan_block import LORA_TARGETS as LORA_TARGETS
-from .wan_block import WanModulation as WanModulation
+from ..wan_block import FACTORS, WanBlock
+from ..wan_block import LORA_TARGETS as LORA_TARGETS
+from ..wan_block import WanModulation as WanModulation
 
 Prediction = Literal["velocity", "clean"]
 

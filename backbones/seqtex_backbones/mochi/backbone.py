@@ -30,8 +30,8 @@ from seqtex_core.frames import Grid, StreamLayout, TokenLayout
 from seqtex_core.modulation import modulate
 from seqtex_core.rope import Rope
 
-from .mochi_block import LORA_TARGETS, MochiBlock, MochiLastBlock
-from .mochi_positions import MochiPositions
+from .block import LORA_TARGETS, MochiBlock, MochiLastBlock
+from .positions import MochiPositions
 
 
 class LatentEmbed(nn.Module):

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from seqtex_core.errors import UsageError
 
-from .cogvideox_schedule import to_vp, v_to_velocity
+from ..cogvideox.schedule import to_vp, v_to_velocity
 
 Objective = Literal["flow", "edm"]
 OBJECTIVES: tuple[Objective, ...] = ("flow", "edm")

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from seqtex_core.adapter import Backbone
 from seqtex_core.errors import UsageError
 
-from .diffusers_entry import DiffusersEntry, differing
-from .wan_keys import diffusers_names
+from ..diffusers_parts.entry import DiffusersEntry, differing
+from .keys import diffusers_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +144,7 @@ class WanEntry(DiffusersEntry[WanConfig]):
         """The model with torch's default initialisation, on the current default device."""
         from diffusers import WanTransformer3DModel
 
-        from .wan import WanBackbone
+        from .backbone import WanBackbone
 
         model = WanTransformer3DModel(**self.config.to_diffusers())
         return WanBackbone(

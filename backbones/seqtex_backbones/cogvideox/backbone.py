@@ -38,9 +38,9 @@ from seqtex_core.rope import (
     rope_table,
 )
 
-from .cogvideox_block import LORA_TARGETS, CogVideoXBlock, modulated_norm, wide_norm
-from .cogvideox_positions import SinusoidalPositions
-from .cogvideox_schedule import VPSchedule, to_vp, v_to_velocity
+from .block import LORA_TARGETS, CogVideoXBlock, modulated_norm, wide_norm
+from .positions import SinusoidalPositions
+from .schedule import VPSchedule, to_vp, v_to_velocity
 
 
 class LatentEmbed(nn.Module):

@@ -11,7 +11,7 @@ from seqtex_core.adapter import Backbone
 from seqtex_core.errors import UsageError
 from seqtex_core.rope import LINSPACE_ENDS, LinspaceEnd
 
-from .diffusers_entry import DiffusersEntry
+from ..diffusers_parts.entry import DiffusersEntry
 
 _OWN = frozenset({"snr_shift", "linspace_end"})
 _SAMPLE_SIZE = frozenset({"sample_height", "sample_width", "sample_frames"})
@@ -117,7 +117,7 @@ class CogVideoXEntry(DiffusersEntry[CogVideoXConfig]):
         """The model with torch's default initialisation, on the current default device."""
         from diffusers import CogVideoXTransformer3DModel
 
-        from .cogvideox import CogVideoXBackbone
+        from .backbone import CogVideoXBackbone
 
         model = CogVideoXTransformer3DModel(**self.config.to_diffusers())
         return CogVideoXBackbone(

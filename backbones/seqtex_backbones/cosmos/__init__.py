@@ -1,0 +1,1 @@
+"""Cosmos: Predict1, Predict2 and Predict2.5."""

@@ -1,0 +1,1 @@
+"""What the backbones have in common whose weights are a transformer of diffusers."""

@@ -1,0 +1,1 @@
+"""HunyuanVideo: dual blocks, then single ones."""

@@ -1,0 +1,1 @@
+"""LTX-Video: 2B and 13B."""
