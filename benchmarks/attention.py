@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 from torch import Tensor
 
-from seqtex_core.attention import Attend, AttentionInputs, attention_reference
+from seqtex_core.attention import (
+    Attend,
+    AttentionInputs,
+    attention_reference,
+    choose_attention,
+)
 
 from .attention_peers import APPROXIMATE, implementations, reason_missing
 from .ceilings import dtype_name
@@ -47,27 +53,27 @@ class Shape:
 def shapes(session: Session) -> list[Shape]:
     """The cases for a device.
 
+    The three shapes of SeqTex in every dtype, head dim and direction, and a sweep over the length.
     On CUDA all heads at full length. On CPU two heads: the rate hardly depends on their number.
     Quick runs divide all lengths by eight.
     """
     heads = 12 if session.on_cuda else 2
     shrink = 8 if session.quick else 1
-    dtypes = [torch.bfloat16, torch.float16] if session.on_cuda else [torch.float32, torch.bfloat16]
-    made = []
-    for name, queries, keys in (
-        ("mv self", 4096, 4096),
-        ("uv self", 4096, 8192),
-        ("cross", 8192, 512),
-    ):
-        for dtype in dtypes:
-            for backward in (False, True):
-                made.append((name, queries, keys, 128, backward, dtype))
-        made.append((name, queries, keys, 64, False, dtypes[0]))
-    extra = torch.float32 if session.on_cuda else torch.float16
-    made.append(("mv self", 4096, 4096, 128, False, extra))
+    dtypes = [torch.float32, torch.bfloat16, torch.float16]
+    if session.on_cuda:
+        dtypes = [torch.bfloat16, torch.float16, torch.float32]
+    made = [
+        (name, queries, keys, head_dim, backward, dtype)
+        for (name, queries, keys), dtype, head_dim, backward in product(
+            (("mv self", 4096, 4096), ("uv self", 4096, 8192), ("cross", 8192, 512)),
+            dtypes,
+            (128, 64),
+            (False, True),
+        )
+    ]
     made += [
-        ("sweep", length, length, 128, False, dtypes[0])
-        for length in (1024, 2048, 4096, 8192, 16384)
+        ("sweep", length, length, 128, backward, dtypes[0])
+        for length, backward in product((1024, 2048, 4096, 8192, 16384), (False, True))
     ]
     made.append(("ragged", 4096 + 77, 4096 + 77, 128, False, dtypes[0]))
     return [
@@ -131,8 +137,9 @@ def _case(shape: Shape, session: Session) -> Case:
             "head_dim": shape.head_dim,
             "backward": shape.backward,
             "dtype": dtype_name(shape.dtype),
+            "auto": _auto((q, k, v), backward=shape.backward),
         },
-        expected=lambda: _expected((q, k, v), upstream, backward=shape.backward),
+        expected=lambda: exact_attention((q, k, v), upstream, backward=shape.backward),
         reference="attention_reference in fp64, head by head",
         plain="reference",
     )
@@ -143,6 +150,12 @@ def _name(shape: Shape) -> str:
     return f"{shape.name} {shape.queries}x{shape.keys}{narrow}" + (
         " fwd+bwd" if shape.backward else ""
     )
+
+
+def _auto(qkv: tuple[Tensor, Tensor, Tensor], *, backward: bool) -> str:
+    """The implementation that the library would choose."""
+    with torch.set_grad_enabled(backward):
+        return choose_attention("auto", AttentionInputs.of(*qkv)).name
 
 
 def _candidate(
@@ -184,7 +197,7 @@ def _call(
     return both if backward else forward
 
 
-def _expected(
+def exact_attention(
     qkv: tuple[Tensor, Tensor, Tensor], upstream: Tensor, *, backward: bool
 ) -> list[Tensor]:
     """Output and gradients in fp64, one head and at most 1024 queries at a time."""

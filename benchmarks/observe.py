@@ -42,19 +42,22 @@ class Observed:
     memory: Memory
 
 
-def observe(call: Callable[[], object], device: torch.device) -> Observed:
+def observe(
+    call: Callable[[], object], device: torch.device, *, profiles: int = PROFILES
+) -> Observed:
     """Profile a call a few times, after it has run before.
 
     Args:
         call: what to run.
         device: where it runs.
+        profiles: how often.
     """
     on_cuda, before = device.type == "cuda", 0
     if on_cuda:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
-    seen = [_profile(call, device) for _ in range(PROFILES)]
+    seen = [_profile(call, device) for _ in range(profiles)]
     samples = [_self_times(one.key_averages(), on_cuda=on_cuda) for one in seen]
     names = set.intersection(*(set(sample) for sample in samples))
     times = {name: min(sample[name] for sample in samples) for name in names}

@@ -115,6 +115,7 @@ def attention_length(axes: Axes, chosen: Mapping[str, Record]) -> bool:
     """Time of forward attention over the sequence length, with the time that the GEMM allows."""
     run = chosen.get("attention")
     rows = [r for r in (run["rows"] if run else []) if r["case"].startswith("sweep") and r["time"]]
+    rows = [r for r in rows if not r["parameters"].get("backward")]
     if run is None or not rows:
         return False
     lines: dict[str, list[tuple[int, Record]]] = defaultdict(list)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from . import accuracy
 from .ceilings import Ceilings, dtype_name
-from .observe import observe
+from .observe import PROFILES, observe
 from .result import Accuracy, Row, Scalar, Work
-from .timing import FULL, QUICK, Budget, time_interleaved
+from .timing import FEW, FULL, QUICK, Budget, time_interleaved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +100,7 @@ class Case:
         expected: the outputs in fp64; ``None`` where there is nothing to compare.
         reference: what ``expected`` is, in words.
         plain: name of the candidate that counts as plain torch.
+        few: calls take seconds: three are timed and one is profiled.
     """
 
     benchmark: str
@@ -111,6 +112,7 @@ class Case:
     expected: Callable[[], Any] | None = None
     reference: str = "fp64"
     plain: str | None = None
+    few: bool = False
 
 
 def run_case(case: Case, session: Session) -> list[Row]:
@@ -129,10 +131,11 @@ def run_case(case: Case, session: Session) -> list[Row]:
             )
     runnable = {c.name: c for c in case.candidates if rows[c.name].status == "ok"}
     calls = {name: c.call for name, c in runnable.items() if c.call is not None}
-    timings = time_interleaved(calls, session.device, session.budget) if calls else {}
+    budget = FEW if case.few else session.budget
+    timings = time_interleaved(calls, session.device, budget) if calls else {}
     for name, timing in timings.items():
         work = runnable[name].work or case.work
-        seen = observe(calls[name], session.device)
+        seen = observe(calls[name], session.device, profiles=1 if case.few else PROFILES)
         rows[name] = replace(
             rows[name],
             time=timing,

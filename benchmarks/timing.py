@@ -33,6 +33,8 @@ class Budget:
 
 QUICK = Budget(warmup=1, least=3, most=15, seconds=0.15)
 FULL = Budget(warmup=2, least=5, most=60, seconds=1.5)
+FEW = Budget(warmup=0, least=3, most=3, seconds=0.0)
+"""Of calls that take seconds, after they ran for the comparison."""
 
 
 def time_interleaved(
