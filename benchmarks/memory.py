@@ -22,8 +22,9 @@ from seqtex.models.memory import (
     plan_memory,
 )
 from seqtex.models.memory_moves import Residence, release
-from seqtex.models.memory_needs import KnownSizes, codec_bytes, memory_needs, set_codec_mode
+from seqtex.models.memory_needs import codec_bytes, memory_needs, set_codec_mode
 from seqtex.models.memory_use import settle
+from seqtex.models.run_sizes import KnownSizes
 from seqtex_backbones.codecs.protocol import Codec, codec_from_config
 from seqtex_core.decoupled_config import DecoupledConfig
 from seqtex_core.errors import OutOfMemoryError

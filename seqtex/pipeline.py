@@ -15,8 +15,9 @@ from .detail import with_detail
 from .foreground import told
 from .generate import GenerateSettings, generate
 from .models.catalog import CATALOG
+from .models.folder import DEFAULT_MODEL
 from .models.load import DTYPES, SeqTexModel, load_model
-from .models.memory_needs import RunSizes
+from .models.run_sizes import RunSizes, check_enlarges
 from .models.sources import ModelSources
 from .out_of_memory import naming_smaller_setting
 from .prepare import PreparedJob, choose_device, prepare_job
@@ -24,8 +25,6 @@ from .prepare_options import PrepareOptions
 from .references import ReferenceSource
 from .result import ResultMaps, TextureResult
 from .stages import OnProgress, StageClock
-
-DEFAULT_MODEL = "seqtex-tiny"
 
 
 class SeqTexPipeline:
@@ -135,6 +134,7 @@ class SeqTexPipeline:
         """
         self.model.check_prompt(prompt)
         self.model.check_sizes(view_size=view_size, uv_size=uv_size)
+        check_enlarges("texture_size", texture_size, uv_size or self.model.config.uv_size)
         if isinstance(mesh, PreparedJob):
             if references is not None:
                 raise UsageError("references", expected="none beside a job", got=str(references))

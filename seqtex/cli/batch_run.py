@@ -15,8 +15,7 @@ from seqtex.outputs import check_writable
 
 from .batch_manifest import ManifestItem
 from .batch_work import BatchJob, ItemReport, do_item, is_done, item_key, worker_threads
-from .texture_request import TextureRequest
-from .texture_run import run_sizes
+from .texture_request import TextureRequest, run_sizes
 
 
 class BatchRun:

@@ -25,7 +25,7 @@ from .texture_request import TextureRequest
 from .texture_run import load_pipeline, texture_file
 
 if TYPE_CHECKING:
-    from seqtex.models.memory_needs import RunSizes
+    from seqtex.models.run_sizes import RunSizes
     from seqtex.pipeline import SeqTexPipeline
 
 REPORTS = "reports"

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from seqtex.models.catalog import CATALOG
+from seqtex.models.prompt_file import is_prompt_file
 from seqtex.models.sources import ModelSources
 from seqtex_core.errors import UsageError
 
@@ -46,7 +47,7 @@ def embed(
     _check_replaceable(out, overwrite=overwrite)
     entry = CATALOG.get(model)
     sources = ModelSources(text=text_weights, random_seed=0)
-    sources.check(model)
+    sources.check(model, texts=prompts)
     with StageReporter() as report, naming_smaller_setting("Use --device cpu."):
         from seqtex.models.fill import empty_transformer
         from seqtex.models.full_size import find_parts, load_text_part
@@ -68,8 +69,6 @@ def embed(
 
 def _check_replaceable(out: Path, *, overwrite: bool) -> None:
     """Refuse to replace a file that is not one of encoded prompts, before anything is loaded."""
-    from seqtex.models.text import is_prompt_file
-
     if out.exists() and not overwrite and not is_prompt_file(out):
         raise UsageError(
             "--out",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqtex.models.folder import check_model
+from seqtex.models.folder import DEFAULT_MODEL, check_model
 from seqtex.models.memory import check_budget
+from seqtex.models.run_sizes import RunSizes
 from seqtex.models.sources import ModelSources
 from seqtex.prepare_options import DEFAULT_MIN_IOU, UvMode
 from seqtex.references import parse_references
@@ -75,8 +76,8 @@ class TextureRequest:
             check_choice("--dtype", self.dtype, DTYPES)
         self._check_task(self._check_text(references) or references)
         check_budget(self.memory)
-        if self.model is not None:
-            check_model(self.model, self.sources, prompt=self.prompt)
+        if self.method == "model":
+            check_model(self.model or DEFAULT_MODEL, self.sources, run_sizes([self]))
         return references
 
     @property
@@ -155,3 +156,19 @@ class TextureRequest:
         for flag, size in sizes.items():
             if size is not None:
                 check_size(flag, size)
+
+
+def run_sizes(requests: Sequence[TextureRequest]) -> RunSizes:
+    """The largest sizes of some runs of one model, and the prompts of all of them.
+
+    A size that only some of them give counts for all: the model's own is not known yet.
+    """
+    guided = any(request.guidance is not None and request.guidance > 1.0 for request in requests)
+    prompts = dict.fromkeys(r.prompt for r in requests if r.prompt is not None)
+    return RunSizes(
+        view_size=max((r.view_size for r in requests if r.view_size), default=None),
+        uv_size=max((r.uv_size for r in requests if r.uv_size), default=None),
+        texture_size=requests[0].texture_size if len(requests) == 1 else None,
+        guided=guided,
+        texts=(*prompts, "") if guided and prompts else tuple(prompts),
+    )

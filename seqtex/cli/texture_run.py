@@ -13,11 +13,11 @@ from seqtex_geometry.export.publish import check_output
 
 from .exits import naming_smaller_setting
 from .progress import StageReporter
-from .texture_request import TextureRequest
+from .texture_request import TextureRequest, run_sizes
 from .texture_text import check_text_reference, reference_from_text
 
 if TYPE_CHECKING:
-    from seqtex.models.memory_needs import RunSizes
+    from seqtex.models.run_sizes import RunSizes
     from seqtex.pipeline import SeqTexPipeline
     from seqtex.result import SavedResult, TextureResult
 
@@ -144,7 +144,8 @@ def load_pipeline(
     Raises:
         SeqTexError: of any kind.
     """
-    from seqtex.pipeline import DEFAULT_MODEL, SeqTexPipeline, model_choices
+    from seqtex.models.folder import DEFAULT_MODEL
+    from seqtex.pipeline import SeqTexPipeline, model_choices
     from seqtex.stages import StageClock
 
     name = request.model or DEFAULT_MODEL
@@ -161,23 +162,6 @@ def load_pipeline(
     for label, text in model_choices(pipeline.model, request.prompt).items():
         report.say(f"  {label}: {text}")
     return pipeline
-
-
-def run_sizes(requests: Sequence[TextureRequest]) -> RunSizes:
-    """The largest sizes of some runs of one model, and the prompts of all of them.
-
-    A size that only some of them give counts for all: the model's own is not known yet.
-    """
-    from seqtex.models.memory_needs import RunSizes
-
-    guided = any(request.guidance is not None and request.guidance > 1.0 for request in requests)
-    prompts = dict.fromkeys(r.prompt for r in requests if r.prompt is not None)
-    return RunSizes(
-        view_size=max((r.view_size for r in requests if r.view_size), default=None),
-        uv_size=max((r.uv_size for r in requests if r.uv_size), default=None),
-        guided=guided,
-        texts=(*prompts, "") if guided and prompts else tuple(prompts),
-    )
 
 
 def _check_model(pipeline: SeqTexPipeline, request: TextureRequest) -> None:

@@ -28,6 +28,8 @@ class CatalogEntry:
         loader: ``"module:attribute"`` of a function ``(config, weights, dtype) ->
             SeqTexTransformer`` on the CPU.
         vae_hub_id: where the VAE is published, if not beside the weights.
+        token_pixels: edge of a token in pixels: sizes must be multiples of it.
+        uv_size: texels of the texture that it makes unless told otherwise; as in the config.
         trained: whether the weights have learned to make textures, or are those of a video model.
     """
 
@@ -39,6 +41,8 @@ class CatalogEntry:
     config: str
     loader: str = "seqtex.models.full_size:on_backbone"
     vae_hub_id: str | None = None
+    token_pixels: int = 16
+    uv_size: int = 1024
     trained: bool = False
 
     def model_config(self) -> ModelConfig:
@@ -55,11 +59,19 @@ CATALOG: Registry[CatalogEntry] = Registry("model", entry_point_group="seqtex.mo
 """Full-size models; other distributions add theirs through the entry-point group."""
 
 
-def _add(name: str, summary: str, *, hub_id: str, size: str, text: str) -> None:
+def _add(
+    name: str, summary: str, *, hub_id: str, size: str, text: str, token_pixels: int = 16
+) -> None:
     attribute = name.upper().replace(".", "_").replace("-", "_")
     config = f"seqtex.models.catalog_configs:{attribute}"
     entry = CatalogEntry(
-        name=name, summary=summary, hub_id=hub_id, size=size, text=text, config=config
+        name=name,
+        summary=summary,
+        hub_id=hub_id,
+        size=size,
+        text=text,
+        config=config,
+        token_pixels=token_pixels,
     )
     CATALOG.register(name, entry)
 
@@ -84,6 +96,7 @@ _add(
     hub_id="Wan-AI/Wan2.2-TI2V-5B-Diffusers",
     size="10 GB in bfloat16",
     text="umT5-xxl",
+    token_pixels=32,
 )
 _add(
     "cogvideox-2b",

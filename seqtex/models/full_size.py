@@ -26,10 +26,8 @@ from ..manifest import ModelRecord, file_sha256
 from .catalog import CatalogEntry
 from .config import ModelConfig
 from .fill import empty_transformer, fill_with_seed
-from .sources import HUB_ID, ModelSources, missing_vae, missing_weights
+from .sources import HUB_ID, TEXT_FOLDERS, ModelSources, missing_vae, missing_weights
 from .text import CachedText, VisitingTextEncoder
-
-TEXT_FOLDERS = ("text_encoder", "tokenizer")
 
 
 @dataclass(frozen=True, kw_only=True)

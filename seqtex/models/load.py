@@ -25,10 +25,11 @@ from .fill import empty_transformer
 from .folder import BUILT_IN, check_model, model_folder
 from .full_size import find_parts, load_codec_part, load_text_part, load_transformer, record_of
 from .memory import MemoryPlan, check_budget
-from .memory_needs import RunSizes
+from .memory_needs import codec_on_meta
 from .memory_use import plan_for, settle
 from .model import SeqTexModel as SeqTexModel
-from .sources import ModelSources
+from .run_sizes import RunSizes, token_pixels
+from .sources import ModelSources, missing_encoder
 from .text import VisitingTextEncoder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -58,13 +59,13 @@ def load_model(
 
     Raises:
         WeightsError: nothing there, or weights that do not fit the config.
-        UsageError: sources that do not suit the model, or no such memory budget.
+        UsageError: sources or sizes that do not suit the model, or no such memory budget.
         OutOfMemoryError: a run of these sizes cannot be kept within ``memory``.
     """
     sources = sources or ModelSources()
     check_budget(memory)
-    check_model(name_or_path, sources)
     device, sizes = torch.device(device), sizes or RunSizes()
+    check_model(name_or_path, sources, sizes)
     if str(name_or_path) in CATALOG:
         entry = CATALOG.get(str(name_or_path))
         return _load_full_size(entry, sources, device, dtype, memory, sizes)
@@ -82,6 +83,8 @@ def _load_folder(
     """A model with weights of its own."""
     folder = model_folder(name)
     config = ModelConfig.read(folder)
+    edge = token_pixels(codec_on_meta(config.codec, "float32"), empty_transformer(config).spec)
+    sizes.check(token_pixels=edge, uv_size=config.uv_size)
     kind = dtype or DTYPES[config.dtype]
     own_text = None if config.text_encoder is None else folder / config.text_encoder
     text = Path(sources.text) if sources.text else own_text
@@ -130,6 +133,8 @@ def _load_full_size(
     text = parts.text if sizes.texts and sources.text_embeddings is None else None
     plan = plan_for(config, kind, sizes, device=device, budget=memory, text=text)
     encoder = _load_text(config, sources, parts.text, plan, device, sizes.texts, default=None)
+    if encoder is None and sizes.texts:
+        raise missing_encoder(entry.name, sizes.texts[0], got=f"none in {sources.weights}")
     transformer = load_transformer(entry, config, parts, seed=sources.random_seed, dtype=kind)
     codec = load_codec_part(entry, config, parts, spec=transformer.spec, dtype=torch.float32)
     return SeqTexModel(

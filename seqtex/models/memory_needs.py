@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,48 +21,11 @@ from .config import ModelConfig
 from .fill import tensor_bytes
 from .live_bytes import peak_bytes
 from .memory import BLENDED_TILE, EXACT_TILE, CodecMode, MemoryNeeds
+from .run_sizes import KnownSizes
 
 _VIEW_MAP_BYTES = 72
 _UV_MAP_BYTES = 113
 """Per sample of the geometry maps while they are made; counted on the demonstration mesh."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSizes:
-    """Sizes of a run that decide how much memory it needs.
-
-    Args:
-        view_size: pixels of a view, square; ``None`` is the config's, like the next.
-        uv_size: texels of a texture, square.
-        num_views: views.
-        guided: with classifier-free guidance, which conditions on two prompts.
-        texts: prompts that a text encoder encodes while the model is loaded, before the rest of it;
-            prompts that come later find all of it in memory.
-    """
-
-    view_size: int | None = None
-    uv_size: int | None = None
-    num_views: int = 4
-    guided: bool = False
-    texts: tuple[str, ...] = ()
-
-    def of(self, config: ModelConfig) -> KnownSizes:
-        """The same with the config's sizes where none are given."""
-        return KnownSizes(
-            view_size=self.view_size or config.view_size,
-            uv_size=self.uv_size or config.uv_size,
-            num_views=self.num_views,
-            guided=self.guided,
-            texts=self.texts,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class KnownSizes(RunSizes):
-    """:class:`RunSizes` in which nothing is left open."""
-
-    view_size: int
-    uv_size: int
 
 
 def memory_needs(

@@ -14,7 +14,8 @@ from .config import ModelConfig
 from .fill import empty_transformer
 from .memory import MemoryPlan, plan_memory
 from .memory_moves import Copy, Residence, outside_blocks, stream_blocks, tensors_of
-from .memory_needs import RunSizes, memory_needs, set_codec_mode
+from .memory_needs import memory_needs, set_codec_mode
+from .run_sizes import RunSizes
 
 _LARGE = 2**28
 """Bytes of weights from which a plan is made unasked; less fits anywhere."""

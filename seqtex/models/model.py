@@ -14,10 +14,12 @@ from seqtex_core.errors import UsageError
 from seqtex_core.transformer import SeqTexTransformer
 
 from ..manifest import ModelRecord
-from .catalog import CATALOG
 from .config import ModelConfig
 from .memory import MemoryPlan
 from .memory_moves import Residence
+from .run_sizes import check_multiple, token_pixels
+from .sources import missing_encoder
+from .text import CachedText
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,37 +107,18 @@ class SeqTexModel:
         Raises:
             UsageError: not a multiple of the token's edge in pixels.
         """
-        multiple = self.codec.spatial_factor * max(self.transformer.spec.patch_size[1:])
-        for name, size in sizes.items():
-            if size is not None and size % multiple:
-                near = max(round(size / multiple), 1) * multiple
-                raise UsageError(
-                    name,
-                    expected=f"a multiple of {multiple} with this model",
-                    got=str(size),
-                    remedy=f"The nearest is {near}.",
-                )
+        check_multiple(sizes, token_pixels=token_pixels(self.codec, self.transformer.spec))
 
     def check_prompt(self, prompt: str | None) -> None:
         """Refuse text that the model cannot read; costs nothing.
 
         Raises:
-            UsageError: a prompt for a model without a text encoder.
+            UsageError: a prompt for a model without a text encoder, or one that was not encoded.
         """
         if prompt and self.text_encoder is None:
-            if self.record.name in CATALOG:
-                raise UsageError(
-                    "prompt",
-                    expected="a text encoder: --text-weights DIR, or --text-embeddings FILE",
-                    got=repr(prompt),
-                    remedy="Leave out --prompt: the text rows are then zero.",
-                )
-            raise UsageError(
-                "prompt",
-                expected="none: this model was made without text",
-                got=repr(prompt),
-                remedy="Leave out --prompt; the reference image decides.",
-            )
+            raise missing_encoder(self.record.name, prompt)
+        if prompt is not None and isinstance(self.text_encoder, CachedText):
+            self.text_encoder.check([prompt])
 
     def moved(self, device: torch.device, dtype: torch.dtype | None = None) -> SeqTexModel:
         """The model on another device or in another dtype; its modules are the same ones.

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from seqtex_core.errors import UsageError, WeightsError
 
 from .catalog import CATALOG, CatalogEntry
+from .prompt_file import PromptFile, check_prompts
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+TEXT_FOLDERS = ("text_encoder", "tokenizer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,15 +35,17 @@ class ModelSources:
     text_embeddings: str | None = None
     random_seed: int | None = None
 
-    def check(self, name: str, *, prompt: str | None = None) -> None:
+    def check(self, name: str, *, texts: Sequence[str] = (), own_text: Path | None = None) -> None:
         """Refuse what cannot work, before anything is loaded.
 
         Args:
             name: of the model: one of the catalog, or any other.
-            prompt: what the run asks for; a prompt needs something to encode it.
+            texts: prompts of the run, which need something to encode them.
+            own_text: folder of the text encoder of a model that is none of the catalog.
 
         Raises:
-            UsageError: options that exclude each other or belong to other models.
+            UsageError: options that exclude each other or belong to other models, or prompts that
+                nothing can encode.
             WeightsError: no weights for a model of the catalog, or paths that do not exist.
         """
         if self.text is not None and self.text_embeddings is not None:
@@ -48,7 +53,7 @@ class ModelSources:
                 "--text-weights, --text-embeddings", expected="one of the two", got="both"
             )
         if name in CATALOG:
-            self._check_full_size(CATALOG.get(name), prompt)
+            self._check_full_size(CATALOG.get(name))
         elif self.weights or self.vae or self.random_seed is not None:
             raise UsageError(
                 "--weights, --vae-weights, --random-weights",
@@ -59,6 +64,12 @@ class ModelSources:
         for flag, path in self.by_flag().items():
             if isinstance(path, str):
                 _check_path(flag, path, hub=flag != "--text-embeddings")
+        if self.text_embeddings is not None:
+            held = PromptFile.of(Path(self.text_embeddings).expanduser())
+            held.check_rows()
+            check_prompts(texts, held.names, source=held.path.name)
+        elif texts:
+            self._check_encoder(name, texts[0], own_text)
 
     def by_flag(self) -> dict[str, str | int | None]:
         """What was given, under the command line's names."""
@@ -70,19 +81,51 @@ class ModelSources:
             "--random-weights": self.random_seed,
         }
 
-    def _check_full_size(self, entry: CatalogEntry, prompt: str | None) -> None:
+    def _check_full_size(self, entry: CatalogEntry) -> None:
         if self.weights is not None and self.random_seed is not None:
             raise UsageError("--weights, --random-weights", expected="one of the two", got="both")
         if self.weights is None and self.random_seed is None:
             raise missing_weights(entry)
-        has_text = self.text or self.text_embeddings or self.weights
-        if prompt is not None and not has_text:
+        if self.random_seed is not None and not 0 <= self.random_seed < 2**63:
             raise UsageError(
-                "--prompt",
-                expected="something to encode it: --text-weights DIR or --text-embeddings FILE",
-                got="neither",
-                remedy="Leave --prompt out: the text rows are then zero.",
+                "--random-weights",
+                expected="a number from 0 to 2^63 - 1",
+                got=str(self.random_seed),
             )
+
+    def _check_encoder(self, name: str, prompt: str, own_text: Path | None) -> None:
+        """Refuse a prompt where there is no text encoder; hub ids are believed to have one."""
+        given = self.text or self.weights
+        folder = own_text if given is None else Path(given).expanduser()
+        if folder is None:
+            raise missing_encoder(name, prompt)
+        lacking = [f"{part}/" for part in TEXT_FOLDERS if not (folder / part).is_dir()]
+        if lacking and folder.exists():
+            raise missing_encoder(name, prompt, got=f"no {' and no '.join(lacking)} in {folder}")
+
+
+def missing_encoder(name: str, prompt: str, *, got: str = "neither") -> UsageError:
+    """What to give for a prompt that nothing can encode.
+
+    Args:
+        name: of the model.
+        prompt: of the run.
+        got: what is there instead.
+    """
+    if name not in CATALOG and got == "neither":
+        return UsageError(
+            "--prompt",
+            expected="none: this model was made without text",
+            got=repr(prompt),
+            remedy="Leave --prompt out; the reference image decides.",
+        )
+    return UsageError(
+        "--prompt",
+        expected="something to encode it: --text-weights DIR, with text_encoder/ and tokenizer/, "
+        "or --text-embeddings FILE",
+        got=got,
+        remedy="Leave --prompt out: the text rows are then zero.",
+    )
 
 
 def missing_weights(entry: CatalogEntry) -> WeightsError:

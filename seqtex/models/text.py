@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from seqtex_backbones.text import Padding, TextEncoder, load_text_encoder
-from seqtex_core.errors import UsageError, WeightsError
+from seqtex_core.errors import WeightsError
 from seqtex_core.weight_files import WeightFiles, write_tensors
 
-_UNNAMED = "(the rows of the file)"
+from .prompt_file import PromptFile, check_prompts
 
 
 class VisitingTextEncoder:
@@ -91,20 +91,21 @@ class CachedText:
         """The first prompt of the file: what a run without a prompt uses."""
         return next(iter(self.rows))
 
+    def check(self, prompts: Sequence[str]) -> None:
+        """Refuse prompts that the file does not have.
+
+        Raises:
+            UsageError: one that it does not have.
+        """
+        check_prompts(prompts, self.rows, source=self.source)
+
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """Rows ``[B, max_length, E]``.
 
         Raises:
             UsageError: a prompt that the file does not have.
         """
-        missing = [prompt for prompt in prompts if prompt not in self.rows]
-        if missing:
-            raise UsageError(
-                f"prompt {missing[0]!r}",
-                expected="one of " + ", ".join(map(repr, self.rows)),
-                got=f"another than those encoded in {self.source}",
-                remedy="Encode it with `seqtex embed`, or give --text-weights.",
-            )
+        self.check(prompts)
         filled = [
             functional.pad(rows, (0, 0, 0, self.max_length - len(rows)))
             for rows in (self.rows[prompt] for prompt in prompts)
@@ -123,26 +124,14 @@ class CachedText:
         Raises:
             WeightsError: no such file, or other tensors than text rows of this width.
         """
+        held = PromptFile.of(path)
+        held.check_rows(width)
         with WeightFiles([path]) as files:
-            prompts = json.loads(files.metadata.get("prompts", "[]")) or [_UNNAMED]
             tensors = [files.read(name) for name in sorted(files)]
-        rows = [t[0] if t.ndim == 3 and len(t) == 1 else t for t in tensors]
-        if len(rows) != len(prompts) or any(r.ndim != 2 or r.shape[1] != width for r in rows):
-            raise WeightsError(
-                str(path),
-                expected=f"{len(prompts)} tensor(s) of text rows [S, {width}]",
-                got=", ".join(str(list(t.shape)) for t in tensors) or "nothing",
-            )
-        return cls(dict(zip(prompts, rows, strict=True)), max_length=max_length, source=path.name)
-
-
-def is_prompt_file(path: Path) -> bool:
-    """Whether :func:`write_prompts` made a file; false for one that cannot be read."""
-    try:
-        with WeightFiles([path]) as files:
-            return "prompts" in files.metadata
-    except WeightsError:
-        return False
+        rows = [t[0] if t.ndim == 3 else t for t in tensors]
+        return cls(
+            dict(zip(held.names, rows, strict=True)), max_length=max_length, source=path.name
+        )
 
 
 def write_prompts(path: Path, encoder: TextEncoder, prompts: Sequence[str]) -> None:

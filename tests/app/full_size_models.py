@@ -39,6 +39,7 @@ ENTRY = CatalogEntry(
     size="no size to speak of",
     text="umT5",
     config="tests_only:CONFIG",
+    uv_size=64,
 )
 
 

@@ -25,6 +25,7 @@ from seqtex.models.full_size import find_parts, load_transformer
 from seqtex.models.live_bytes import peak_bytes
 from seqtex.models.load import SeqTexModel, load_model
 from seqtex.models.memory_needs import codec_on_meta
+from seqtex.models.run_sizes import token_pixels
 from seqtex.models.sources import ModelSources
 from seqtex.models.text import VisitingTextEncoder
 from seqtex_backbones.entry_config import entry_from_config
@@ -90,6 +91,8 @@ def test_configs_of_the_catalog_fit_together(name: str) -> None:
     codec = codec_on_meta(config.codec, "float32")
     latents = codec.encode(torch.empty(1, 3, 64, 64, device="meta"), generator=torch.Generator())
     backbone: Any = entry_from_config(config.backbone)
+    assert entry.uv_size == config.uv_size
+    assert entry.token_pixels == token_pixels(codec, empty_transformer(config).spec)
     edge = 64 // codec.spatial_factor
     assert tuple(latents.shape[1:]) == (backbone.config.out_channels, 1, edge, edge)
 

@@ -29,7 +29,8 @@ from seqtex.models.memory import (
     plan_memory,
     required,
 )
-from seqtex.models.memory_needs import RunSizes, codec_on_meta, memory_needs, step_bytes
+from seqtex.models.memory_needs import codec_on_meta, memory_needs, step_bytes
+from seqtex.models.run_sizes import RunSizes
 from seqtex.models.memory_use import settle
 from seqtex.models.sources import ModelSources
 from seqtex.pipeline import SeqTexPipeline

@@ -21,7 +21,8 @@ from benchmarks.result import Row, read_run
 from benchmarks.runner import Session
 from seqtex.models.fill import empty_transformer
 from seqtex.models.memory import Measures, MemoryPlan, peaks
-from seqtex.models.memory_needs import KnownSizes, memory_needs
+from seqtex.models.memory_needs import memory_needs
+from seqtex.models.run_sizes import KnownSizes
 
 LIMITS = Ceilings(gemm_flop_per_s={"float32": 1e9}, copy_bytes_per_s=1e9, launch_s=0.0, measured=())
 SESSION = Session(device=torch.device("cpu"), quick=True, seed=0, ceilings=LIMITS)
