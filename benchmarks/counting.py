@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,10 +19,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from seqtex_core.attention import AttentionInputs
 from seqtex_core.frames import StreamLayout
 from seqtex_core.kernels import KernelInputs
+from seqtex_core.modulation import RowNorm
 from seqtex_core.qk_prep import GeometryOrder, QKNorm
 from seqtex_core.rope import Rope
 
 Kind = Literal["matrix", "attention", "pointwise"]
+WrittenT = TypeVar("WrittenT", Tensor, list[Tensor])
 _MATRIX = ("mm", "addmm", "bmm", "baddbmm", "convolution", "_addmm_activation")
 _NO_KERNEL = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided")
 
@@ -157,11 +159,20 @@ class CountedKernels:
         return _one_kernel("fused qk_prep", out, x, geometry, *table, *weights)
 
     def modulated_norm(
-        self, x: Tensor, shift: Tensor, factor: Tensor, rows: StreamLayout, *, eps: float
+        self,
+        x: Tensor,
+        shift: Tensor,
+        factor: Tensor,
+        rows: StreamLayout,
+        *,
+        eps: float,
+        out: Tensor | None = None,
     ) -> Tensor:
         """Rows read and written."""
         del rows, eps
-        return _one_kernel("fused norm", x.new_empty(x.shape), x, shift, factor)
+        return _one_kernel(
+            "fused norm", x.new_empty(x.shape) if out is None else out, x, shift, factor
+        )
 
     def affine_norm(self, x: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> Tensor:
         """Rows read and written."""
@@ -173,13 +184,30 @@ class CountedKernels:
         del rows
         return _one_kernel("fused gate", x.new_empty(x.shape), x, update, gate)
 
+    def residual_norm(
+        self,
+        x: Tensor,
+        update: Tensor,
+        rows: StreamLayout,
+        *,
+        gate: Tensor | None,
+        norm: RowNorm,
+        out: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Stream and update read, stream and normalised rows written."""
+        del rows
+        residual, normed = x.new_empty(x.shape), x.new_empty(x.shape) if out is None else out
+        read = (x, update, gate, norm.factor, norm.shift)
+        _one_kernel("fused gate and norm", [residual, normed], *read)
+        return residual, normed
+
 
 _counting: list[_Operators] = []
 
 
-def _one_kernel(name: str, out: Tensor, *read: Tensor | None) -> Tensor:
+def _one_kernel(name: str, out: WrittenT, *read: Tensor | None) -> WrittenT:
     for operators in _counting:
-        operators.add(name, [t for t in read if t is not None], [out])
+        operators.add(name, [t for t in read if t is not None], tree_leaves(out))
     return out
 
 

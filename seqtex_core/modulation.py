@@ -8,6 +8,7 @@ differ in length, on a GPU, is it expanded, one sublayer at a time.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,20 @@ from torch import Tensor
 from .checks import check_shape
 from .frames import StreamLayout
 from .kernels.choose import kernels_for
+
+
+class RowNorm(NamedTuple):
+    """A LayerNorm in front of a sublayer, and what it is multiplied with and shifted by.
+
+    Attributes:
+        factor: of each frame, ``[B, F, D]`` (1 plus the scale, fp32), or of all rows, ``[D]``.
+        shift: likewise.
+        eps: of the norm.
+    """
+
+    factor: Tensor
+    shift: Tensor
+    eps: float
 
 
 def per_frame(
@@ -76,7 +91,13 @@ def modulate(normed: Tensor, shift: Tensor, scale: Tensor, rows: StreamLayout) -
 
 
 def modulated_norm(
-    hidden_states: Tensor, shift: Tensor, factor: Tensor, rows: StreamLayout, *, eps: float
+    hidden_states: Tensor,
+    shift: Tensor,
+    factor: Tensor,
+    rows: StreamLayout,
+    *,
+    eps: float,
+    out: Tensor | None = None,
 ) -> Tensor:
     """``layer_norm(hidden_states) * factor + shift``, ``[B, L, D]`` in their dtype.
 
@@ -86,13 +107,14 @@ def modulated_norm(
         factor: 1 plus the scale, per frame, ``[B, F, D]``, fp32.
         rows: the stream's layout.
         eps: of the norm.
+        out: where to write it, such as rows of a longer tensor; without gradients.
 
     Raises:
         UsageError: rows of another number than the stream has.
     """
     check_shape("hidden_states", hidden_states, (None, rows.num_tokens, None), "B L D")
     kernels = kernels_for("norm", hidden_states, hidden_states.shape[-1], shift, factor)
-    return kernels.modulated_norm(hidden_states, shift, factor, rows, eps=eps)
+    return kernels.modulated_norm(hidden_states, shift, factor, rows, eps=eps, out=out)
 
 
 def affine_norm(hidden_states: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> Tensor:
@@ -106,6 +128,24 @@ def affine_norm(hidden_states: Tensor, weight: Tensor, bias: Tensor, *, eps: flo
     """
     kernels = kernels_for("norm", hidden_states, hidden_states.shape[-1], weight, bias)
     return kernels.affine_norm(hidden_states, weight, bias, eps=eps)
+
+
+def normed_rows(
+    hidden_states: Tensor, norm: RowNorm, rows: StreamLayout, *, out: Tensor | None = None
+) -> Tensor:
+    """The input of a sublayer, ``[B, L, D]``: ``modulated_norm``, or ``affine_norm`` for weights.
+
+    Args:
+        hidden_states: the residual stream, ``[B, L, D]``.
+        norm: of the sublayer.
+        rows: the stream's layout.
+        out: see ``modulated_norm``; only with values per frame.
+    """
+    factor, shift, eps = norm
+    if factor.ndim == 3:
+        return modulated_norm(hidden_states, shift, factor, rows, eps=eps, out=out)
+    assert out is None
+    return affine_norm(hidden_states, factor, shift, eps=eps)
 
 
 def gated_residual(
@@ -122,3 +162,37 @@ def gated_residual(
     check_shape("hidden_states", hidden_states, (None, rows.num_tokens, None), "B L D")
     kernels = kernels_for("gate", hidden_states, hidden_states.shape[-1], update, gate)
     return kernels.gated_residual(hidden_states, update, gate, rows)
+
+
+def residual_norm(
+    hidden_states: Tensor,
+    update: Tensor,
+    rows: StreamLayout,
+    *,
+    gate: Tensor | None,
+    norm: RowNorm,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What one sublayer adds, and the norm in front of the next: the sum, and the sum normalised.
+
+    Equals ``gated_residual`` followed by ``normed_rows``; the sum is rounded to the dtype of the
+    stream before it is normalised.
+
+    Args:
+        hidden_states: the residual stream, ``[B, L, D]``.
+        update: what the sublayer adds, ``[B, L, D]``.
+        rows: the stream's layout.
+        gate: per frame, ``[B, F, D]``, fp32; ``None`` for 1.
+        norm: of the next sublayer.
+        out: where to write the normalised rows, see ``modulated_norm``.
+
+    Returns:
+        Both ``[B, L, D]``, in the dtype of the stream.
+
+    Raises:
+        UsageError: rows of another number than the stream has.
+    """
+    check_shape("hidden_states", hidden_states, (None, rows.num_tokens, None), "B L D")
+    width = hidden_states.shape[-1]
+    kernels = kernels_for("norm", hidden_states, width, update, gate, norm.factor, norm.shift)
+    return kernels.residual_norm(hidden_states, update, rows, gate=gate, norm=norm, out=out)

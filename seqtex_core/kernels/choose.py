@@ -19,6 +19,7 @@ from ..registry import Registry
 from ..rope.rotate import Rope
 
 if TYPE_CHECKING:
+    from ..modulation import RowNorm
     from ..qk_prep import GeometryOrder, QKNorm
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,8 @@ class KernelInputs:
     """What an implementation must know to say whether it can run.
 
     Args:
-        operation: norm, rotation and geometry; a modulated or affine LayerNorm; gate and residual.
+        operation: norm, rotation and geometry; a LayerNorm, with or without the sum before it;
+            gate and residual.
         device: where the tensors are.
         dtype: of the rows.
         width: channels of a row: of a head in ``"qk_prep"``, of the residual stream else.
@@ -73,7 +75,14 @@ class FusedKernels(Protocol):
         ...
 
     def modulated_norm(
-        self, x: Tensor, shift: Tensor, factor: Tensor, rows: StreamLayout, *, eps: float
+        self,
+        x: Tensor,
+        shift: Tensor,
+        factor: Tensor,
+        rows: StreamLayout,
+        *,
+        eps: float,
+        out: Tensor | None = None,
     ) -> Tensor:
         """See ``seqtex_core.modulation.modulated_norm``."""
         ...
@@ -84,6 +93,19 @@ class FusedKernels(Protocol):
 
     def gated_residual(self, x: Tensor, update: Tensor, gate: Tensor, rows: StreamLayout) -> Tensor:
         """See ``seqtex_core.modulation.gated_residual``."""
+        ...
+
+    def residual_norm(
+        self,
+        x: Tensor,
+        update: Tensor,
+        rows: StreamLayout,
+        *,
+        gate: Tensor | None,
+        norm: RowNorm,
+        out: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """See ``seqtex_core.modulation.residual_norm``."""
         ...
 
 

@@ -76,9 +76,13 @@ def cases() -> Iterator[KernelCase]:
     norm = {"UPDATE": False, "GATE": False, "NORM": True, "PER_FRAME": True}
     gate = {"UPDATE": True, "GATE": True, "NORM": False, "PER_FRAME": False}
     both = {"UPDATE": True, "GATE": True, "NORM": True, "PER_FRAME": True}
+    forward, backward = "residual_norm_forward", "residual_norm_backward"
     for name, options in (("norm", norm), ("gate", gate), ("gate and norm", both)):
         constants = size | options
-        yield KernelCase(name=name, kernel="residual_norm_forward", constants=constants, row=2048)
+        yield KernelCase(name=name, kernel=forward, constants=constants, row=2048)
+        constants = constants | {"STRIP": 16}
+        name = f"{name}, backward"
+        yield KernelCase(name=name, kernel=backward, constants=constants, row=2048)
 
 
 def compile_case(case: KernelCase, architecture: int) -> KernelReport:
@@ -87,9 +91,10 @@ def compile_case(case: KernelCase, architecture: int) -> KernelReport:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from . import triton_kernels
+    from . import triton_kernels, triton_residual_kernels
 
-    kernel = getattr(triton_kernels, case.kernel)
+    module = triton_residual_kernels if "residual" in case.kernel else triton_kernels
+    kernel = getattr(module, case.kernel)
     names = kernel.arg_names
     signature = {n: "constexpr" if n in case.constants else _type(n) for n in names}
     constants = {(names.index(n),): value for n, value in case.constants.items()}
@@ -114,10 +119,11 @@ def _type(name: str) -> str:
         return "fp32"
     if not name.endswith("_ptr"):
         return "i32"
-    wide = ("cos", "sin", "weight_parts", "bias_parts", "gate", "factor", "shift")
-    if name == "frame_ptr":
+    wide = ("cos", "sin", "gate", "factor", "shift")
+    name = name.removesuffix("_ptr")
+    if name in ("frame", "strip"):
         return "*i64"
-    return "*fp32" if name.removesuffix("_ptr") in wide else "*bf16"
+    return "*fp32" if name in wide or name.endswith("_parts") else "*bf16"
 
 
 def _usage(cubin: bytes) -> dict[str, int]:

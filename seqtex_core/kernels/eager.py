@@ -19,6 +19,7 @@ from ..rope.rotate import Rope, compute_dtype, rotate_in_place
 from .choose import KernelInputs
 
 if TYPE_CHECKING:
+    from ..modulation import RowNorm
     from ..qk_prep import GeometryOrder, QKNorm
 
 PIECE = 1 << 16
@@ -56,7 +57,13 @@ def prepare_rows(
 
 
 def modulated_norm(
-    x: Tensor, shift: Tensor, factor: Tensor, rows: StreamLayout, *, eps: float
+    x: Tensor,
+    shift: Tensor,
+    factor: Tensor,
+    rows: StreamLayout,
+    *,
+    eps: float,
+    out: Tensor | None = None,
 ) -> Tensor:
     """``layer_norm(x) * factor + shift`` per frame, ``[B, L, D]`` in the dtype of ``x``.
 
@@ -67,10 +74,10 @@ def modulated_norm(
     size = x.shape[-1:]
     if not _in_pieces(x):
         normed = functional.layer_norm(x, size, eps=eps)
-        return _per_frame_addcmul(shift, normed, factor, rows, like=x)
-    if x.shape[0] * len(rows.frame_lengths) == 1:
+        return _per_frame_addcmul(shift, normed, factor, rows, like=x, out=out)
+    if out is None and x.shape[0] * len(rows.frame_lengths) == 1:
         return functional.layer_norm(x, size, factor[0, 0], shift[0, 0], eps)
-    out = torch.empty_like(x)
+    out = torch.empty_like(x) if out is None else out
     for frame, piece in _frame_pieces(rows, x):
         for sample in range(x.shape[0]):
             affine = factor[sample, frame], shift[sample, frame]
@@ -94,21 +101,65 @@ def gated_residual(x: Tensor, update: Tensor, gate: Tensor, rows: StreamLayout) 
     if not _in_pieces(x):
         return _per_frame_addcmul(x, update, gate, rows, like=x)
     out = torch.empty_like(x)
-    wide = compute_dtype(x)
     for frame, piece in _frame_pieces(rows, x):
-        own, level = x[:, piece], gate[:, frame : frame + 1]
-        if wide == x.dtype == update.dtype == gate.dtype:
-            torch.addcmul(own, update[:, piece], level, out=out[:, piece])
-        else:
-            out[:, piece] = (update[:, piece].to(wide) * level).add_(own)
+        level = gate[:, frame : frame + 1]
+        _add(x[:, piece], update[:, piece], level, out=out[:, piece])
     return out
 
 
+def residual_norm(
+    x: Tensor,
+    update: Tensor,
+    rows: StreamLayout,
+    *,
+    gate: Tensor | None,
+    norm: RowNorm,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """``x + gate * update``, and the norm of it; on a CPU while it is in the cache."""
+    factor, shift, eps = norm
+    if not _in_pieces(x):
+        residual = x + update if gate is None else gated_residual(x, update, gate, rows)
+        if factor.ndim == 3:
+            return residual, modulated_norm(residual, shift, factor, rows, eps=eps, out=out)
+        normed = affine_norm(residual, factor, shift, eps=eps)
+        return residual, normed if out is None else out.copy_(normed)
+    residual = torch.empty_like(x)
+    out = torch.empty_like(x) if out is None else out
+    for frame, piece in _frame_pieces(rows, x):
+        level = None if gate is None else gate[:, frame : frame + 1]
+        own = residual[:, piece]
+        _add(x[:, piece], update[:, piece], level, out=own)
+        for sample in range(x.shape[0]):
+            affine = (factor, shift)
+            if factor.ndim == 3:
+                affine = factor[sample, frame], shift[sample, frame]
+            out[sample, piece] = functional.layer_norm(own[sample], x.shape[-1:], *affine, eps)
+    return residual, out
+
+
+def _add(x: Tensor, update: Tensor, gate: Tensor | None, *, out: Tensor) -> None:
+    """``x + gate * update`` of some rows of a frame, summed in fp32 and rounded once."""
+    wide = compute_dtype(x)
+    if gate is None:
+        torch.add(x, update, out=out)
+    elif wide == x.dtype == update.dtype == gate.dtype:
+        torch.addcmul(x, update, gate, out=out)
+    else:
+        out.copy_((update.to(wide) * gate).add_(x))
+
+
 def _per_frame_addcmul(
-    first: Tensor, factor: Tensor, by: Tensor, rows: StreamLayout, *, like: Tensor
+    first: Tensor,
+    factor: Tensor,
+    by: Tensor,
+    rows: StreamLayout,
+    *,
+    like: Tensor,
+    out: Tensor | None = None,
 ) -> Tensor:
     """``first + factor * by`` in one kernel; ``by``, and ``first`` unless ``like``, per frame."""
-    out = torch.empty_like(like)
+    out = torch.empty_like(like) if out is None else out
     length = rows.uniform_length()
     if length is None:
         frame = rows.frame_of_row(like.device)
@@ -186,6 +237,7 @@ class EagerKernels:
     modulated_norm = staticmethod(modulated_norm)
     affine_norm = staticmethod(affine_norm)
     gated_residual = staticmethod(gated_residual)
+    residual_norm = staticmethod(residual_norm)
 
     def reason_unsupported(self, inputs: KernelInputs) -> str | None:
         """Gradients."""

@@ -12,6 +12,7 @@ from ..rope.rotate import Rope, compute_dtype
 from .choose import KernelInputs
 
 if TYPE_CHECKING:
+    from ..modulation import RowNorm
     from ..qk_prep import GeometryOrder, QKNorm
 
 
@@ -42,7 +43,14 @@ class PlainKernels:
         return rotate_and_add(rows, rope, geometry, geometry_order).to(x.dtype)
 
     def modulated_norm(
-        self, x: Tensor, shift: Tensor, factor: Tensor, rows: StreamLayout, *, eps: float
+        self,
+        x: Tensor,
+        shift: Tensor,
+        factor: Tensor,
+        rows: StreamLayout,
+        *,
+        eps: float,
+        out: Tensor | None = None,
     ) -> Tensor:
         """LayerNorm, factor, shift."""
         from ..modulation import per_frame
@@ -50,7 +58,7 @@ class PlainKernels:
         wide = x.to(compute_dtype(x))
         normed = functional.layer_norm(wide, wide.shape[-1:], eps=eps)
         scaled = per_frame(lambda row, s, c: row * c + s, rows, normed, shift, factor)
-        return scaled.type_as(x)
+        return _written(scaled.type_as(x), out)
 
     def affine_norm(self, x: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> Tensor:
         """LayerNorm with weights."""
@@ -64,6 +72,28 @@ class PlainKernels:
 
         gated = per_frame(lambda u, g: u * g, rows, update, gate)
         return (x.to(compute_dtype(x)) + gated).type_as(x)
+
+    def residual_norm(
+        self,
+        x: Tensor,
+        update: Tensor,
+        rows: StreamLayout,
+        *,
+        gate: Tensor | None,
+        norm: RowNorm,
+        out: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The sum, then the norm of the rounded sum."""
+        residual = x + update if gate is None else self.gated_residual(x, update, gate, rows)
+        if norm.factor.ndim == 3:
+            normed = self.modulated_norm(residual, norm.shift, norm.factor, rows, eps=norm.eps)
+        else:
+            normed = self.affine_norm(residual, norm.factor, norm.shift, eps=norm.eps)
+        return residual, _written(normed, out)
+
+
+def _written(values: Tensor, out: Tensor | None) -> Tensor:
+    return values if out is None else out.copy_(values)
 
 
 PLAIN = PlainKernels()

@@ -11,9 +11,11 @@ from torch import Tensor
 from ..frames import StreamLayout
 from ..rope.rotate import Rope
 from .choose import KernelInputs
-from .triton_launch import Preparation, prepare_rows, residual_norm
+from .triton_launch import Preparation, prepare_rows
+from .triton_residual import residual_norm
 
 if TYPE_CHECKING:
+    from ..modulation import RowNorm
     from ..qk_prep import GeometryOrder, QKNorm
 
 _MAX_WIDTH = 16384
@@ -34,7 +36,7 @@ class TritonKernels:
         self.interpreted = interpreted
 
     def reason_unsupported(self, inputs: KernelInputs) -> str | None:
-        """No Triton, no GPU, fp64, head dims that are no power of two, gradients of norms."""
+        """No Triton, no GPU, fp64, head dims that are no power of two, gradients of angles."""
         device = "cpu" if self.interpreted else "cuda"
         if inputs.device.type != device:
             return f"needs a {device.upper()} device, not {inputs.device.type}"
@@ -48,7 +50,7 @@ class TritonKernels:
             return "has no gradients of the angles" if inputs.learned_angles else None
         if inputs.width > _MAX_WIDTH:
             return f"needs at most {_MAX_WIDTH} channels, not {inputs.width}"
-        return "has no gradients of this operation" if inputs.needs_grad else None
+        return None
 
     def prepare_rows(
         self,
@@ -65,10 +67,17 @@ class TritonKernels:
         return prepare_rows(x, geometry, Preparation(num_heads, norm, rope, first))
 
     def modulated_norm(
-        self, x: Tensor, shift: Tensor, factor: Tensor, rows: StreamLayout, *, eps: float
+        self,
+        x: Tensor,
+        shift: Tensor,
+        factor: Tensor,
+        rows: StreamLayout,
+        *,
+        eps: float,
+        out: Tensor | None = None,
     ) -> Tensor:
-        """One kernel."""
-        normed = residual_norm(x, rows, norm=(factor, shift), eps=eps)[1]
+        """One kernel, and one for all gradients, as the others below."""
+        normed = residual_norm(x, rows, norm=(factor, shift), eps=eps, out=out)[1]
         assert normed is not None
         return normed
 
@@ -81,6 +90,24 @@ class TritonKernels:
     def gated_residual(self, x: Tensor, update: Tensor, gate: Tensor, rows: StreamLayout) -> Tensor:
         """One kernel."""
         return residual_norm(x, rows, update=update, gate=gate)[0]
+
+    def residual_norm(
+        self,
+        x: Tensor,
+        update: Tensor,
+        rows: StreamLayout,
+        *,
+        gate: Tensor | None,
+        norm: RowNorm,
+        out: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """One kernel."""
+        pair = (norm.factor, norm.shift)
+        residual, normed = residual_norm(
+            x, rows, update=update, gate=gate, norm=pair, eps=norm.eps, out=out
+        )
+        assert normed is not None
+        return residual, normed
 
 
 TRITON = TritonKernels()

@@ -1,7 +1,8 @@
-"""The fused operations as Triton kernels: one program per row, or per strip of rows backward.
+"""Queries and keys as Triton kernels: one program per row, or per strip of rows backward.
 
-Only this file imports Triton. Rows are loaded as they lie in memory, so that loads and stores are
-as wide as they can be; the two halves of a plane are taken apart and put together in registers.
+Only the two files of kernels import Triton. Rows are loaded as they lie in memory, so that loads
+and stores are as wide as they can be; the two halves of a plane are taken apart and put together in
+registers.
 """
 
 from __future__ import annotations
@@ -215,55 +216,3 @@ def prepare_backward(
     if NORM:
         tl.store(weight_parts_ptr + strip * (N * D) + at, weight_sum, mask=present)
         tl.store(bias_parts_ptr + strip * (N * D) + at, bias_sum, mask=present)
-
-
-@triton.jit
-def residual_norm_forward(
-    x_ptr,
-    update_ptr,
-    gate_ptr,
-    factor_ptr,
-    shift_ptr,
-    frame_ptr,
-    residual_ptr,
-    normed_ptr,
-    length,
-    frames,
-    x_batch_stride,
-    x_row_stride,
-    eps,
-    C: tl.constexpr,
-    BLOCK: tl.constexpr,
-    UPDATE: tl.constexpr,
-    GATE: tl.constexpr,
-    NORM: tl.constexpr,
-    PER_FRAME: tl.constexpr,
-):
-    """``residual = x + gate * update`` and ``layer_norm(residual) * factor + shift`` of one token.
-
-    Gate, and factor and shift if ``PER_FRAME``, are ``[B, F, C]`` rows of the token's frame.
-    """
-    token = tl.program_id(0).to(tl.int64)
-    sample, row = token // length, token % length
-    channel = tl.arange(0, BLOCK)
-    present = channel < C
-    start = x_ptr + sample * x_batch_stride + row * x_row_stride
-    x = tl.load(start + channel, mask=present, other=0.0).to(tl.float32)
-    level = channel
-    if GATE or PER_FRAME:
-        level = (sample * frames + tl.load(frame_ptr + row)) * C + channel
-    if UPDATE:
-        update = tl.load(update_ptr + token * C + channel, mask=present, other=0.0).to(tl.float32)
-        if GATE:
-            update = update * tl.load(gate_ptr + level, mask=present, other=0.0).to(tl.float32)
-        narrow = (x + update).to(residual_ptr.dtype.element_ty)
-        tl.store(residual_ptr + token * C + channel, narrow, mask=present)
-        x = narrow.to(tl.float32)
-    if NORM:
-        x = tl.where(present, x - tl.sum(x, axis=0) / C, 0.0)
-        x = x * tl.rsqrt(tl.sum(x * x, axis=0) / C + eps)
-        place = level if PER_FRAME else channel
-        factor = tl.load(factor_ptr + place, mask=present, other=0.0).to(tl.float32)
-        shift = tl.load(shift_ptr + place, mask=present, other=0.0).to(tl.float32)
-        normed = (x * factor + shift).to(normed_ptr.dtype.element_ty)
-        tl.store(normed_ptr + token * C + channel, normed, mask=present)

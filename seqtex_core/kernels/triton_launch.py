@@ -1,4 +1,4 @@
-"""Launching the Triton kernels on tensors: shapes, strides, gradients."""
+"""Launching the Triton kernels of queries and keys: shapes, strides, gradients."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..frames import StreamLayout
 from ..rope.rotate import Rope
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class Preparation(NamedTuple):
         return {
             "N": self.num_heads,
             "D": head_dim,
-            "BN": _power_of_two(self.num_heads),
+            "BN": power_of_two(self.num_heads),
             "NORM": norm is not None,
             "LAYER": norm is not None and norm.kind == "layer",
             "NORM_PER_HEAD": norm is not None and norm.scope == "head",
@@ -53,7 +52,7 @@ class Preparation(NamedTuple):
             "ROPE": rope is not None,
             "ROPE_PER_HEAD": rope is not None and rope.cos.ndim == 3,
             "HALF": rope is not None and rope.pairing == "half",
-            "num_warps": warps(_power_of_two(self.num_heads) * head_dim),
+            "num_warps": warps(power_of_two(self.num_heads) * head_dim),
         }
 
 
@@ -63,60 +62,6 @@ def prepare_rows(x: Tensor, geometry: Tensor | None, what: Preparation) -> Tenso
     weight, bias = (None, None) if norm is None else (norm.weight, norm.bias)
     rows = _Prepare.apply(x, weight, bias, geometry, what)  # type: ignore[no-untyped-call]
     return cast(Tensor, rows)
-
-
-def residual_norm(
-    x: Tensor,
-    rows: StreamLayout | None,
-    *,
-    update: Tensor | None = None,
-    gate: Tensor | None = None,
-    norm: tuple[Tensor, Tensor] | None = None,
-    eps: float = 1e-6,
-) -> tuple[Tensor, Tensor | None]:
-    """``x + gate * update`` and its LayerNorm, times a factor, plus a shift; no gradients.
-
-    Args:
-        x: residual stream, ``[B, L, C]``.
-        rows: which frame every row belongs to; ``None`` where nothing is given per frame.
-        update: ``[B, L, C]``; without it the stream is only normalised.
-        gate: ``[B, F, C]``; without it 1.
-        norm: factor and shift, each ``[B, F, C]`` or ``[C]``; without it nothing is normalised.
-        eps: of the norm.
-
-    Returns:
-        The residual stream (``x`` itself without an update), and the normalised rows, if asked for.
-    """
-    batch, length, channels = x.shape
-    x = x if x.stride(-1) == 1 else x.contiguous()
-    residual = x if update is None else torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    normed = None if norm is None else torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    factor, shift = (x, x) if norm is None else (part.contiguous() for part in norm)
-    per_frame = norm is not None and norm[0].ndim == 3
-    block = _power_of_two(channels)
-    _kernels().residual_norm_forward[(batch * length,)](
-        x,
-        x if update is None else update.contiguous(),
-        x if gate is None else gate.contiguous(),
-        factor,
-        shift,
-        x if rows is None else rows.frame_of_row(x.device),
-        residual,
-        x if normed is None else normed,
-        length,
-        0 if rows is None else rows.num_frames,
-        x.stride(0),
-        x.stride(1),
-        eps,
-        C=channels,
-        BLOCK=block,
-        UPDATE=update is not None,
-        GATE=gate is not None,
-        NORM=norm is not None,
-        PER_FRAME=per_frame,
-        num_warps=warps(block),
-    )
-    return residual, normed
 
 
 def warps(elements: int) -> int:
@@ -223,5 +168,6 @@ def _dense_rows(geometry: Tensor) -> Tensor:
     return geometry if inner else geometry.contiguous()
 
 
-def _power_of_two(size: int) -> int:
+def power_of_two(size: int) -> int:
+    """The least that is not below ``size``."""
     return 1 << (size - 1).bit_length()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,7 +18,13 @@ from seqtex_core.kernels import KERNELS, KernelInputs, activation, list_kernels,
 from seqtex_core.kernels import eager as eager_module
 from seqtex_core.kernels.choose import kernels_for
 from seqtex_core.lora import LoRALinear
-from seqtex_core.modulation import affine_norm, gated_residual, modulated_norm
+from seqtex_core.modulation import (
+    RowNorm,
+    affine_norm,
+    gated_residual,
+    modulated_norm,
+    residual_norm,
+)
 from seqtex_core.qk_prep import QKNorm, qk_prep, qk_prep_reference
 from seqtex_core.rope import Rope
 
@@ -51,6 +60,24 @@ def as_accurate(got: Tensor, plain: Tensor, exact: Tensor) -> None:
     assert distance(got, exact) <= max(2 * distance(plain, exact), floor)
 
 
+def both_sums(
+    x: Tensor,
+    update: Tensor,
+    rows: StreamLayout,
+    c: Callable[[Tensor], Tensor],
+    *,
+    gate: Tensor | None,
+    levels: tuple[Tensor, Tensor],
+    affine: bool,
+    at: int,
+) -> Tensor:
+    """A sum and its norm: the first or the second of the two that ``residual_norm`` gives."""
+    factor, shift = (c(part[0, 0] if affine else part) for part in levels)
+    norm = RowNorm(factor, shift, 1e-6)
+    gate = None if gate is None else c(gate)
+    return residual_norm(c(x), c(update), rows, gate=gate, norm=norm)[at]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("lengths", [[4, 4, 4], [7], [1, 0, 6]])
 def test_norms_and_gates_are_as_accurate_as_the_plain_forms(
@@ -65,6 +92,13 @@ def test_norms_and_gates_are_as_accurate_as_the_plain_forms(
         "affine": lambda c: affine_norm(c(x), c(shift[0, 0]), c(factor[0, 0]), eps=1e-6),
         "gated": lambda c: gated_residual(c(x), c(update), c(factor), rows),
     }
+    for at, gate in ((0, None), (1, None), (0, shift), (1, shift)):
+        calls |= {
+            f"sum {at} {gate is None} {affine}": partial(
+                both_sums, x, update, rows, gate=gate, levels=(factor, shift), affine=affine, at=at
+            )
+            for affine in (False, True)
+        }
     for call in calls.values():
         with using_kernels("eager"):
             got = call(lambda t: t)

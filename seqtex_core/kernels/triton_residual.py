@@ -1,0 +1,203 @@
+"""Launching the Triton kernels of residual sums and LayerNorms: strides, strips, gradients."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..frames import StreamLayout
+from .triton_launch import STRIP, power_of_two, warps
+
+
+class _What(NamedTuple):
+    """What the kernels do besides their tensors.
+
+    Attributes:
+        rows: which frame every row belongs to; ``None`` where nothing is given per frame.
+        eps: of the norm.
+        out: where the normalised rows go, or ``None``.
+    """
+
+    rows: StreamLayout | None
+    eps: float
+    out: Tensor | None
+
+
+def residual_norm(
+    x: Tensor,
+    rows: StreamLayout | None,
+    *,
+    update: Tensor | None = None,
+    gate: Tensor | None = None,
+    norm: tuple[Tensor, Tensor] | None = None,
+    eps: float = 1e-6,
+    out: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """``x + gate * update`` and its LayerNorm, times a factor, plus a shift; with gradients.
+
+    Args:
+        x: residual stream, ``[B, L, C]``.
+        rows: which frame every row belongs to; ``None`` where nothing is given per frame.
+        update: ``[B, L, C]``; without it the stream is only normalised.
+        gate: ``[B, F, C]``; without it 1.
+        norm: factor and shift, each ``[B, F, C]`` or ``[C]``; without it nothing is normalised.
+        eps: of the norm.
+        out: where to write the normalised rows, ``[B, L, C]`` whose rows are dense; without
+            gradients.
+
+    Returns:
+        The residual stream (``x`` itself without an update), and the normalised rows, if asked for.
+    """
+    factor, shift = (None, None) if norm is None else norm
+    what = _What(rows, eps, out)
+    made = _ResidualNorm.apply(x, update, gate, factor, shift, what)  # type: ignore[no-untyped-call]
+    if update is None:
+        return x, cast(Tensor, made)
+    if norm is None:
+        return cast(Tensor, made), None
+    return cast(tuple[Tensor, Tensor], made)
+
+
+class _ResidualNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        update: Tensor | None,
+        gate: Tensor | None,
+        factor: Tensor | None,
+        shift: Tensor | None,
+        what: _What,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """The kernel; the sum, the normalised rows, or both."""
+        batch, length, channels = x.shape
+        x = x if x.stride(-1) == 1 else x.contiguous()
+        update, gate, factor, shift = (
+            None if t is None else t.contiguous() for t in (update, gate, factor, shift)
+        )
+        residual, normed = x, _or(what.out, x)
+        if update is not None:
+            residual = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        if factor is not None:
+            if what.out is None:
+                normed = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+            assert normed.stride()[1:] == (channels, 1)
+        constants = _constants(update, gate, factor, channels)
+        _kernels().residual_norm_forward[(batch * length,)](
+            x,
+            _or(update, x),
+            _or(gate, x),
+            _or(factor, x),
+            _or(shift, x),
+            x if what.rows is None else what.rows.frame_of_row(x.device),
+            residual,
+            normed,
+            length,
+            0 if what.rows is None else what.rows.num_frames,
+            x.stride(0),
+            x.stride(1),
+            normed.stride(0),
+            what.eps,
+            **constants,
+        )
+        ctx.save_for_backward(residual, update, gate, factor)
+        ctx.what, ctx.constants = what, constants
+        if update is None:
+            return normed
+        return residual if factor is None else (residual, normed)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Everything but the strips' sums in one kernel."""
+        residual, update, gate, factor = ctx.saved_tensors
+        what: _What = ctx.what
+        batch, length, channels = residual.shape
+        dense = [grad.contiguous() for grad in grads]
+        of_sum, of_rows = dense[0], dense[-1]
+        lengths = (length,) if what.rows is None else what.rows.frame_lengths
+        strips = _strips(lengths, STRIP, residual.device)
+        grad_x = torch.empty(residual.shape, dtype=residual.dtype, device=residual.device)
+        grad_update = grad_x if gate is None else torch.empty_like(update)
+        parts = torch.empty(
+            3, batch, len(strips), channels, dtype=torch.float32, device=residual.device
+        )
+        _kernels().residual_norm_backward[(batch * len(strips),)](
+            of_sum,
+            of_rows,
+            residual,
+            _or(update, residual),
+            _or(gate, residual),
+            _or(factor, residual),
+            strips,
+            grad_x,
+            grad_update,
+            *parts,
+            length,
+            len(lengths),
+            len(strips),
+            residual.stride(0),
+            residual.stride(1),
+            what.eps,
+            STRIP=STRIP,
+            **ctx.constants,
+        )
+        frame = strips[:, 2]
+        per_frame = ctx.constants["PER_FRAME"]
+        of_gate = None if gate is None else _summed(parts[0], frame, like=gate)
+        of_norm: tuple[Tensor | None, ...] = (None, None)
+        if factor is not None and per_frame:
+            of_norm = tuple(_summed(part, frame, like=factor) for part in parts[1:])
+        elif factor is not None:
+            of_norm = tuple(part.sum((0, 1)).to(factor.dtype) for part in parts[1:])
+        of_update = None if update is None else grad_update.to(update.dtype)
+        return grad_x, of_update, of_gate, *of_norm, None
+
+
+@lru_cache(maxsize=64)
+def _strips(lengths: tuple[int, ...], most: int, device: torch.device) -> Tensor:
+    """Every strip's first row, the row after its last, and their frame, int64, ``[S, 3]``."""
+    strips, start = [], 0
+    for frame, length in enumerate(lengths):
+        end = start + length
+        strips += [(at, min(at + most, end), frame) for at in range(start, end, most)]
+        start = end
+    return torch.tensor(strips, dtype=torch.int64).view(-1, 3).to(device)
+
+
+def _summed(parts: Tensor, frame: Tensor, *, like: Tensor) -> Tensor:
+    """Sums of strips ``[B, S, C]`` over the strips of each frame, ``[B, F, C]``."""
+    sums = torch.zeros(like.shape, dtype=parts.dtype, device=parts.device)
+    return sums.index_add_(1, frame, parts).to(like.dtype)
+
+
+def _constants(
+    update: Tensor | None, gate: Tensor | None, factor: Tensor | None, channels: int
+) -> dict[str, Any]:
+    """Compile-time constants of both kernels."""
+    block = power_of_two(channels)
+    return {
+        "C": channels,
+        "BLOCK": block,
+        "UPDATE": update is not None,
+        "GATE": gate is not None,
+        "NORM": factor is not None,
+        "PER_FRAME": factor is not None and factor.ndim == 3,
+        "num_warps": warps(block),
+    }
+
+
+def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
+    """Something to point at where a kernel reads nothing."""
+    return other if tensor is None else tensor
+
+
+def _kernels() -> Any:
+    """Triton is imported by the first launch."""
+    from . import triton_residual_kernels
+
+    return triton_residual_kernels
