@@ -52,6 +52,7 @@ class SeqTexPipeline:
         dtype: torch.dtype | str | None = None,
         memory: int | None = None,
         sizes: RunSizes | None = None,
+        on_progress: OnProgress | None = None,
     ) -> Self:
         """A pipeline around a model by name, or one in a local folder.
 
@@ -65,6 +66,7 @@ class SeqTexPipeline:
                 model's own if ``None``.
             memory: GiB to keep within: 8, 12, 16 or 24; what is free if ``None``.
             sizes: of the runs to keep within it; the model's own if ``None``.
+            on_progress: told about downloads. Optional.
 
         Raises:
             WeightsError: nothing there, or weights that do not fit.
@@ -81,6 +83,7 @@ class SeqTexPipeline:
             sources=weights,
             memory=memory,
             sizes=sizes,
+            on_progress=on_progress,
         )
         return cls(model)
 

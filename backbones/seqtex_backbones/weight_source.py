@@ -12,6 +12,8 @@ from typing import Any
 from seqtex_core.errors import WeightsError
 from seqtex_core.weight_files import PICKLES, refuse_pickle
 
+from .hub import OnBytes, download_files
+
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SUBFOLDER = "transformer"
 _PIPELINE_FOLDERS = (
@@ -109,41 +111,30 @@ def download(
     *,
     folders: Sequence[str] = ("", f"{_SUBFOLDER}/"),
     local_files_only: bool = False,
+    on_bytes: OnBytes | None = None,
 ) -> Path:
-    """The local copy of a hub repository's weights; the one function that uses the network.
+    """The local copy of a hub repository's weights.
 
     Args:
         hub_id: ``owner/name``.
         folders: to fetch from, each ``""`` or ending in a slash: configs, safetensors and their
             index; of a folder with "tokenizer" in its name, everything.
         local_files_only: use what was downloaded before.
+        on_bytes: told how far it is. Optional.
 
     Raises:
         WeightsError: it cannot be downloaded.
     """
-    import huggingface_hub
-
     weights = ("config.json", "*.safetensors", "*.safetensors.index.json")
-    patterns = [
-        f"{folder}{name}"
-        for folder in folders
-        for name in (("*",) if "tokenizer" in folder else weights)
-    ]
-    try:
-        folder = huggingface_hub.snapshot_download(
-            hub_id,
-            allow_patterns=patterns,
-            # the hub's patterns cross slashes: "*.safetensors" alone would fetch every part
-            ignore_patterns=[f"{part}*" for part in _PIPELINE_FOLDERS if part not in folders],
-            local_files_only=local_files_only,
-        )
-    except Exception as error:  # the client's errors: no network, no such id, no permission, ...
-        raise WeightsError(
-            hub_id,
-            expected="a local folder, or a hub id that can be downloaded"
-            if not local_files_only
-            else "a local folder, or a cached hub id",
-            got="no such folder; from the hub: " + (str(error).splitlines() or [repr(error)])[0],
-            remedy="Check the name and the network, or give a local folder.",
-        ) from error
-    return Path(folder)
+    return download_files(
+        hub_id,
+        allow=[
+            f"{folder}{name}"
+            for folder in folders
+            for name in (("*",) if "tokenizer" in folder else weights)
+        ],
+        # the hub's patterns cross slashes: "*.safetensors" alone would fetch every part
+        ignore=[f"{part}*" for part in _PIPELINE_FOLDERS if part not in folders],
+        local_files_only=local_files_only,
+        on_bytes=on_bytes,
+    )

@@ -57,7 +57,7 @@ def embed(
 
         place = choose_device(device)
         config = entry.model_config()
-        folder = find_parts(entry, sources, with_text=True).text
+        folder = find_parts(entry, sources, with_text=True, on_progress=report).text
         encoder = load_text_part(
             config, sources, folder, spec=empty_transformer(config).spec, device=place
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -135,6 +136,10 @@ class TextRequest:
             variant=self.variant,
             generator=self.generator,
         )
+        if not self.local_files_only:
+            for source in (spec.model, *(control.source for control in spec.controls)):
+                if source.folder is None:
+                    _say_hub(source.name)
         choose_generator(spec)
         return spec
 
@@ -161,6 +166,12 @@ class TextRequest:
             guidance=self.guidance,
             control_scale=self.control_scale,
         )
+
+
+@cache
+def _say_hub(name: str) -> None:
+    """Tell once that the network is used, and what for."""
+    typer.echo(f"  from the hub: {name} (what is not on this machine is downloaded)", err=True)
 
 
 def check_image_size(flag: str, size: int) -> None:

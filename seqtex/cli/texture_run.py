@@ -157,6 +157,7 @@ def load_pipeline(
             dtype=request.dtype,
             memory=request.memory,
             sizes=sizes,
+            on_progress=report,
         )
     _check_model(pipeline, request)
     for label, text in model_choices(pipeline.model, request.prompt).items():

@@ -23,6 +23,7 @@ from seqtex_core.errors import WeightsError
 from seqtex_core.transformer import SeqTexTransformer
 
 from ..manifest import ModelRecord, file_sha256
+from ..stages import OnProgress, StageClock
 from .catalog import CatalogEntry
 from .config import ModelConfig
 from .fill import empty_transformer, fill_with_seed
@@ -45,13 +46,20 @@ class FullSizeParts:
     text: Path | None
 
 
-def find_parts(entry: CatalogEntry, sources: ModelSources, *, with_text: bool) -> FullSizeParts:
+def find_parts(
+    entry: CatalogEntry,
+    sources: ModelSources,
+    *,
+    with_text: bool,
+    on_progress: OnProgress | None = None,
+) -> FullSizeParts:
     """The parts of a full-size model on this disk, after downloading what a hub id names.
 
     Args:
         entry: the model.
         sources: as the user gave them.
         with_text: whether the text encoder of a hub id is downloaded too.
+        on_progress: told about downloads. Optional.
 
     Raises:
         WeightsError: a part is missing, or cannot be downloaded.
@@ -59,17 +67,22 @@ def find_parts(entry: CatalogEntry, sources: ModelSources, *, with_text: bool) -
     text_parts = [f"{name}/" for name in TEXT_FOLDERS] if with_text else []
     pipeline = None
     if sources.weights is not None:
-        pipeline = _local(sources.weights, ["", "transformer/", "vae/", *text_parts])
+        folders = ["", "transformer/", "vae/", *text_parts]
+        pipeline = _local(sources.weights, folders, on_progress)
         find_weights(pipeline)  # what is not there at all is told before what goes with it
     elif sources.random_seed is None:
         raise missing_weights(entry)
-    vae = _inside(sources.vae, "vae", ["", "vae/"]) if sources.vae else None
+    vae = None if sources.vae is None else _local(sources.vae, ["", "vae/"], on_progress)
+    if vae is not None and (vae / "vae").is_dir():
+        vae = vae / "vae"
     if vae is None and pipeline is not None:
         vae = pipeline / "vae"
         if not vae.is_dir():
             raise missing_vae(entry, str(sources.weights))
-    text = _local(sources.text, [f"{n}/" for n in TEXT_FOLDERS]) if sources.text else None
-    if text is None and pipeline is not None:
+    text = None
+    if sources.text is not None:
+        text = _local(sources.text, [f"{name}/" for name in TEXT_FOLDERS], on_progress)
+    elif pipeline is not None:
         text = pipeline if (pipeline / TEXT_FOLDERS[0]).is_dir() else None
     return FullSizeParts(weights=pipeline, vae=vae, text=text)
 
@@ -226,15 +239,12 @@ def record_of(
     return ModelRecord(name=entry.name, sha256=digest.hexdigest(), notes=notes)
 
 
-def _local(source: str, folders: Sequence[str]) -> Path:
+def _local(source: str, folders: Sequence[str], on_progress: OnProgress | None) -> Path:
     """A local path, or the local copy of what a hub id names."""
     path = Path(source).expanduser()
     if path.exists() or not HUB_ID.fullmatch(source):
         return path
-    return download(source, folders=folders)
-
-
-def _inside(source: str, name: str, folders: Sequence[str]) -> Path:
-    """The part called ``name`` of a pipeline's folder, or the folder itself."""
-    path = _local(source, folders)
-    return path / name if (path / name).is_dir() else path
+    with StageClock(on_progress).stage(f"Download {source}", 100) as step:
+        return download(
+            source, folders=folders, on_bytes=lambda done, total: step(100 * done // total)
+        )

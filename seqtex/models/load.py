@@ -19,11 +19,19 @@ from seqtex_core.errors import WeightsError
 from seqtex_core.transformer import SeqTexTransformer
 
 from ..manifest import ModelRecord, file_sha256
+from ..stages import OnProgress
 from .catalog import CATALOG, CatalogEntry
 from .config import CODEC_WEIGHTS_NAME, WEIGHTS_NAME, ModelConfig
 from .fill import empty_transformer
 from .folder import BUILT_IN, check_model, model_folder
-from .full_size import find_parts, load_codec_part, load_text_part, load_transformer, record_of
+from .full_size import (
+    FullSizeParts,
+    find_parts,
+    load_codec_part,
+    load_text_part,
+    load_transformer,
+    record_of,
+)
 from .memory import MemoryPlan, check_budget
 from .memory_needs import codec_on_meta
 from .memory_use import plan_for, settle
@@ -43,6 +51,7 @@ def load_model(
     sources: ModelSources | None = None,
     memory: int | None = None,
     sizes: RunSizes | None = None,
+    on_progress: OnProgress | None = None,
 ) -> SeqTexModel:
     """A model by name or from a local folder.
 
@@ -56,6 +65,7 @@ def load_model(
         sources: where the parts of a full-size model come from.
         memory: GiB to keep within, see :mod:`seqtex.models.memory`; ``None`` takes what is free.
         sizes: of the run to keep within it; the config's by default.
+        on_progress: told about downloads. Optional.
 
     Raises:
         WeightsError: nothing there, or weights that do not fit the config.
@@ -68,7 +78,8 @@ def load_model(
     check_model(name_or_path, sources, sizes)
     if str(name_or_path) in CATALOG:
         entry = CATALOG.get(str(name_or_path))
-        return _load_full_size(entry, sources, device, dtype, memory, sizes)
+        parts = find_parts(entry, sources, with_text=bool(sizes.texts), on_progress=on_progress)
+        return _load_full_size(entry, parts, sources, device, dtype, memory, sizes)
     return _load_folder(str(name_or_path), sources, device, dtype, memory, sizes)
 
 
@@ -120,6 +131,7 @@ def _load_folder(
 
 def _load_full_size(
     entry: CatalogEntry,
+    parts: FullSizeParts,
     sources: ModelSources,
     device: torch.device,
     dtype: torch.dtype | None,
@@ -129,7 +141,6 @@ def _load_full_size(
     """A model of the catalog, from its parts."""
     config = entry.model_config()
     kind = dtype or DTYPES[config.dtype]
-    parts = find_parts(entry, sources, with_text=bool(sizes.texts))
     text = parts.text if sizes.texts and sources.text_embeddings is None else None
     plan = plan_for(config, kind, sizes, device=device, budget=memory, text=text)
     encoder = _load_text(config, sources, parts.text, plan, device, sizes.texts, default=None)

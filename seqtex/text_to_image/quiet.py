@@ -13,6 +13,8 @@ def quiet_loading() -> Iterator[None]:
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
+    from seqtex_backbones.hub import quiet_hub
+
     modules = (diffusers_logging, transformers_logging)
     levels = [module.get_verbosity() for module in modules]
     bars = [module.is_progress_bar_enabled() for module in modules]
@@ -20,7 +22,7 @@ def quiet_loading() -> Iterator[None]:
         module.set_verbosity_error()
         module.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
+        with quiet_hub(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:

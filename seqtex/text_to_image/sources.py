@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from seqtex_core.errors import MissingDependencyError, UsageError, WeightsError
+from seqtex_core.errors import UsageError, WeightsError
 
 from .kinds import CONTROL_KINDS, ControlKind, ImageDtype, Offload
 
@@ -73,22 +73,20 @@ class ModelSource:
         return dict(record)
 
     def _download(self, file: str) -> Path:
+        from seqtex_backbones.hub import first_line, quiet_hub
+
         try:
-            from huggingface_hub import hf_hub_download
-        except ImportError as error:
-            raise MissingDependencyError(
-                "huggingface_hub",
-                expected="an installed package, for hub ids",
-                got="none",
-                remedy="pip install huggingface_hub, or name a local folder.",
-            ) from error
-        try:
-            return Path(hf_hub_download(self.name, file, local_files_only=self.local_files_only))
+            with quiet_hub():
+                from huggingface_hub import hf_hub_download
+
+                return Path(
+                    hf_hub_download(self.name, file, local_files_only=self.local_files_only)
+                )
         except (OSError, ValueError) as error:  # every error of the hub's client is one of these
             raise WeightsError(
                 f"{self.what} {self.name!r}",
                 expected=f"{file} from the hub, or a local folder of that name",
-                got=_first_line(error),
+                got=first_line(error),
                 remedy="Check the id, the connection and, for gated models, `hf auth login`; "
                 "or download the model and name its folder.",
             ) from error
@@ -143,6 +141,24 @@ class ControlModel:
         )
 
 
+def _kind_and_name(text: str) -> tuple[ControlKind | None, str]:
+    """``depth=NAME`` taken apart; a folder whose own name has the sign is a name."""
+    word, separator, name = text.partition("=")
+    if not separator or Path(text).expanduser().is_dir():
+        return None, text
+    kind = next((kind for kind in CONTROL_KINDS if kind == word), None)
+    if kind is None:
+        raise UsageError(
+            f"--control-model {text}",
+            expected=f"{' or '.join(f'{known}=' for known in CONTROL_KINDS)} before the name",
+            got=f"{word}=",
+            remedy="Only control images of the mesh can be made: its depth and its normals.",
+        )
+    if not name:
+        raise UsageError(f"--control-model {text}", expected="a folder or a hub id", got="none")
+    return kind, name
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageModelSpec:
     """An image model, its ControlNets and how they are run.
@@ -185,14 +201,14 @@ class ImageModelSpec:
 
         Raises:
             WeightsError: a name that is neither a folder nor a hub id.
+            UsageError: a kind of control image that there is not.
         """
         local = {"local_files_only": local_files_only}
         controls = []
         for text in control_models:
-            kind, separator, name = text.partition("=")
-            known = next((word for word in CONTROL_KINDS if separator and word == kind), None)
-            source = ModelSource(name=name if known else text, what="--control-model", **local)
-            controls.append(ControlModel(source=source, kind=known))
+            kind, name = _kind_and_name(text)
+            source = ModelSource(name=name, what="--control-model", **local)
+            controls.append(ControlModel(source=source, kind=kind))
         source = ModelSource(name=model, what="--image-model", **local)
         return cls(model=source, controls=tuple(controls), **options)
 
@@ -205,7 +221,3 @@ class ImageModelSpec:
     def class_name(self) -> str:
         """The diffusers pipeline class that saved the model."""
         return str(self.index.get("_class_name", "none"))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0] or type(error).__name__

@@ -274,7 +274,7 @@ def test_a_hub_id_is_downloaded_only_when_named(
 ) -> None:
     asked = []
 
-    def download(hub_id: str, *, folders: Any, local_files_only: bool = False) -> Path:
+    def download(hub_id: str, *, folders: Any, **_: Any) -> Path:
         asked.append((hub_id, tuple(folders)))
         return weights
 

@@ -30,8 +30,8 @@ from seqtex.models.memory import (
     required,
 )
 from seqtex.models.memory_needs import codec_on_meta, memory_needs, step_bytes
-from seqtex.models.run_sizes import RunSizes
 from seqtex.models.memory_use import settle
+from seqtex.models.run_sizes import RunSizes
 from seqtex.models.sources import ModelSources
 from seqtex.pipeline import SeqTexPipeline
 from seqtex.prepare import PreparedJob, prepare_job

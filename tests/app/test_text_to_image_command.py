@@ -170,3 +170,21 @@ def test_running_out_of_memory_names_the_next_setting(
     assert outcome.code == OutOfMemoryError.exit_code
     assert "--offload model" in outcome.err
     assert not (work / "figure_textured_reference.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("pose=sdxl-depth", ["depth= or normal= before the name", "pose="]),
+        ("depth=", ["a folder or a hub id"]),
+        ("depth=nowhere", ["no such folder", "'nowhere'"]),
+    ],
+)
+def test_a_kind_of_control_image_that_there_is_not(
+    seqtex: Seqtex, work: Path, models: Path, name: str, words: list[str]
+) -> None:
+    command = ["texture", work / "figure.glb", "--text", "a fox", "--image-model", models / "sdxl"]
+    outcome = seqtex(*command, "--control-model", name)
+    assert outcome.code in (2, 4)
+    for word in words:
+        assert word in outcome.err

@@ -124,7 +124,7 @@ def test_a_hub_id_downloads_only_what_is_needed(
     calls: list[tuple[str, Any, Any]] = []
 
     def download(
-        hub_id: str, *, allow_patterns: Any, ignore_patterns: Any, local_files_only: bool
+        hub_id: str, *, allow_patterns: Any, ignore_patterns: Any, local_files_only: bool, **_: Any
     ) -> str:
         listed = ["transformer/a.safetensors", "text_encoder/b.safetensors", "vae/c.safetensors"]
         fetched = filter_repo_objects(
