@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -37,25 +38,57 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     if options.name == "ablation":
         return _ablation(options)
-    _refuse(options, ("budget", "seeds", "minutes", "work"), "anything but the ablation")
-    from .suite import SUMMARIES, run_suite
+    _refuse(options, ("budget", "seeds", "work"), "anything but the ablation")
+    if options.name == "goals":
+        return _goals(options)
+    _refuse(options, ("measure",), "anything but the goals")
+    from .suite import SUMMARIES, run_each, run_suite
 
     if options.name == "list":
         for name, summary in SUMMARIES.items():
-            print(f"{name:12}{summary}")
-        print(
-            f"{'ablation':12}the paper's questions, trained small; half an hour, not part of 'all'"
-        )
+            print(f"{name:15}{summary}")
+        for name, summary in OTHERS.items():
+            print(f"{name:15}{summary}")
         return 0
-    path = run_suite(
-        list(SUMMARIES) if options.name == "all" else [options.name],
-        device=options.device,
-        quick=options.quick,
-        out=options.out or RESULTS,
-        threads=options.threads,
-        seed=options.seed,
-    )
-    print(path)
+    if options.name == "all":
+        for path in run_each(list(SUMMARIES), minutes=options.minutes, **_settings(options)):
+            print(path)
+        return 0
+    _refuse(options, ("minutes",), "one benchmark")
+    print(run_suite([options.name], **_settings(options)))
+    return 0
+
+
+OTHERS = {
+    "ablation": "the paper's questions, trained small; half an hour, not part of 'all'",
+    "goals": "what the results say about the goals; with --measure those of a device measured now",
+    "report": "tables and plots of all results",
+}
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of every run."""
+    return {
+        "device": options.device,
+        "quick": options.quick,
+        "out": options.out or RESULTS,
+        "threads": options.threads,
+        "seed": options.seed,
+    }
+
+
+def _goals(options: argparse.Namespace) -> int:
+    from .goals import measured_benchmarks, write_goals
+    from .suite import run_each
+
+    if options.measure:
+        names = measured_benchmarks(options.device)
+        for path in run_each(names, minutes=options.minutes, **_settings(options)):
+            print(path, flush=True)
+    else:
+        _refuse(options, ("device", "quick", "threads", "seed", "minutes"), "goals unmeasured")
+    path, text = write_goals(options.out or RESULTS)
+    print(f"{text}\n{path}")
     return 0
 
 
@@ -88,7 +121,7 @@ def _ablation(options: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Benchmarks.")
-    parser.add_argument("name", help="a benchmark, 'all', 'list', or 'report'")
+    parser.add_argument("name", help="a benchmark, 'all', 'list', 'report', 'goals', 'ablation'")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--out", type=Path, help="where results are, or go (default: benchmarks/results)"
@@ -96,10 +129,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="small sizes, about a minute each")
     parser.add_argument("--threads", type=int, help="of torch (default: 1 on CPU)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, help="begin no further run after this time")
+    parser.add_argument(
+        "--measure", action="store_true", help="goals: first run the benchmarks behind them"
+    )
     ablation = parser.add_argument_group("ablation")
     ablation.add_argument("--budget", type=int, help="optimizer steps of every variant")
     ablation.add_argument("--seeds", type=int, default=2, help="runs of every variant")
-    ablation.add_argument("--minutes", type=float, help="begin no further run after this time")
     ablation.add_argument(
         "--work",
         type=Path,

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from seqtex.latents import decode_images
-from seqtex.pipeline import DEFAULT_MODEL, SeqTexPipeline
+from seqtex.models.folder import DEFAULT_MODEL
+from seqtex.pipeline import SeqTexPipeline
 from seqtex.prepare import prepare_job
 from seqtex.prepare_options import PrepareOptions
 from seqtex.projection_frame import from_residual
@@ -89,6 +90,7 @@ def _case(subject: Subject, session: Session) -> Case:
         candidates=list(_candidates(subject, exact, session.device, quick=session.quick)),
         work=subject.work,
         parameters={**subject.parameters, "steps": subject.steps},
+        few=True,
     )
 
 

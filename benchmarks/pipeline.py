@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from seqtex.models.folder import DEFAULT_MODEL
 from seqtex.models.load import SeqTexModel
-from seqtex.pipeline import DEFAULT_MODEL, SeqTexPipeline
+from seqtex.pipeline import SeqTexPipeline
 from seqtex.prepare import PreparedJob, prepare_job
 from seqtex.prepare_options import PrepareOptions
 from seqtex.project import project_references

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqtex_core.errors import MissingDependencyError
 
+from .plots_scale import approximations, parallel
 from .plots_training import memory, training
 from .plots_work import scaling, waterfall
 
@@ -221,5 +222,7 @@ _PLOTS: tuple[tuple[str, Draw, tuple[float, float], int], ...] = (
     ("scaling", scaling, (12.0, 8.0), 4),
     ("training", training, (12.0, 4.2), 2),
     ("memory", _single(memory), (8.0, 4.4), 1),
+    ("approximations", approximations, (12.0, 4.8), 2),
+    ("parallel", _single(parallel), (8.0, 4.8), 1),
 )
 """Name, drawing, inches, panels."""

@@ -1,9 +1,10 @@
-"""The table of benchmarks, and running some of them as one run with one result file."""
+"""The table of benchmarks, and running some of them as one run or one after the other."""
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from seqtex_core.errors import UnsupportedError
 from seqtex_core.registry import Registry
 
 from . import context
-from .ceilings import drift, measure_ceilings
+from .ceilings import Ceilings, drift, measure_ceilings
 from .result import Row, write_run
-from .runner import Session
+from .runner import Session, describe
 
 Benchmark = Callable[[Session], list[Row]]
 BENCHMARKS: Registry[Benchmark] = Registry(
@@ -29,8 +30,11 @@ BENCHMARKS: Registry[Benchmark] = Registry(
             "block",
             "counts",
             "foreground",
+            "fsdp",
             "geo_attention",
+            "gpu_tests",
             "kernels",
+            "layer",
             "limits",
             "loop",
             "memory",
@@ -54,6 +58,7 @@ SUMMARIES = {
     "kernels": "fused norms, rotation, gates: every implementation; what Triton compiles to",
     "rope": "rotary tables, rotation, norm + rotation + geometry",
     "block": "stacks of MUV blocks, released bookkeeping and diffusers' block beside them",
+    "layer": "one layer at full size: as released, one resolution for all frames, views only",
     "step": "one whole model call and where its time goes",
     "loop": "all denoising steps of one texture: eager, compiled, as a CUDA graph, as released",
     "waterfall": "a step with one optimisation after the other, predicted and measured",
@@ -61,6 +66,8 @@ SUMMARIES = {
     "memory": "peak memory by stage and by what is given up, against the plan",
     "train": "a training step of every backbone family, with and without checkpointing",
     "foreground": "a model call on the tokens that touch the surface, over the coverage",
+    "fsdp": "a training step of two processes that share the parameters, beside one",
+    "gpu_tests": "the tests that need a CUDA device",
     "vae": "images to latents and back: one-frame form and diffusers' own forward",
     "rasterize": "every rasterizer on views and UV space, geometry maps",
     "approximations": "step reuse, fewer steps, fp8 linears: speed and error beside the exact run",
@@ -93,17 +100,83 @@ def run_suite(
         UsageError: an unknown benchmark.
         UnsupportedError: the device is not there.
     """
-    runs = [(name, BENCHMARKS.get(name)) for name in names]
-    where = _device(device)
-    torch.set_num_threads(threads or (1 if where.type == "cpu" else torch.get_num_threads()))
+    for name in names:
+        BENCHMARKS.get(name)
+    where = prepare_device(device, threads=threads)
+    start = measure_ceilings(where, LIMIT_DTYPES, quick=quick)
+    record, _ = measured_run(names, where, start, quick=quick, seed=seed)
+    return write_run(record, out)
+
+
+def run_each(
+    names: Sequence[str],
+    *,
+    device: str,
+    quick: bool,
+    out: Path,
+    threads: int | None = None,
+    seed: int = 0,
+    minutes: float | None = None,
+) -> Iterator[Path]:
+    """Run benchmarks one after the other, a result file each, written as soon as it is known.
+
+    One that raises becomes a file whose one row says so, and the next begins.
+
+    Args:
+        names: of benchmarks.
+        device: "cpu" or "cuda".
+        quick: small sizes, few repetitions.
+        out: root of the results.
+        threads: of torch; see :func:`run_suite`.
+        seed: of all inputs.
+        minutes: begin no further benchmark after this time.
+
+    Yields:
+        Paths of the files.
+
+    Raises:
+        UsageError: an unknown benchmark.
+        UnsupportedError: the device is not there.
+    """
+    begun = time.perf_counter()
+    for name in names:
+        BENCHMARKS.get(name)
+    where = prepare_device(device, threads=threads)
+    limits = measure_ceilings(where, LIMIT_DTYPES, quick=quick)
+    for index, name in enumerate(names):
+        if minutes is not None and time.perf_counter() - begun > 60 * minutes:
+            print(f"{minutes:g} minutes have passed; left out: {', '.join(names[index:])}")
+            return
+        record, limits = measured_run([name], where, limits, quick=quick, seed=seed, tolerant=True)
+        yield write_run(record, out)
+
+
+def measured_run(
+    names: Sequence[str],
+    where: torch.device,
+    before: Ceilings,
+    *,
+    quick: bool,
+    seed: int,
+    tolerant: bool = False,
+) -> tuple[dict[str, Any], Ceilings]:
+    """The record of a run of some benchmarks, and the limits measured after them.
+
+    Args:
+        names: of benchmarks.
+        where: the device.
+        before: limits measured in this process just before.
+        quick: small sizes, few repetitions.
+        seed: of all inputs.
+        tolerant: a benchmark that raises becomes a row.
+    """
     torch.manual_seed(seed)
     start, date = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     load, state = context.load_average(), context.device_state(where)
-    before = measure_ceilings(where, LIMIT_DTYPES, quick=quick)
     session = Session(device=where, quick=quick, seed=seed, ceilings=before)
     rows: list[Row] = []
-    for name, benchmark in runs:
-        rows += benchmark(session)
+    for name in names:
+        rows += _tolerated(name, session) if tolerant else BENCHMARKS.get(name)(session)
         print(f"{name} done after {time.perf_counter() - start:.0f} s", flush=True)
     after = measure_ceilings(where, LIMIT_DTYPES, quick=quick)
     record: dict[str, Any] = {
@@ -126,10 +199,19 @@ def run_suite(
         },
         "rows": [row.to_json() for row in rows],
     }
-    return write_run(record, out)
+    return record, after
 
 
-def _device(name: str) -> torch.device:
+def prepare_device(name: str, *, threads: int | None) -> torch.device:
+    """The device; torch gets its threads.
+
+    Args:
+        name: "cpu" or "cuda".
+        threads: of torch; by default one on a CPU.
+
+    Raises:
+        UnsupportedError: it is not there.
+    """
     if name == "cuda" and not torch.cuda.is_available():
         raise UnsupportedError(
             "device 'cuda'",
@@ -137,4 +219,24 @@ def _device(name: str) -> torch.device:
             got="none that torch can use",
             remedy="Use --device cpu.",
         )
+    torch.set_num_threads(threads or (1 if name == "cpu" else torch.get_num_threads()))
     return torch.device(name)
+
+
+def _tolerated(name: str, session: Session) -> list[Row]:
+    try:
+        return BENCHMARKS.get(name)(session)
+    except Exception as error:  # one broken benchmark must not end the others
+        said = (str(error).strip().splitlines() or ["no message"])[0]
+        row = Row(
+            benchmark=name,
+            case="all of it",
+            implementation="the benchmark itself",
+            status="failed",
+            reason=f"{type(error).__name__}: {said}",
+        )
+        session.say(describe(row))
+    gc.collect()
+    if session.on_cuda:
+        torch.cuda.empty_cache()
+    return [row]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -60,13 +60,25 @@ class TrainingStep:
     The learning rate is 0, so that every call does the same work on the same weights.
 
     Args:
-        model: what trains.
+        model: what trains; its parameters may be sharded.
         size: of the batch.
         seed: of the batch.
+        samples: those of the batch that this process takes.
+
+    Attributes:
+        objective: gives the loss; :meth:`loss` unless somebody wraps it.
     """
 
-    def __init__(self, model: SeqTexTransformer, size: TrainSize, *, seed: int) -> None:
-        self.model, self.size = model, size
+    def __init__(
+        self,
+        model: SeqTexTransformer,
+        size: TrainSize,
+        *,
+        seed: int,
+        samples: slice = slice(None),
+    ) -> None:
+        self.model, self.size, self.samples = model, size, samples
+        self.objective: Callable[[], Tensor] = self.loss
         self.trained = trained_parameters(model)
         self.optimizer = make_optimizer(self.trained, OPTIMIZER)
         first = next(model.parameters())
@@ -83,7 +95,7 @@ class TrainingStep:
         self.model.gradient_checkpointing = checkpointing
         autocast = torch.autocast(self.device.type, torch.bfloat16) if bf16 else nullcontext()
         with autocast:
-            loss = self.loss()
+            loss = self.objective()
         torch.autograd.backward(loss)
         clip_gradients(self.trained.values(), OPTIMIZER.clip_norm)
         self.optimizer.step()
@@ -101,7 +113,7 @@ class TrainingStep:
             geometry=self.geometry,
             text=self.text,
             pooled_text=self.pooled,
-            batch_size=self.size.batch,
+            batch_size=len(self.text),
         )
         velocity = model(sample.latents, sample.sigmas, cache)
         losses = flow_matching_loss(velocity, sample)
@@ -111,7 +123,7 @@ class TrainingStep:
     def moments(self) -> int:
         """Bytes of the optimizer's state."""
         states = self.optimizer.state.values()
-        return sum(t.nbytes for state in states for t in state.values() if isinstance(t, Tensor))
+        return sum(own_bytes(t) for state in states for t in state.values() if torch.is_tensor(t))
 
     def _draw(self, generator: torch.Generator) -> None:
         size, spec = self.size, self.model.spec
@@ -124,13 +136,14 @@ class TrainingStep:
 
         def drawn(*shape: int) -> Tensor:
             values = torch.randn(*shape, generator=generator)
-            return values.to(device=self.device, dtype=self.dtype)
+            return values[self.samples].to(device=self.device, dtype=self.dtype)
 
         def latents() -> dict[str, Tensor]:
             return {name: drawn(size.batch, *shape) for name, shape in shapes.items()}
 
         def levels(value: float) -> dict[str, Tensor]:
-            counts = {name: (size.batch, shape[1]) for name, shape in shapes.items()}
+            batch = len(range(size.batch)[self.samples])
+            counts = {name: (batch, shape[1]) for name, shape in shapes.items()}
             return {n: torch.full(shape, value, device=self.device) for n, shape in counts.items()}
 
         self.sample = NoisySample(
@@ -144,6 +157,12 @@ class TrainingStep:
         self.geometry = {n: GeometryLatents(position=maps[0][n], normal=maps[1][n]) for n in shapes}
         self.text = drawn(size.batch, size.num_text, spec.text_dim)
         self.pooled = None if spec.pooled_dim is None else drawn(size.batch, spec.pooled_dim)
+
+
+def own_bytes(tensor: Tensor) -> int:
+    """Bytes of a tensor in this process; of a sharded one those of its shard."""
+    local = getattr(tensor, "to_local", None)
+    return tensor.nbytes if local is None else int(local().nbytes)
 
 
 def step_flop(step: TrainingStep) -> int:

@@ -1,0 +1,359 @@
+"""The goals: what is measured, by which benchmark, and how much is enough."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .geo_attention import CALL, PREP, WITH
+from .goal_figures import (
+    Find,
+    achieved,
+    auto_over_best,
+    differing,
+    fastest,
+    metric,
+    ratio,
+    total_ratio,
+)
+from .layer import EVERYWHERE, OURS, RELEASED, VIEWS_ONLY
+from .loop import COMPILED, EAGER, GRAPH
+
+SECONDS, PERCENT = " s", "%"
+WIDTH_384 = "2 x d=384, 1024+1024"
+LOOP = "30 steps, 30 x d=1536"
+CHUNKED = "seqtex, chunked attention"
+PREPARED = "norm + rope + geometry, 4096"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """One thing to reach.
+
+    Args:
+        name: what is measured.
+        device: where it holds.
+        benchmark: whose rows tell.
+        find: the figure from these rows, ``None`` where they do not tell.
+        at_least: met from here on.
+        at_most: met up to here; with neither a figure is only reported.
+        form: of the figure, for ``format``.
+        unit: behind the figure.
+        full: quick runs measure something smaller and do not count.
+    """
+
+    name: str
+    device: Literal["cpu", "cuda"]
+    benchmark: str
+    find: Find
+    at_least: float | None = None
+    at_most: float | None = None
+    form: str = ".2f"
+    unit: str = "x"
+    full: bool = False
+
+    @property
+    def wanted(self) -> str:
+        """The bound in words; "" for none."""
+        if self.at_least is not None:
+            return f">= {self.at_least:{self.form}}{self.unit}"
+        return "" if self.at_most is None else f"<= {self.at_most:{self.form}}{self.unit}"
+
+    @property
+    def command(self) -> str:
+        """What measures it."""
+        device = " --device cuda" if self.device == "cuda" else ""
+        return f"python -m benchmarks {self.benchmark}{device}"
+
+    def judge(self, figure: float) -> Literal["met", "missed", "reported"]:
+        """Whether a figure is good enough."""
+        if self.at_least is None and self.at_most is None:
+            return "reported"
+        high = self.at_least is None or figure >= self.at_least
+        low = self.at_most is None or figure <= self.at_most
+        return "met" if high and low else "missed"
+
+
+COUNTED = (
+    Goal(
+        name="matrix products of a layer",
+        device="cpu",
+        benchmark="counts",
+        find=metric("gflop", implementation="seqtex"),
+        at_most=1056.6,
+        form=".1f",
+        unit=" GFLOP",
+    ),
+    Goal(
+        name="rows where formula and FlopCounterMode differ",
+        device="cpu",
+        benchmark="counts",
+        find=differing("gflop", "formula_gflop"),
+        at_most=0,
+        form=".0f",
+        unit="",
+    ),
+    Goal(
+        name="pointwise traffic of a layer, without Triton",
+        device="cpu",
+        benchmark="counts",
+        find=metric("pointwise_gb", implementation="seqtex"),
+        at_most=2.5,
+        unit=" GB",
+    ),
+    Goal(
+        name="the same with fused kernels",
+        device="cpu",
+        benchmark="counts",
+        find=metric("pointwise_gb", implementation="seqtex, fused kernels"),
+        at_most=0.85,
+        unit=" GB",
+    ),
+    Goal(
+        name="launches of a layer, without Triton",
+        device="cpu",
+        benchmark="counts",
+        find=metric("launches", implementation="seqtex"),
+        at_most=60,
+        form=".0f",
+        unit="",
+    ),
+    Goal(
+        name="the same with fused kernels",
+        device="cpu",
+        benchmark="counts",
+        find=metric("launches", implementation="seqtex, fused kernels"),
+        at_most=30,
+        form=".0f",
+        unit="",
+    ),
+    Goal(
+        name="VAE, one texture, one-frame form",
+        device="cpu",
+        benchmark="vae",
+        find=metric("tflop", case="wan, one texture", implementation="one frame"),
+        at_most=20.6,
+        unit=" TFLOP",
+    ),
+    Goal(
+        name="layer on the tokens of a typical object",
+        device="cpu",
+        benchmark="foreground",
+        find=metric("gflop", case="one layer, full size", implementation="typical object"),
+        at_most=367,
+        form=".1f",
+        unit=" GFLOP",
+    ),
+    Goal(
+        name="registers of the widest Triton kernel, sm_80 to sm_100",
+        device="cpu",
+        benchmark="kernels",
+        find=metric("registers", case="machine code"),
+        at_most=64,
+        form=".0f",
+        unit="",
+    ),
+    Goal(
+        name="their spills and stack",
+        device="cpu",
+        benchmark="kernels",
+        find=metric("stack_bytes", case="machine code"),
+        at_most=0,
+        form=".0f",
+        unit=" bytes",
+    ),
+    Goal(
+        name="their narrowest store",
+        device="cpu",
+        benchmark="kernels",
+        find=metric("narrowest_store_bits", pick=min, case="machine code"),
+        at_least=128,
+        form=".0f",
+        unit=" bits",
+    ),
+)
+ON_CPU = (
+    Goal(
+        name="blocks of width 384, fp32, over the released bookkeeping",
+        device="cpu",
+        benchmark="block",
+        find=ratio(RELEASED, OURS, case=WIDTH_384, dtype="float32"),
+        at_least=1.35,
+        full=True,
+    ),
+    Goal(
+        name="the same in bf16, exact",
+        device="cpu",
+        benchmark="block",
+        find=ratio(RELEASED, OURS, case=WIDTH_384, dtype="bfloat16"),
+        at_least=1.2,
+        full=True,
+    ),
+    Goal(
+        name="the same in bf16, chunked attention",
+        device="cpu",
+        benchmark="block",
+        find=ratio(RELEASED, CHUNKED, case=WIDTH_384, dtype="bfloat16"),
+        at_least=1.5,
+        full=True,
+    ),
+    Goal(
+        name="one full-size layer, fp32, over the released bookkeeping",
+        device="cpu",
+        benchmark="layer",
+        find=ratio(RELEASED, OURS, dtype="float32"),
+        full=True,
+    ),
+    Goal(
+        name="the same in bf16",
+        device="cpu",
+        benchmark="layer",
+        find=ratio(RELEASED, OURS, dtype="bfloat16"),
+        full=True,
+    ),
+    Goal(
+        name="Wan VAE in one-frame form, over diffusers' own",
+        device="cpu",
+        benchmark="vae",
+        find=total_ratio("diffusers", "one frame", case="wan"),
+        at_least=2.3,
+        full=True,
+    ),
+    Goal(
+        name="CogVideoX VAE in one-frame form, over diffusers' own",
+        device="cpu",
+        benchmark="vae",
+        find=total_ratio("diffusers", "one frame", case="cogvideox"),
+        at_least=2.3,
+        full=True,
+    ),
+    Goal(
+        name="geo2mv, UV skipped: one full-size layer, fp32",
+        device="cpu",
+        benchmark="layer",
+        find=ratio(OURS, VIEWS_ONLY, dtype="float32"),
+        at_least=2.2,
+        full=True,
+    ),
+    Goal(
+        name="mixed resolution over all frames at UV resolution, full-size layer",
+        device="cpu",
+        benchmark="layer",
+        find=ratio(EVERYWHERE, OURS, dtype="float32"),
+        at_least=3.3,
+        full=True,
+    ),
+    Goal(
+        name="foreground tokens, 21% / 63% coverage, margin 0",
+        device="cpu",
+        benchmark="foreground",
+        find=metric("speedup", case="step", implementation="typical object"),
+        at_least=2.3,
+        full=True,
+    ),
+    Goal(
+        name="parameters that are DTensors under FSDP2, two processes",
+        device="cpu",
+        benchmark="fsdp",
+        find=metric("dtensor_percent", pick=min),
+        at_least=100,
+        form=".0f",
+        unit=PERCENT,
+    ),
+)
+ON_CUDA = (
+    Goal(
+        name="attend call over the bare kernel",
+        device="cuda",
+        benchmark="geo_attention",
+        find=metric("over", implementation=CALL),
+        at_most=1.01,
+        form=".3f",
+    ),
+    Goal(
+        name="Geo-Attention over attention without norm, RoPE, geometry",
+        device="cuda",
+        benchmark="geo_attention",
+        find=metric("over", implementation=WITH),
+        at_most=1.15,
+        form=".3f",
+    ),
+    Goal(
+        name="norm, RoPE and geometry alone, over that attention",
+        device="cuda",
+        benchmark="geo_attention",
+        find=metric("over", implementation=PREP),
+        form=".3f",
+    ),
+    Goal(
+        name="fused norm + RoPE + geometry, of copy bandwidth",
+        device="cuda",
+        benchmark="kernels",
+        find=achieved(case=PREPARED, implementation="triton", dtype="bfloat16"),
+        at_least=85,
+        form=".1f",
+        unit=PERCENT,
+    ),
+    Goal(
+        name="30 steps at 512/1024, random weights",
+        device="cuda",
+        benchmark="loop",
+        find=fastest((EAGER, COMPILED, GRAPH), case=LOOP),
+        at_most=1.75,
+        unit=SECONDS,
+    ),
+    *(
+        Goal(
+            name=f"30 steps: {name}",
+            device="cuda",
+            benchmark="loop",
+            find=fastest((name,), case=LOOP),
+            unit=SECONDS,
+        )
+        for name in (EAGER, COMPILED, GRAPH, RELEASED)
+    ),
+    Goal(
+        name="attention chosen by itself over the best",
+        device="cuda",
+        benchmark="attention",
+        find=auto_over_best,
+        at_least=0.98,
+        form=".3f",
+    ),
+    Goal(
+        name="foreground tokens, 21% / 63% coverage, margin 0",
+        device="cuda",
+        benchmark="foreground",
+        find=metric("speedup", case="step", implementation="typical object"),
+        at_least=2.3,
+    ),
+    Goal(
+        name="GPU tests that fail",
+        device="cuda",
+        benchmark="gpu_tests",
+        find=metric("failed"),
+        at_most=0,
+        form=".0f",
+        unit="",
+    ),
+    Goal(
+        name="one full-size layer over the released bookkeeping",
+        device="cuda",
+        benchmark="layer",
+        find=ratio(RELEASED, OURS),
+    ),
+    Goal(
+        name="mixed resolution over all frames at UV resolution, full-size layer",
+        device="cuda",
+        benchmark="layer",
+        find=ratio(EVERYWHERE, OURS),
+    ),
+    Goal(
+        name="Wan VAE in one-frame form, over diffusers' own",
+        device="cuda",
+        benchmark="vae",
+        find=total_ratio("diffusers", "one frame", case="wan"),
+    ),
+)
+GOALS = (*COUNTED, *ON_CPU, *ON_CUDA)
+"""On a GPU in the order in which they are measured: what is short and wanted most comes first."""
