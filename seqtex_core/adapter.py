@@ -66,6 +66,10 @@ class RowSublayers(ABC):
     def key_value(self, normed: Tensor) -> tuple[Tensor, Tensor]:
         """Projected keys (before norm and RoPE) and values, each ``[B, L, N*D]``."""
 
+    def query_key_value(self, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``query`` and ``key_value`` of the same rows."""
+        return self.query(normed), *self.key_value(normed)
+
     @abstractmethod
     def post_attention(
         self,
@@ -103,19 +107,33 @@ class BackboneBlock(nn.Module, RowSublayers):
         common: submodules of which there is one for both branches, so that a copy refers to the
             same ones: what only text rows pass through after attention or what makes them (there
             is one text stream), and what places the tokens of both streams.
-        cross_attends_row_by_row: ``cross_attention`` reads neither modulation nor frames: it adds
-            ``cross_update`` of ``cross_norm``. Where the branches share ``"cross_attn"``, rows of
-            both may then pass through ``cross_update`` together.
+        joint_projections: linear layers, by name, that read the same rows and go through
+            ``joint_projection.project``; each tuple may be made one product.
     """
 
     shareable: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     common: ClassVar[tuple[str, ...]] = ()
-    cross_attends_row_by_row: ClassVar[bool] = False
+    joint_projections: ClassVar[tuple[tuple[str, ...], ...]] = ()
 
     def own_lora_targets(self, spec: BackboneSpec) -> list[str]:
         """Those of ``spec.lora_targets`` that this block has."""
         layers = dict(self.named_modules())
         return [name for name in spec.lora_targets if name in layers]
+
+    @classmethod
+    def modulations(
+        cls, blocks: Sequence[BackboneBlock], time: TimeEmbedding
+    ) -> Sequence[Any] | None:
+        """``modulation`` of all blocks at once, or ``None`` where each block makes its own.
+
+        Only for inference, and only where what it is made of lies on the device of ``time``.
+
+        Args:
+            blocks: of one branch, in order.
+            time: noise levels.
+        """
+        del blocks, time
+        return None
 
     def text_rows(self) -> RowSublayers | None:
         """What the block does to text rows; ``None`` if text is only a context."""
@@ -137,19 +155,6 @@ class BackboneBlock(nn.Module, RowSublayers):
         """The residual stream after cross-attention; unchanged without it."""
         del key_values, modulation, rows, attend
         return hidden_states
-
-    def cross_norm(self, hidden_states: Tensor) -> Tensor:
-        """Input of ``cross_update``, ``[B, L, D]``, by what the branches may not share."""
-        return hidden_states
-
-    def cross_update(
-        self, normed: Tensor, key_values: tuple[KeyValue, ...], attend: Attend
-    ) -> Tensor:
-        """What cross-attention adds, ``[B, L, D]``, by modules of ``"cross_attn"`` alone.
-
-        Needed in blocks with ``cross_attends_row_by_row``.
-        """
-        raise NotImplementedError(type(self).__name__)
 
 
 class BackboneShell(nn.Module, ABC):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -61,6 +61,20 @@ class BranchInputs:
     key_rope: Rope | None = None
 
 
+class BlockModulations(NamedTuple):
+    """Shifts, scales and gates of one block: whatever its ``modulation`` makes of the levels.
+
+    Attributes:
+        mv: of the mv stream.
+        uv: of the uv stream.
+        mv_as_keys: of the mv rows as keys and values of the uv branch, if they are normalised anew.
+    """
+
+    mv: Any = None
+    uv: Any = None
+    mv_as_keys: Any = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class BranchTimes:
     """Noise levels of one step, embedded.
@@ -72,6 +86,7 @@ class BranchTimes:
         text: of the text rows of a joint model, by the mv branch's shell.
         text_as_keys: of the text rows as the uv branch reads them, by its shell.
         levels: the levels themselves by stream, ``[B, F]``, or ``None`` where nobody asks for them.
+        modulations: of the block at hand, where those of all blocks were made at once.
     """
 
     mv: TimeEmbedding
@@ -80,6 +95,7 @@ class BranchTimes:
     text: TimeEmbedding | None = None
     text_as_keys: TimeEmbedding | None = None
     levels: Mapping[Stream, Tensor] | None = None
+    modulations: BlockModulations | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

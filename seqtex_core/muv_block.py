@@ -10,7 +10,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -19,11 +19,14 @@ from torch import Tensor, nn
 from .adapter import BackboneBlock, KeyValue
 from .attention import Attend
 from .branch_data import BlockCache as BlockCache
+from .branch_data import BlockModulations
 from .branch_data import BranchInputs as BranchInputs
 from .branch_data import BranchTimes as BranchTimes
 from .branch_data import Hidden as Hidden
-from .frames import Stream, StreamLayout
+from .frames import STREAMS, Stream
+from .joint_rows import JointRows
 from .qk_prep import GeometryOrder, QKNorm, qk_prep, rotate_geometry
+from .split_block import SplitBlock, after_attention, before_attention
 from .stream_attention import Keys, attend_streams, per_sample
 from .text_rows import TextRows
 
@@ -31,12 +34,37 @@ UVKeySource = Literal["norm_pre_attn", "norm_post_attn", "raw_post_attn"]
 UV_KEY_SOURCES: tuple[UVKeySource, ...] = ("norm_pre_attn", "norm_post_attn", "raw_post_attn")
 
 
-class _AttendedMV(NamedTuple):
-    """The mv stream and its text after self-attention, with what the sublayers after it need."""
+class _Reads(NamedTuple):
+    """What a block reads besides the residual streams; see ``MUVBlock.forward``."""
 
-    hidden: Hidden
+    inputs: Mapping[Stream, BranchInputs]
+    times: BranchTimes
+    cache: BlockCache
+    attend: Attend
+    modulations: BlockModulations
+
+
+class _Attended(NamedTuple):
+    """A residual stream after self-attention, with what the sublayers after it need.
+
+    Attributes:
+        x: the stream, ``[B, L, D]``.
+        modulation: of the block.
+        normed: input of cross-attention, where it was made together with ``x``.
+        text: text rows that asked with the stream.
+        x_text: their own residual stream.
+    """
+
+    x: Tensor
     modulation: Any
-    text: TextRows | None
+    normed: Tensor | None = None
+    text: TextRows | None = None
+    x_text: Tensor | None = None
+
+    @property
+    def hidden(self) -> Hidden:
+        """Of the mv branch."""
+        return Hidden(mv=self.x, text=self.x_text)
 
 
 class MUVBlock(nn.Module):
@@ -51,8 +79,8 @@ class MUVBlock(nn.Module):
         uv_key_source: state of the mv tokens that the uv branch's keys and values are made of.
 
     Attributes:
-        cross_together: rows of both streams pass through a shared cross-attention at once where it
-            goes row by row; by default (``None``) except on a CPU, where it gains nothing.
+        cross_together: rows of both streams pass through a shared cross-attention at once in a
+            ``SplitBlock``; by default (``None``) except on a CPU, where it gains nothing.
     """
 
     def __init__(
@@ -91,16 +119,27 @@ class MUVBlock(nn.Module):
         """
         if cache is None:
             cache = self.build_cache(inputs)
-        mv = self._mv_attention(hidden, inputs, times, cache, attend)
-        x_uv, modulation_uv = hidden.uv, None
-        if x_uv is not None:
-            source = self._uv_source(hidden, mv.hidden)
-            x_uv, modulation_uv = self._uv_attention(x_uv, source, inputs, times, cache, attend)
-        modulations = (mv.modulation, modulation_uv)
-        x_mv, x_uv = self._cross(mv.hidden.mv, x_uv, modulations, inputs, cache, attend)
-        if x_uv is not None:
-            x_uv = self.uv.feed_forward(x_uv, modulation_uv, inputs["uv"].rows)
-        return self._mv_feed_forward(x_mv, mv, inputs["mv"].rows)._replace(uv=x_uv)
+        reads = _Reads(inputs, times, cache, attend, self._modulations(times, STREAMS))
+        joint = self._joint_cross(hidden, reads)
+        places = [None, None] if joint is None else joint.places
+        mv = self._mv_attention(hidden, reads, place=places[0])
+        if hidden.uv is None:
+            return self._mv_rest(mv, reads)
+        source = self._uv_source(hidden, mv.hidden)
+        uv = self._uv_attention(hidden.uv, source, reads, place=places[1])
+        if joint is None or mv.normed is None or uv.normed is None:
+            x_uv = self._rest(self.uv, "uv", uv, reads)
+            return self._mv_rest(mv, reads)._replace(uv=x_uv)
+        assert isinstance(self.mv, SplitBlock)
+        assert isinstance(self.uv, SplitBlock)
+        to_text = per_sample(attend, inputs["mv"].rows)
+        normed = joint.joined(mv.normed, uv.normed)
+        update = self.mv.cross_update(normed, cache.cross["mv"], to_text)
+        of_mv, of_uv = update.split([mv.x.shape[1], uv.x.shape[1]], dim=1)
+        return Hidden(
+            mv=self.mv.after_cross(mv.x, of_mv, mv.modulation, inputs["mv"].rows),
+            uv=self.uv.after_cross(uv.x, of_uv, uv.modulation, inputs["uv"].rows),
+        )
 
     def mv_branch(
         self,
@@ -115,10 +154,9 @@ class MUVBlock(nn.Module):
         With ``uv_branch`` it is ``forward`` in two parts, for branches that are not computed
         together.
         """
-        mv = self._mv_attention(hidden, inputs, times, cache, attend)
-        modulations = (mv.modulation, None)
-        x_mv, _ = self._cross(mv.hidden.mv, None, modulations, inputs, cache, attend)
-        after = self._mv_feed_forward(x_mv, mv, inputs["mv"].rows)
+        reads = _Reads(inputs, times, cache, attend, self._modulations(times, ("mv",)))
+        mv = self._mv_attention(hidden, reads)
+        after = self._mv_rest(mv, reads)
         return after, self._uv_source(hidden, mv.hidden)
 
     def uv_branch(
@@ -140,11 +178,9 @@ class MUVBlock(nn.Module):
             cache: geometry and context of this block.
             attend: attention implementation.
         """
-        rows = inputs["uv"].rows
-        x_uv, modulation = self._uv_attention(x_uv, source, inputs, times, cache, attend)
-        pairs, to_text = cache.cross["uv"], per_sample(attend, rows)
-        x_uv = self.uv.cross_attention(x_uv, pairs, modulation, rows, to_text)
-        return self.uv.feed_forward(x_uv, modulation, rows)
+        reads = _Reads(inputs, times, cache, attend, self._modulations(times, ("uv",)))
+        uv = self._uv_attention(x_uv, source, reads)
+        return self._rest(self.uv, "uv", uv, reads)
 
     def build_cache(self, inputs: Mapping[Stream, BranchInputs]) -> BlockCache:
         """Geometry (cast, split into heads, rotated if it goes before RoPE) and context keys.
@@ -182,124 +218,153 @@ class MUVBlock(nn.Module):
             self.mv.get_submodule(name) is self.uv.get_submodule(name) for name in names
         )
 
+    def _modulations(self, times: BranchTimes, streams: Sequence[Stream]) -> BlockModulations:
+        """Shifts, scales and gates of some branches, made here unless they exist already."""
+        if times.modulations is not None:
+            return times.modulations
+        made = BlockModulations()
+        if "mv" in streams:
+            made = made._replace(mv=self.mv.modulation(times.mv))
+        if "uv" in streams and times.uv is not None:
+            made = made._replace(uv=self.uv.modulation(times.uv))
+            if self.uv_key_source != "raw_post_attn":
+                assert times.mv_as_keys is not None
+                made = made._replace(mv_as_keys=self.uv.modulation(times.mv_as_keys))
+        return made
+
     def _mv_attention(
         self,
         hidden: Hidden,
-        inputs: Mapping[Stream, BranchInputs],
-        times: BranchTimes,
-        cache: BlockCache,
-        attend: Attend,
-    ) -> _AttendedMV:
-        """The mv stream and its text after self-attention."""
-        block, rows = self.mv, inputs["mv"].rows
-        modulation = block.modulation(times.mv)
+        reads: _Reads,
+        *,
+        place: Tensor | None = None,
+    ) -> _Attended:
+        """The mv stream and its text after self-attention; ``place`` is for its next norm."""
+        block, rows = self.mv, reads.inputs["mv"].rows
+        modulation = reads.modulations.mv
         normed = block.pre_attention(hidden.mv, modulation, rows)
-        query = self._prepare(block.query(normed), block.q_norm, "mv", inputs, cache)
-        keys = self._keys(block, normed, "mv", inputs, cache)
-        text = TextRows.before(block, hidden.text, times.text, mask=inputs["mv"].context.mask)
-        out = attend_streams(attend, rows, query, [keys], text=text, text_asks=True)
-        attended = Hidden(
-            mv=block.post_attention(hidden.mv, out.stream, normed, modulation, rows),
-            text=None if text is None or out.text is None else text.attended(out.text),
+        query, key, value = block.query_key_value(normed)
+        query = self._prepare(query, block.q_norm, "mv", reads)
+        keys = self._keys(block, key, value, "mv", reads)
+        text = TextRows.before(
+            block, hidden.text, reads.times.text, mask=reads.inputs["mv"].context.mask
         )
-        return _AttendedMV(attended, modulation, text)
-
-    def _mv_feed_forward(self, x_mv: Tensor, mv: _AttendedMV, rows: StreamLayout) -> Hidden:
-        x_text, text = mv.hidden.text, mv.text
-        if text is not None and x_text is not None:
-            x_text = text.sublayers.feed_forward(x_text, text.modulation, text.rows)
-        return Hidden(mv=self.mv.feed_forward(x_mv, mv.modulation, rows), text=x_text)
+        out = attend_streams(reads.attend, rows, query, [keys], text=text, text_asks=True)
+        x, normed_after = after_attention(
+            block, hidden.mv, out.stream, normed, modulation, rows, place=place
+        )
+        x_text = None if text is None or out.text is None else text.attended(out.text)
+        return _Attended(x, modulation, normed_after, text, x_text)
 
     def _uv_source(self, before: Hidden, attended: Hidden) -> Hidden:
         """The state of the mv stream that the uv branch's keys and values are made of."""
         return before if self.uv_key_source == "norm_pre_attn" else attended
 
-    def _cross(
-        self,
-        x_mv: Tensor,
-        x_uv: Tensor | None,
-        modulations: tuple[Any, Any],
-        inputs: Mapping[Stream, BranchInputs],
-        cache: BlockCache,
-        attend: Attend,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Both streams after cross-attention.
-
-        Where both pass through the same modules row by row, they do so together, except on a CPU:
-        larger products fill a GPU better. Their kernels may then be others than those for mv alone.
-        The norms before it are each branch's own.
-        """
-        mv_rows, to_text = inputs["mv"].rows, per_sample(attend, inputs["mv"].rows)
-        pairs = cache.cross["mv"]
-        wanted = x_mv.device.type != "cpu" if self.cross_together is None else self.cross_together
-        together = wanted and self.mv.cross_attends_row_by_row
-        if x_uv is not None and together and self._share_context(inputs, cache):
-            normed = torch.cat([self.mv.cross_norm(x_mv), self.uv.cross_norm(x_uv)], dim=1)
-            update = self.mv.cross_update(normed, pairs, to_text)
-            return x_mv + update[:, : x_mv.shape[1]], x_uv + update[:, x_mv.shape[1] :]
-        x_mv = self.mv.cross_attention(x_mv, pairs, modulations[0], mv_rows, to_text)
-        if x_uv is not None:
-            rows = inputs["uv"].rows
-            to_text = per_sample(attend, rows)
-            pairs = cache.cross["uv"]
-            x_uv = self.uv.cross_attention(x_uv, pairs, modulations[1], rows, to_text)
-        return x_mv, x_uv
-
-    @staticmethod
-    def _share_context(inputs: Mapping[Stream, BranchInputs], cache: BlockCache) -> bool:
-        return cache.cross["uv"] is cache.cross["mv"] and not inputs["mv"].rows.sample_lengths
-
     def _uv_attention(
         self,
         x_uv: Tensor,
         source: Hidden,
-        inputs: Mapping[Stream, BranchInputs],
-        times: BranchTimes,
-        cache: BlockCache,
-        attend: Attend,
-    ) -> tuple[Tensor, Any]:
-        """The uv stream after self-attention, and its modulation."""
-        assert times.uv is not None
-        assert times.mv_as_keys is not None
-        block, rows = self.uv, inputs["uv"].rows
-        modulation = block.modulation(times.uv)
-        normed = block.pre_attention(x_uv, modulation, rows)
-        mv_source = source.mv
+        reads: _Reads,
+        *,
+        place: Tensor | None = None,
+    ) -> _Attended:
+        """The uv stream after self-attention; ``place`` is for its next norm."""
+        block, rows = self.uv, reads.inputs["uv"].rows
+        lengths = (source.mv.shape[1], x_uv.shape[1])
+        joint = JointRows(x_uv, lengths, written=isinstance(block, SplitBlock))
+        modulation = reads.modulations.uv
+        normed = before_attention(block, x_uv, modulation, rows, place=joint.places[1])
         normalised = self.uv_key_source != "raw_post_attn"
         if normalised:
-            mv_modulation = block.modulation(times.mv_as_keys)
-            mv_source = block.pre_attention(mv_source, mv_modulation, inputs["mv"].rows)
-        query = self._prepare(block.query(normed), block.q_norm, "uv", inputs, cache)
-        keys = self._uv_keys(mv_source, normed, inputs, cache)
+            of_mv = reads.modulations.mv_as_keys
+            mv_rows = reads.inputs["mv"].rows
+            mv_source = before_attention(block, source.mv, of_mv, mv_rows, place=joint.places[0])
+        else:
+            mv_source = joint.put(0, source.mv)
+        query = self._prepare(block.query(normed), block.q_norm, "uv", reads)
+        keys = self._uv_keys(mv_source, normed, joint, reads)
         text = TextRows.before(
             block,
             source.text,
-            times.text_as_keys,
-            mask=inputs["mv"].context.mask,
+            reads.times.text_as_keys,
+            mask=reads.inputs["mv"].context.mask,
             normalised=normalised,
         )
-        out = attend_streams(attend, rows, query, keys, text=text)
-        return block.post_attention(x_uv, out.stream, normed, modulation, rows), modulation
+        out = attend_streams(reads.attend, rows, query, keys, text=text)
+        x, normed_after = after_attention(
+            block, x_uv, out.stream, normed, modulation, rows, place=place
+        )
+        return _Attended(x, modulation, normed_after)
+
+    def _joint_cross(self, hidden: Hidden, reads: _Reads) -> JointRows | None:
+        """Rows of both streams as one in front of cross-attention, if they pass it together.
+
+        They do where both pass through the same modules, except on a CPU: larger products fill a
+        GPU better. Their kernels may then be others than those for mv alone. The norms before it
+        are each branch's own.
+        """
+        x = hidden.mv
+        wanted = x.device.type != "cpu" if self.cross_together is None else self.cross_together
+        if hidden.uv is None or not wanted or reads.inputs["mv"].rows.sample_lengths:
+            return None
+        split = isinstance(self.mv, SplitBlock) and isinstance(self.uv, SplitBlock)
+        if not split or reads.cache.cross["uv"] is not reads.cache.cross["mv"]:
+            return None
+        return JointRows(x, (x.shape[1], hidden.uv.shape[1]))
+
+    def _mv_rest(
+        self,
+        mv: _Attended,
+        reads: _Reads,
+    ) -> Hidden:
+        """The mv stream and its text after the sublayers behind self-attention."""
+        x_mv, x_text, text = (
+            self._rest(self.mv, "mv", mv, reads),
+            mv.x_text,
+            mv.text,
+        )
+        if text is not None and x_text is not None:
+            x_text = text.sublayers.feed_forward(x_text, text.modulation, text.rows)
+        return Hidden(mv=x_mv, text=x_text)
+
+    def _rest(
+        self,
+        block: BackboneBlock,
+        stream: Stream,
+        attended: _Attended,
+        reads: _Reads,
+    ) -> Tensor:
+        """One stream after cross-attention and feed-forward."""
+        rows, pairs = reads.inputs[stream].rows, reads.cache.cross[stream]
+        x, modulation, to_text = attended.x, attended.modulation, per_sample(reads.attend, rows)
+        if attended.normed is not None:
+            assert isinstance(block, SplitBlock)
+            update = block.cross_update(attended.normed, pairs, to_text)
+            return block.after_cross(x, update, modulation, rows)
+        x = block.cross_attention(x, pairs, modulation, rows, to_text)
+        return block.feed_forward(x, modulation, rows)
 
     def _uv_keys(
         self,
         mv_source: Tensor,
         normed: Tensor,
-        inputs: Mapping[Stream, BranchInputs],
-        cache: BlockCache,
+        joint: JointRows,
+        reads: _Reads,
     ) -> list[Keys]:
         """Keys and values of mv rows and uv rows, as one where samples are the batch."""
-        block, branch = self.uv, inputs["uv"]
+        block, branch = self.uv, reads.inputs["uv"]
         if branch.rows.sample_lengths or (branch.rope is not None and branch.key_rope is None):
             parts: tuple[tuple[Tensor, Stream], ...] = ((mv_source, "mv"), (normed, "uv"))
-            return [self._keys(block, part, stream, inputs, cache) for part, stream in parts]
-        key, value = block.key_value(torch.cat([mv_source, normed], dim=1))
+            return [
+                self._keys(block, *block.key_value(part), stream, reads) for part, stream in parts
+            ]
+        key, value = block.key_value(joint.joined(mv_source, normed))
         key = qk_prep(
             key,
             block.k_norm,
             num_heads=block.num_heads,
             rope=branch.key_rope,
-            geometry=cache.key_geometry,
+            geometry=reads.cache.key_geometry,
         )
         value = value.unflatten(-1, (block.num_heads, -1))
         return [Keys(rows=branch.rows, key=key, value=value)]
@@ -307,15 +372,14 @@ class MUVBlock(nn.Module):
     def _keys(
         self,
         block: BackboneBlock,
-        normed: Tensor,
+        key: Tensor,
+        value: Tensor,
         stream: Stream,
-        inputs: Mapping[Stream, BranchInputs],
-        cache: BlockCache,
+        reads: _Reads,
     ) -> Keys:
-        key, value = block.key_value(normed)
         return Keys(
-            rows=inputs[stream].rows,
-            key=self._prepare(key, block.k_norm, stream, inputs, cache),
+            rows=reads.inputs[stream].rows,
+            key=self._prepare(key, block.k_norm, stream, reads),
             value=value.unflatten(-1, (block.num_heads, -1)),
         )
 
@@ -324,13 +388,12 @@ class MUVBlock(nn.Module):
         projected: Tensor,
         norm: QKNorm,
         stream: Stream,
-        inputs: Mapping[Stream, BranchInputs],
-        cache: BlockCache,
+        reads: _Reads,
     ) -> Tensor:
         return qk_prep(
             projected,
             num_heads=self.mv.num_heads,
             norm=norm,
-            rope=inputs[stream].rope,
-            geometry=cache.geometry.get(stream),
+            rope=reads.inputs[stream].rope,
+            geometry=reads.cache.geometry.get(stream),
         )

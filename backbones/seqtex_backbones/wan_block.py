@@ -6,17 +6,19 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from seqtex_core.adapter import BackboneBlock, KeyValue, TextContext, TimeEmbedding
 from seqtex_core.attention import Attend
-from seqtex_core.frames import StreamLayout
+from seqtex_core.joint_projection import project
 from seqtex_core.kernels.activation import linear_gelu
-from seqtex_core.modulation import affine_norm, gated_residual, modulated_norm
+from seqtex_core.modulation import RowNorm
 from seqtex_core.qk_prep import QKNorm, qk_prep
+from seqtex_core.split_block import SplitBlock, Sublayer, Sublayers
 
 LORA_TARGETS = (
     "attn1.to_q",
@@ -28,25 +30,12 @@ LORA_TARGETS = (
 )
 
 
-class WanModulation(NamedTuple):
-    """Shift, factor and gate of self-attention, then of the feed-forward; each ``[B, F, D]``.
-
-    The factors are 1 plus what the weights say.
-    """
-
-    shift: Tensor
-    factor: Tensor
-    gate: Tensor
-    ffn_shift: Tensor
-    ffn_factor: Tensor
-    ffn_gate: Tensor
-
-
 FACTORS = slice(1, None, 3)
-"""The factors among the six."""
+"""The factors among a block's six values: shift, factor, gate of self-attention, then of the
+feed-forward. The factors are 1 plus what the weights say."""
 
 
-class WanBlock(BackboneBlock):
+class WanBlock(SplitBlock):
     """Self-attention, cross-attention to text, feed-forward; modulated per frame.
 
     Args:
@@ -54,7 +43,11 @@ class WanBlock(BackboneBlock):
     """
 
     shareable: ClassVar[Mapping[str, tuple[str, ...]]] = {"cross_attn": ("attn2",)}
-    cross_attends_row_by_row: ClassVar[bool] = True
+    joint_projections: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("attn1.to_q", "attn1.to_k", "attn1.to_v"),
+        ("attn2.to_k", "attn2.to_v"),
+        ("attn2.add_k_proj", "attn2.add_v_proj"),
+    )
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -77,16 +70,31 @@ class WanBlock(BackboneBlock):
         """RMS norm over all heads."""
         return _rms(self.attn1.norm_k)
 
-    def modulation(self, time: TimeEmbedding) -> WanModulation:
-        """The block's table plus the time projection, fp32."""
-        rows = self.scale_shift_table.float().unsqueeze(0) + time.projected
-        return WanModulation(*rows.unbind(2))
+    def modulation(self, time: TimeEmbedding) -> Sublayers:
+        """The block's table plus the time projection, fp32; cross-attention has neither."""
+        return self._sublayers(self.scale_shift_table.float().unsqueeze(0) + time.projected)
 
-    def pre_attention(
-        self, hidden_states: Tensor, modulation: WanModulation, rows: StreamLayout
-    ) -> Tensor:
-        """LayerNorm in fp32, then shift and scale, ``[B, L, D]``."""
-        return self._norm(hidden_states, modulation.shift, modulation.factor, rows)
+    @classmethod
+    def modulations(
+        cls, blocks: Sequence[BackboneBlock], time: TimeEmbedding
+    ) -> list[Sublayers] | None:
+        """All tables plus the time projection in one sum."""
+        wan = [block for block in blocks if isinstance(block, WanBlock)]
+        tables: list[Tensor] = [block.scale_shift_table for block in wan]
+        if len(wan) < len(blocks) or any(t.device != time.projected.device for t in tables):
+            return None
+        sums = torch.stack(tables).float().unsqueeze(1) + time.projected
+        return [block._sublayers(rows) for block, rows in zip(wan, sums, strict=True)]
+
+    def _sublayers(self, rows: Tensor) -> Sublayers:
+        """From the six values of each frame, ``[B, F, 6, D]``."""
+        shift, factor, gate, ffn_shift, ffn_factor, ffn_gate = rows.unbind(2)
+        own = RowNorm(self.norm2.weight, self.norm2.bias, self.norm2.eps)
+        return Sublayers(
+            attention=Sublayer(RowNorm(factor, shift, self.eps), gate),
+            cross=Sublayer(own),
+            feed_forward=Sublayer(RowNorm(ffn_factor, ffn_shift, self.eps), ffn_gate),
+        )
 
     def query(self, normed: Tensor) -> Tensor:
         """Projected queries, ``[B, L, N*D]``."""
@@ -95,54 +103,36 @@ class WanBlock(BackboneBlock):
 
     def key_value(self, normed: Tensor) -> tuple[Tensor, Tensor]:
         """Projected keys and values, each ``[B, L, N*D]``."""
-        return self.attn1.to_k(normed), self.attn1.to_v(normed)
+        key, value = project(normed, (self.attn1.to_k, self.attn1.to_v))
+        return key, value
 
-    def post_attention(
-        self,
-        hidden_states: Tensor,
-        attended: Tensor,
-        normed: Tensor,
-        modulation: WanModulation,
-        rows: StreamLayout,
-    ) -> Tensor:
-        """Output projection, gate and residual."""
-        del normed
-        update = self.attn1.to_out[0](attended.flatten(2))
-        return gated_residual(hidden_states, update, modulation.gate, rows)
+    def query_key_value(self, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All three."""
+        attn = self.attn1
+        query, key, value = project(normed, (attn.to_q, attn.to_k, attn.to_v))
+        return query, key, value
+
+    def attention_update(self, attended: Tensor) -> Tensor:
+        """Output projection."""
+        update: Tensor = self.attn1.to_out[0](attended.flatten(2))
+        return update
 
     def cross_key_values(self, context: TextContext) -> tuple[KeyValue, ...]:
         """Keys and values of the text and, for image-to-video models, of the image."""
         attn = self.attn2
-        text = context.text
-        key, value, norm = attn.to_k(text), attn.to_v(text), _rms(attn.norm_k)
+        key, value = project(context.text, (attn.to_k, attn.to_v))
+        norm = _rms(attn.norm_k)
         of_text = KeyValue.of(key, value, norm, num_heads=self.num_heads, mask=context.key_mask)
         if context.image is None:
             return (of_text,)
-        key, value = attn.add_k_proj(context.image), attn.add_v_proj(context.image)
+        key, value = project(context.image, (attn.add_k_proj, attn.add_v_proj))
         norm = _rms(attn.norm_added_k)
         return of_text, KeyValue.of(key, value, norm, num_heads=self.num_heads)
-
-    def cross_attention(
-        self,
-        hidden_states: Tensor,
-        key_values: tuple[KeyValue, ...],
-        modulation: WanModulation,
-        rows: StreamLayout,
-        attend: Attend,
-    ) -> Tensor:
-        """Unmodulated and ungated; text and image are attended separately and summed."""
-        del modulation, rows
-        return hidden_states + self.cross_update(self.cross_norm(hidden_states), key_values, attend)
-
-    def cross_norm(self, hidden_states: Tensor) -> Tensor:
-        """LayerNorm with weights, of which each branch has its own."""
-        weight, bias = self.norm2.weight, self.norm2.bias
-        return affine_norm(hidden_states, weight, bias, eps=self.norm2.eps)
 
     def cross_update(
         self, normed: Tensor, key_values: tuple[KeyValue, ...], attend: Attend
     ) -> Tensor:
-        """Attention to text and image, projected."""
+        """Attention to text and image, summed and projected."""
         norm = _rms(self.attn2.norm_q)
         query = qk_prep(self.attn2.to_q(normed), num_heads=self.num_heads, norm=norm)
         attended = [attend(query, pair.key, pair.value, mask=pair.mask) for pair in key_values]
@@ -150,18 +140,11 @@ class WanBlock(BackboneBlock):
         out: Tensor = self.attn2.to_out[0](update.flatten(2))
         return out
 
-    def feed_forward(
-        self, hidden_states: Tensor, modulation: WanModulation, rows: StreamLayout
-    ) -> Tensor:
-        """GELU network, modulated and gated."""
-        shift, factor = modulation.ffn_shift, modulation.ffn_factor
+    def feed_forward_update(self, normed: Tensor) -> Tensor:
+        """GELU network."""
         gelu, _, out = self.ffn.net
-        normed = self._norm(hidden_states, shift, factor, rows)
-        update = out(linear_gelu(normed, gelu.proj, approximate=gelu.approximate))
-        return gated_residual(hidden_states, update, modulation.ffn_gate, rows)
-
-    def _norm(self, x: Tensor, shift: Tensor, factor: Tensor, rows: StreamLayout) -> Tensor:
-        return modulated_norm(x, shift, factor, rows, eps=self.eps)
+        update: Tensor = out(linear_gelu(normed, gelu.proj, approximate=gelu.approximate))
+        return update
 
 
 def _rms(norm: nn.RMSNorm) -> QKNorm:

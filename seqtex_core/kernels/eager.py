@@ -75,6 +75,7 @@ def modulated_norm(
     if not _in_pieces(x):
         normed = functional.layer_norm(x, size, eps=eps)
         return _per_frame_addcmul(shift, normed, factor, rows, like=x, out=out)
+    factor, shift = _fitting(factor, x), _fitting(shift, x)
     if out is None and x.shape[0] * len(rows.frame_lengths) == 1:
         return functional.layer_norm(x, size, factor[0, 0], shift[0, 0], eps)
     out = torch.empty_like(x) if out is None else out
@@ -124,6 +125,7 @@ def residual_norm(
             return residual, modulated_norm(residual, shift, factor, rows, eps=eps, out=out)
         normed = affine_norm(residual, factor, shift, eps=eps)
         return residual, normed if out is None else out.copy_(normed)
+    factor, shift = _fitting(factor, x), _fitting(shift, x)
     residual = torch.empty_like(x)
     out = torch.empty_like(x) if out is None else out
     for frame, piece in _frame_pieces(rows, x):
@@ -169,6 +171,11 @@ def _per_frame_addcmul(
     framed: Tensor = first.unflatten(1, shape) if first is like else first.unsqueeze(2)
     torch.addcmul(framed, factor.unflatten(1, shape), by.unsqueeze(2), out=out.unflatten(1, shape))
     return out
+
+
+def _fitting(parameter: Tensor, x: Tensor) -> Tensor:
+    """As a CPU's LayerNorm takes it: in fp32 beside narrow rows, else in the dtype of the rows."""
+    return parameter.to(compute_dtype(x))
 
 
 def _has_narrow_kernel(x: Tensor, norm: QKNorm) -> bool:

@@ -76,9 +76,8 @@ class _ResidualNorm(torch.autograd.Function):
         """The kernel; the sum, the normalised rows, or both."""
         batch, length, channels = x.shape
         x = x if x.stride(-1) == 1 else x.contiguous()
-        update, gate, factor, shift = (
-            None if t is None else t.contiguous() for t in (update, gate, factor, shift)
-        )
+        update = None if update is None else update.contiguous()
+        gate, factor, shift = _levels(gate, factor, shift)
         residual, normed = x, _or(what.out, x)
         if update is not None:
             residual = torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -97,9 +96,10 @@ class _ResidualNorm(torch.autograd.Function):
             residual,
             normed,
             length,
-            0 if what.rows is None else what.rows.num_frames,
             x.stride(0),
             x.stride(1),
+            *_strides(gate),
+            *_strides(factor),
             normed.stride(0),
             what.eps,
             **constants,
@@ -138,10 +138,11 @@ class _ResidualNorm(torch.autograd.Function):
             grad_update,
             *parts,
             length,
-            len(lengths),
             len(strips),
             residual.stride(0),
             residual.stride(1),
+            *_strides(gate),
+            *_strides(factor),
             what.eps,
             STRIP=STRIP,
             **ctx.constants,
@@ -167,6 +168,23 @@ def _strips(lengths: tuple[int, ...], most: int, device: torch.device) -> Tensor
         strips += [(at, min(at + most, end), frame) for at in range(start, end, most)]
         start = end
     return torch.tensor(strips, dtype=torch.int64).view(-1, 3).to(device)
+
+
+def _levels(
+    gate: Tensor | None, factor: Tensor | None, shift: Tensor | None
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """As they are, if the kernels can read them so: channels side by side, factor as shift."""
+    if gate is not None and gate.stride(-1) != 1:
+        gate = gate.contiguous()
+    if factor is not None and shift is not None:
+        apart = factor.stride(-1) != 1 or factor.stride() != shift.stride()
+        factor, shift = (factor.contiguous(), shift.contiguous()) if apart else (factor, shift)
+    return gate, factor, shift
+
+
+def _strides(levels: Tensor | None) -> tuple[int, int]:
+    """From sample to sample and from frame to frame; nothing where there are no frames."""
+    return (0, 0) if levels is None or levels.ndim < 3 else (levels.stride(0), levels.stride(1))
 
 
 def _summed(parts: Tensor, frame: Tensor, *, like: Tensor) -> Tensor:

@@ -17,9 +17,12 @@ def residual_norm_forward(
     residual_ptr,
     normed_ptr,
     length,
-    frames,
     x_batch_stride,
     x_row_stride,
+    gate_batch_stride,
+    gate_frame_stride,
+    norm_batch_stride,
+    norm_frame_stride,
     normed_batch_stride,
     eps,
     C: tl.constexpr,
@@ -31,7 +34,8 @@ def residual_norm_forward(
 ):
     """``residual = x + gate * update`` and ``layer_norm(residual) * factor + shift`` of one token.
 
-    Gate, and factor and shift if ``PER_FRAME``, are ``[B, F, C]`` rows of the token's frame.
+    Gate, and factor and shift if ``PER_FRAME``, are ``[B, F, C]`` rows of the token's frame; they
+    may be apart, as parts of one table are.
     """
     token = tl.program_id(0).to(tl.int64)
     sample, row = token // length, token % length
@@ -39,12 +43,12 @@ def residual_norm_forward(
     present = channel < C
     start = x_ptr + sample * x_batch_stride + row * x_row_stride
     x = tl.load(start + channel, mask=present, other=0.0).to(tl.float32)
-    level = channel
     if GATE or PER_FRAME:
-        level = (sample * frames + tl.load(frame_ptr + row)) * C + channel
+        frame = tl.load(frame_ptr + row)
     if UPDATE:
         update = tl.load(update_ptr + token * C + channel, mask=present, other=0.0).to(tl.float32)
         if GATE:
+            level = sample * gate_batch_stride + frame * gate_frame_stride + channel
             update = update * tl.load(gate_ptr + level, mask=present, other=0.0).to(tl.float32)
         narrow = (x + update).to(residual_ptr.dtype.element_ty)
         tl.store(residual_ptr + token * C + channel, narrow, mask=present)
@@ -52,7 +56,9 @@ def residual_norm_forward(
     if NORM:
         x = tl.where(present, x - tl.sum(x, axis=0) / C, 0.0)
         x = x * tl.rsqrt(tl.sum(x * x, axis=0) / C + eps)
-        place = level if PER_FRAME else channel
+        place = channel
+        if PER_FRAME:
+            place = sample * norm_batch_stride + frame * norm_frame_stride + channel
         factor = tl.load(factor_ptr + place, mask=present, other=0.0).to(tl.float32)
         shift = tl.load(shift_ptr + place, mask=present, other=0.0).to(tl.float32)
         normed = (x * factor + shift).to(normed_ptr.dtype.element_ty)
@@ -75,10 +81,13 @@ def residual_norm_backward(
     factor_parts_ptr,
     shift_parts_ptr,
     length,
-    frames,
     strips,
     x_batch_stride,
     x_row_stride,
+    gate_batch_stride,
+    gate_frame_stride,
+    norm_batch_stride,
+    norm_frame_stride,
     eps,
     STRIP: tl.constexpr,
     C: tl.constexpr,
@@ -100,13 +109,13 @@ def residual_norm_backward(
     frame = tl.load(strip_ptr + 3 * strip + 2)
     channel = tl.arange(0, BLOCK)
     present = channel < C
-    level = channel
-    if GATE or PER_FRAME:
-        level = (sample * frames + frame) * C + channel
     if GATE:
+        level = sample * gate_batch_stride + frame * gate_frame_stride + channel
         gate_sum = tl.zeros((BLOCK,), tl.float32)
     if NORM:
-        place = level if PER_FRAME else channel
+        place = channel
+        if PER_FRAME:
+            place = sample * norm_batch_stride + frame * norm_frame_stride + channel
         factor_sum = tl.zeros((BLOCK,), tl.float32)
         shift_sum = tl.zeros((BLOCK,), tl.float32)
     for index in range(STRIP):

@@ -32,7 +32,6 @@ from seqtex_core.rope import Rope, RopeSpec, rope_table, wan_axis_dims
 
 from ..wan_block import FACTORS, WanBlock
 from ..wan_block import LORA_TARGETS as LORA_TARGETS
-from ..wan_block import WanModulation as WanModulation
 
 Prediction = Literal["velocity", "clean"]
 

@@ -1,0 +1,161 @@
+"""Blocks whose sublayers are known apart from the norms before and the sums behind them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from .adapter import BackboneBlock
+from .attention import Attend
+from .backbone_data import KeyValue, TimeEmbedding
+from .frames import StreamLayout
+from .modulation import RowNorm, gated_residual, normed_rows, residual_norm
+
+
+class Sublayer(NamedTuple):
+    """What surrounds one sublayer of a residual stream.
+
+    Attributes:
+        norm: in front of it.
+        gate: what its update is multiplied with, ``[B, F, D]`` in fp32, or ``None`` for 1.
+    """
+
+    norm: RowNorm
+    gate: Tensor | None = None
+
+
+class Sublayers(NamedTuple):
+    """What surrounds the sublayers of a block, in their order."""
+
+    attention: Sublayer
+    cross: Sublayer
+    feed_forward: Sublayer
+
+
+class SplitBlock(BackboneBlock):
+    """``x + gate * update(norm(x))`` three times: attention, cross-attention, feed-forward.
+
+    Says what a sublayer computes between norm and sum, so that ``MUVBlock`` can take a sum and the
+    norm after it as one pass over memory, and rows of both branches through a shared
+    cross-attention together. Its ``modulation`` is all that surrounds the sublayers.
+    """
+
+    @abstractmethod
+    def modulation(self, time: TimeEmbedding) -> Sublayers:
+        """Norms and gates of all sublayers at the frames' noise levels."""
+
+    @abstractmethod
+    def attention_update(self, attended: Tensor) -> Tensor:
+        """What self-attention adds, ``[B, L, D]``, from what it gives, ``[B, L, N, D]``."""
+
+    @abstractmethod
+    def cross_update(
+        self, normed: Tensor, key_values: tuple[KeyValue, ...], attend: Attend
+    ) -> Tensor:
+        """What cross-attention adds, ``[B, L, D]``, by modules of ``"cross_attn"`` alone."""
+
+    @abstractmethod
+    def feed_forward_update(self, normed: Tensor) -> Tensor:
+        """What the feed-forward sublayer adds, ``[B, L, D]``."""
+
+    def pre_attention(
+        self, hidden_states: Tensor, modulation: Sublayers, rows: StreamLayout
+    ) -> Tensor:
+        """See ``RowSublayers``."""
+        return normed_rows(hidden_states, modulation.attention.norm, rows)
+
+    def post_attention(
+        self,
+        hidden_states: Tensor,
+        attended: Tensor,
+        normed: Tensor,
+        modulation: Sublayers,
+        rows: StreamLayout,
+    ) -> Tensor:
+        """See ``RowSublayers``."""
+        del normed
+        update = self.attention_update(attended)
+        return summed(hidden_states, update, modulation.attention.gate, rows)
+
+    def cross_attention(
+        self,
+        hidden_states: Tensor,
+        key_values: tuple[KeyValue, ...],
+        modulation: Sublayers,
+        rows: StreamLayout,
+        attend: Attend,
+    ) -> Tensor:
+        """See ``BackboneBlock``."""
+        normed = normed_rows(hidden_states, modulation.cross.norm, rows)
+        update = self.cross_update(normed, key_values, attend)
+        return summed(hidden_states, update, modulation.cross.gate, rows)
+
+    def feed_forward(
+        self, hidden_states: Tensor, modulation: Sublayers, rows: StreamLayout
+    ) -> Tensor:
+        """See ``RowSublayers``."""
+        update = self.feed_forward_update(
+            normed_rows(hidden_states, modulation.feed_forward.norm, rows)
+        )
+        return summed(hidden_states, update, modulation.feed_forward.gate, rows)
+
+    def after_cross(
+        self, hidden_states: Tensor, update: Tensor, modulation: Sublayers, rows: StreamLayout
+    ) -> Tensor:
+        """``hidden_states`` with what cross-attention adds, after the feed-forward sublayer."""
+        gate, feed_forward = modulation.cross.gate, modulation.feed_forward
+        x, normed = residual_norm(hidden_states, update, rows, gate=gate, norm=feed_forward.norm)
+        return summed(x, self.feed_forward_update(normed), feed_forward.gate, rows)
+
+
+def summed(
+    hidden_states: Tensor, update: Tensor, gate: Tensor | None, rows: StreamLayout
+) -> Tensor:
+    """The residual stream with a sublayer's update."""
+    if gate is None:
+        return hidden_states + update
+    return gated_residual(hidden_states, update, gate, rows)
+
+
+def before_attention(
+    block: BackboneBlock,
+    hidden_states: Tensor,
+    modulation: Any,
+    rows: StreamLayout,
+    *,
+    place: Tensor | None,
+) -> Tensor:
+    """Normalised and modulated rows of any block; those of a ``SplitBlock`` in their ``place``."""
+    if isinstance(block, SplitBlock):
+        return normed_rows(hidden_states, modulation.attention.norm, rows, out=place)
+    return block.pre_attention(hidden_states, modulation, rows)
+
+
+def after_attention(
+    block: BackboneBlock,
+    hidden_states: Tensor,
+    attended: Tensor,
+    normed: Tensor,
+    modulation: Any,
+    rows: StreamLayout,
+    *,
+    place: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """The stream after self-attention, and in a ``SplitBlock`` the input of cross-attention.
+
+    Args:
+        block: of any kind.
+        hidden_states: the stream before it.
+        attended: what attention gives.
+        normed: what ``before_attention`` gave.
+        modulation: the block's own.
+        rows: which row belongs to which frame.
+        place: where to write the second, or ``None``.
+    """
+    if not isinstance(block, SplitBlock):
+        return block.post_attention(hidden_states, attended, normed, modulation, rows), None
+    update, gate = block.attention_update(attended), modulation.attention.gate
+    norm = modulation.cross.norm
+    return residual_norm(hidden_states, update, rows, gate=gate, norm=norm, out=place)
