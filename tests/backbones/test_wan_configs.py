@@ -139,7 +139,7 @@ def test_fewer_input_than_output_channels_are_refused() -> None:
 
     with torch.device("meta"):
         model = WanTransformer3DModel(**{**WAN_TINY.config.to_diffusers(), "in_channels": 8})
-    with pytest.raises(UsageError, match="8 in, 16 out"):
+    with pytest.raises(UsageError, match="at least the 16 out_channels, got 8"):
         WanBackbone(model)
 
 

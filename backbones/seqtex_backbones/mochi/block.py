@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -11,87 +12,52 @@ from torch.nn import functional
 from seqtex_core.adapter import BackboneBlock, RowSublayers, TimeEmbedding
 from seqtex_core.frames import StreamLayout
 from seqtex_core.modulation import gated_residual, per_frame
-from seqtex_core.qk_prep import QKNorm
 
-LORA_TARGETS = (
-    "attn1.to_q",
-    "attn1.to_k",
-    "attn1.to_v",
-    "attn1.to_out.0",
-    "ff.net.0.proj",
-    "ff.net.2",
-)
+from ..diffusers_parts.attention import AddedRows, ProjectedRows
+from ..diffusers_parts.sublayers import wide
 
 
 class MochiModulation(NamedTuple):
-    """Scale and gate of attention, then of the feed-forward; each ``[B, F, D]``, fp32."""
+    """Factor and gate of attention, then of the feed-forward; each ``[B, F, D]``, fp32.
 
-    scale: Tensor
+    The factors are 1 plus the model's scales.
+    """
+
+    factor: Tensor
     gate: Tensor
-    ff_scale: Tensor
+    ff_factor: Tensor
     ff_gate: Tensor
 
-
-class MochiParts(NamedTuple):
-    """The layers that rows of one kind pass through; no ``to_out`` and ``ff`` where they end."""
-
-    modulation: nn.Linear
-    to_q: nn.Linear
-    to_k: nn.Linear
-    to_v: nn.Linear
-    to_out: nn.Module | None
-    norm_q: nn.Module
-    norm_k: nn.Module
-    ff: nn.Module | None
+    @classmethod
+    def of_tables(cls, tables: Tensor) -> MochiModulation:
+        """From scale and gate of both sublayers, ``[B, F, 4 D]``."""
+        scale, gate, ff_scale, ff_gate = wide(tables).chunk(4, dim=-1)
+        return cls(1 + scale, gate.tanh(), 1 + ff_scale, ff_gate.tanh())
 
 
-class MochiSublayers(RowSublayers):
-    """Attention and feed-forward; the same for video and text but for the layers.
+class MochiSublayers(ProjectedRows):
+    """Attention and feed-forward between two RMS norms each, one scaled and one gated.
 
-    There are norms before both sublayers, scaled, and after both, gated; none has weights.
+    Attributes:
+        eps: of the norms, which have no weights.
     """
 
     eps: float
 
     @property
-    def parts(self) -> MochiParts:
-        """The layers."""
-        raise NotImplementedError
+    @abstractmethod
+    def network(self) -> nn.Module:
+        """The feed-forward sublayer: gated linear units."""
 
-    @property
-    def q_norm(self) -> QKNorm:
-        """RMS norm of each head."""
-        return _per_head(self.parts.norm_q)
-
-    @property
-    def k_norm(self) -> QKNorm:
-        """RMS norm of each head."""
-        return _per_head(self.parts.norm_k)
-
+    @abstractmethod
     def modulation(self, time: TimeEmbedding) -> MochiModulation:
-        """Four tables per frame; one and no gates for rows that end."""
-        tables: Tensor = self.parts.modulation(time.projected).float()
-        if self.parts.ff is None:
-            closed = torch.zeros_like(tables)
-            return MochiModulation(tables, closed, closed, closed)
-        scale, gate, ff_scale, ff_gate = tables.chunk(4, dim=-1)
-        return MochiModulation(scale, gate.tanh(), ff_scale, ff_gate.tanh())
+        """Of both sublayers, one row per frame."""
 
     def pre_attention(
         self, hidden_states: Tensor, modulation: MochiModulation, rows: StreamLayout
     ) -> Tensor:
-        """RMS norm and scale, ``[B, L, D]``."""
-        return self._scaled_norm(hidden_states, modulation.scale, rows)
-
-    def query(self, normed: Tensor) -> Tensor:
-        """Projected queries, ``[B, L, N*D]``."""
-        projected: Tensor = self.parts.to_q(normed)
-        return projected
-
-    def key_value(self, normed: Tensor) -> tuple[Tensor, Tensor]:
-        """Projected keys and values, each ``[B, L, N*D]``."""
-        parts = self.parts
-        return parts.to_k(normed), parts.to_v(normed)
+        """RMS norm and factor, ``[B, L, D]``."""
+        return scaled_norm(hidden_states, modulation.factor, rows, eps=self.eps)
 
     def post_attention(
         self,
@@ -103,29 +69,16 @@ class MochiSublayers(RowSublayers):
     ) -> Tensor:
         """Output projection, norm, gate and residual."""
         del normed
-        to_out = self.parts.to_out
-        if to_out is None:
-            return hidden_states
-        update = self._norm(to_out(attended.flatten(2)))
+        update = wide_norm(self.attention_output(attended), eps=self.eps)
         return gated_residual(hidden_states, update, modulation.gate, rows)
 
     def feed_forward(
         self, hidden_states: Tensor, modulation: MochiModulation, rows: StreamLayout
     ) -> Tensor:
         """Gated linear units between a scaled and a gated norm."""
-        ff = self.parts.ff
-        if ff is None:
-            return hidden_states
-        update = self._norm(ff(self._scaled_norm(hidden_states, modulation.ff_scale, rows)))
+        normed = scaled_norm(hidden_states, modulation.ff_factor, rows, eps=self.eps)
+        update = wide_norm(self.network(normed), eps=self.eps)
         return gated_residual(hidden_states, update, modulation.ff_gate, rows)
-
-    def _norm(self, x: Tensor) -> Tensor:
-        """In fp32."""
-        return functional.rms_norm(x.float(), x.shape[-1:], eps=self.eps)
-
-    def _scaled_norm(self, x: Tensor, scale: Tensor, rows: StreamLayout) -> Tensor:
-        scaled = per_frame(lambda normed, c: normed * (1 + c), rows, self._norm(x), scale)
-        return scaled.type_as(x)
 
 
 class MochiBlock(MochiSublayers, BackboneBlock):
@@ -154,19 +107,19 @@ class MochiBlock(MochiSublayers, BackboneBlock):
         self.num_heads = int(parts.attn1.heads)
 
     @property
-    def parts(self) -> MochiParts:
-        """Those of video."""
-        attn = self.attn1
-        return MochiParts(
-            modulation=self.norm1.linear,
-            to_q=attn.to_q,
-            to_k=attn.to_k,
-            to_v=attn.to_v,
-            to_out=attn.to_out[0],
-            norm_q=attn.norm_q,
-            norm_k=attn.norm_k,
-            ff=self.ff,
-        )
+    def attention(self) -> Any:
+        """Joint attention."""
+        return self.attn1
+
+    @property
+    def network(self) -> nn.Module:
+        """The feed-forward network of video rows."""
+        network: nn.Module = self.ff
+        return network
+
+    def modulation(self, time: TimeEmbedding) -> MochiModulation:
+        """Four tables per frame."""
+        return MochiModulation.of_tables(self.norm1.linear(time.projected))
 
     def text_rows(self) -> RowSublayers:
         """The same sublayers with the layers of text."""
@@ -178,9 +131,17 @@ class MochiLastBlock(MochiBlock):
 
     common: ClassVar[tuple[str, ...]] = ("attn1.add_q_proj", "attn1.norm_added_q")
 
+    def text_rows(self) -> RowSublayers:
+        """Text as it is read."""
+        return MochiLastText(self)
 
-class MochiText(MochiSublayers):
-    """What a block does to text rows."""
+
+class MochiText(AddedRows, MochiSublayers):
+    """What a block does to text rows.
+
+    Args:
+        block: whose layers they pass through.
+    """
 
     def __init__(self, block: MochiBlock) -> None:
         self.block = block
@@ -188,21 +149,56 @@ class MochiText(MochiSublayers):
         self.eps = block.eps
 
     @property
-    def parts(self) -> MochiParts:
-        """Those of text."""
-        attn, norm = self.block.attn1, self.block.norm1_context
-        ends = isinstance(self.block, MochiLastBlock)
-        return MochiParts(
-            modulation=norm.linear_1 if ends else norm.linear,
-            to_q=attn.add_q_proj,
-            to_k=attn.add_k_proj,
-            to_v=attn.add_v_proj,
-            to_out=None if ends else attn.to_add_out,
-            norm_q=attn.norm_added_q,
-            norm_k=attn.norm_added_k,
-            ff=self.block.ff_context,
-        )
+    def attention(self) -> Any:
+        """Joint attention."""
+        return self.block.attn1
+
+    @property
+    def network(self) -> nn.Module:
+        """The feed-forward network of text rows."""
+        network: nn.Module = self.block.ff_context
+        return network
+
+    def modulation(self, time: TimeEmbedding) -> MochiModulation:
+        """Four tables per frame."""
+        return MochiModulation.of_tables(self.block.norm1_context.linear(time.projected))
 
 
-def _per_head(norm: Any) -> QKNorm:
-    return QKNorm(weight=norm.weight, eps=norm.eps, kind="rms", scope="head")
+class MochiLastText(MochiText):
+    """What the last block does to text rows: they are read, and come out as they were."""
+
+    def modulation(self, time: TimeEmbedding) -> MochiModulation:
+        """One table; nothing passes the gates."""
+        scale = wide(self.block.norm1_context.linear_1(time.projected))
+        closed = torch.zeros_like(scale)
+        return MochiModulation(1 + scale, closed, closed, closed)
+
+    def post_attention(
+        self,
+        hidden_states: Tensor,
+        attended: Tensor,
+        normed: Tensor,
+        modulation: MochiModulation,
+        rows: StreamLayout,
+    ) -> Tensor:
+        """The rows as they are."""
+        del attended, normed, modulation, rows
+        return hidden_states
+
+    def feed_forward(
+        self, hidden_states: Tensor, modulation: MochiModulation, rows: StreamLayout
+    ) -> Tensor:
+        """The rows as they are."""
+        del modulation, rows
+        return hidden_states
+
+
+def wide_norm(rows: Tensor, *, eps: float) -> Tensor:
+    """RMS norm without weights, fp32."""
+    return functional.rms_norm(wide(rows), rows.shape[-1:], eps=eps)
+
+
+def scaled_norm(hidden_states: Tensor, factor: Tensor, rows: StreamLayout, *, eps: float) -> Tensor:
+    """RMS norm times a factor per frame, ``[B, L, D]`` in the dtype of the stream."""
+    normed = wide_norm(hidden_states, eps=eps)
+    return per_frame(torch.mul, rows, normed, factor).type_as(hidden_states)

@@ -1,0 +1,144 @@
+"""Rows that pass through diffusers' ``Attention``: those of video, those of text, a context.
+
+The layers are looked up when they are used, because adapters take their places.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from seqtex_core.adapter import KeyValue, RowSublayers, TextContext
+from seqtex_core.attention import Attend
+from seqtex_core.qk_prep import QKNorm, qk_prep
+
+NormScope = Literal["inner", "head"]
+
+LORA_TARGETS = (
+    "attn1.to_q",
+    "attn1.to_k",
+    "attn1.to_v",
+    "attn1.to_out.0",
+    "ff.net.0.proj",
+    "ff.net.2",
+)
+"""Linear layers of the blocks of most models: self-attention and the feed-forward network."""
+
+
+class ProjectedRows(RowSublayers):
+    """Rows with the layers that diffusers names after themselves: ``to_q``, ``to_k`` and so on.
+
+    Attributes:
+        norm_scope: whether queries and keys are normalised over all heads or each head alone.
+    """
+
+    norm_scope: ClassVar[NormScope] = "head"
+
+    @property
+    @abstractmethod
+    def attention(self) -> Any:
+        """The block's self-attention, a diffusers ``Attention``."""
+
+    @property
+    def q_norm(self) -> QKNorm:
+        """Norm of the queries."""
+        return qk_norm(self.attention.norm_q, self.norm_scope)
+
+    @property
+    def k_norm(self) -> QKNorm:
+        """Norm of the keys."""
+        return qk_norm(self.attention.norm_k, self.norm_scope)
+
+    def query(self, normed: Tensor) -> Tensor:
+        """Projected queries, ``[B, L, N*D]``."""
+        projected: Tensor = self.attention.to_q(normed)
+        return projected
+
+    def key_value(self, normed: Tensor) -> tuple[Tensor, Tensor]:
+        """Projected keys and values, each ``[B, L, N*D]``."""
+        attention = self.attention
+        return attention.to_k(normed), attention.to_v(normed)
+
+    def attention_output(self, attended: Tensor) -> Tensor:
+        """The output projection ``[B, L, D]`` of attended rows ``[B, L, N, D]``."""
+        projected: Tensor = self.attention.to_out[0](attended.flatten(2))
+        return projected
+
+
+class AddedRows(ProjectedRows):
+    """Rows with the layers that diffusers calls added: text with weights of its own."""
+
+    @property
+    def q_norm(self) -> QKNorm:
+        """Norm of the queries."""
+        return qk_norm(self.attention.norm_added_q, self.norm_scope)
+
+    @property
+    def k_norm(self) -> QKNorm:
+        """Norm of the keys."""
+        return qk_norm(self.attention.norm_added_k, self.norm_scope)
+
+    def query(self, normed: Tensor) -> Tensor:
+        """Projected queries, ``[B, L, N*D]``."""
+        projected: Tensor = self.attention.add_q_proj(normed)
+        return projected
+
+    def key_value(self, normed: Tensor) -> tuple[Tensor, Tensor]:
+        """Projected keys and values, each ``[B, L, N*D]``."""
+        attention = self.attention
+        return attention.add_k_proj(normed), attention.add_v_proj(normed)
+
+    def attention_output(self, attended: Tensor) -> Tensor:
+        """The output projection ``[B, L, D]`` of attended rows ``[B, L, N, D]``."""
+        projected: Tensor = self.attention.to_add_out(attended.flatten(2))
+        return projected
+
+
+def qk_norm(norm: Any, scope: NormScope) -> QKNorm:
+    """The norm of queries or keys that a module computes, ``nn.LayerNorm`` or an RMS norm.
+
+    Args:
+        norm: has ``weight``, ``eps`` and perhaps ``bias``.
+        scope: what it is computed over.
+    """
+    kind: Literal["rms", "layer"] = "layer" if isinstance(norm, nn.LayerNorm) else "rms"
+    bias = getattr(norm, "bias", None)
+    return QKNorm(weight=norm.weight, bias=bias, eps=norm.eps, kind=kind, scope=scope)
+
+
+def context_key_values(
+    attention: Any, context: TextContext, *, num_heads: int, scope: NormScope
+) -> tuple[KeyValue, ...]:
+    """Keys and values that cross-attention makes of the text.
+
+    Args:
+        attention: a diffusers ``Attention``.
+        context: its text is read, and its mask.
+        num_heads: N.
+        scope: of the key norm.
+    """
+    key, value = attention.to_k(context.text), attention.to_v(context.text)
+    norm = qk_norm(attention.norm_k, scope)
+    return (KeyValue.of(key, value, norm, num_heads=num_heads, mask=context.key_mask),)
+
+
+def attend_to_context(
+    attention: Any, rows: Tensor, pair: KeyValue, attend: Attend, *, scope: NormScope
+) -> Tensor:
+    """What cross-attention gives for rows ``[B, L, D]``, projected.
+
+    Args:
+        attention: a diffusers ``Attention``.
+        rows: what queries are made of.
+        pair: from :func:`context_key_values`.
+        attend: attention implementation.
+        scope: of the query norm.
+    """
+    num_heads = pair.key.shape[2]
+    norm = qk_norm(attention.norm_q, scope)
+    query = qk_prep(attention.to_q(rows), norm, num_heads=num_heads)
+    attended = attend(query, pair.key, pair.value, mask=pair.mask)
+    projected: Tensor = attention.to_out[0](attended.flatten(2))
+    return projected

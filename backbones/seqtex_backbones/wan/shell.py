@@ -1,0 +1,126 @@
+"""What surrounds the blocks of a Wan model: patches, time, text, positions, head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from seqtex_core.adapter import BackboneShell, TextContext, TimeEmbedding
+from seqtex_core.errors import UsageError
+from seqtex_core.flow_matching import clean_to_velocity, model_timesteps
+from seqtex_core.frames import Grid, StreamLayout, TokenLayout
+from seqtex_core.modulation import modulated_norm
+from seqtex_core.rope import Rope, RopeSpec, rope_table, wan_axis_dims
+
+from ..diffusers_parts.conditions import embed_levels
+from ..diffusers_parts.patches import ConvPatches, join_patches
+from ..wan_block import FACTORS
+
+Prediction = Literal["velocity", "clean"]
+
+_SIGMA_FLOOR = 0.05  # below it, an error of clean latents is not blown up any further
+
+
+class WanShell(BackboneShell):
+    """Patch embedding, time and text embedders, positions and head of a Wan model.
+
+    Args:
+        model: a diffusers ``WanTransformer3DModel``; its modules are taken over.
+        prediction: what the network predicts, the velocity or the clean latents.
+    """
+
+    shareable: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "patch_embed": ("patch_embedding",),
+        "time_text": ("condition_embedder",),
+        "proj_out": ("proj_out",),
+    }
+
+    def __init__(self, model: nn.Module, *, prediction: Prediction = "velocity") -> None:
+        super().__init__()
+        parts: Any = model
+        config = parts.config
+        if prediction not in ("velocity", "clean"):
+            raise UsageError("prediction", expected="'velocity' or 'clean'", got=repr(prediction))
+        self.prediction = prediction
+        self.patch_size: tuple[int, int, int] = tuple(config.patch_size)
+        self.out_channels = int(config.out_channels)
+        self.eps = float(config.eps)
+        extra = int(config.in_channels) - self.out_channels
+        self.patch_embedding = ConvPatches(parts.patch_embedding, extra_channels=extra)
+        self.condition_embedder = parts.condition_embedder
+        self.proj_out = parts.proj_out
+        self.scale_shift_table: nn.Parameter = parts.scale_shift_table
+        self.rope_spec = RopeSpec(axis_dims=wan_axis_dims(int(config.attention_head_dim)))
+
+    def embed(self, latents: Tensor, sigma: Tensor) -> Tensor:
+        """Tokens of ``x_sigma``; rectified flow needs no rescaling."""
+        del sigma
+        tokens: Tensor = self.patch_embedding(latents)
+        return tokens
+
+    def new_latent_embed(self) -> nn.Module:
+        """A copy of the patch embedding over the latent channels alone."""
+        return self.patch_embedding.of_latents()
+
+    def encode_time(self, sigma: Tensor, pooled: Tensor | None = None) -> TimeEmbedding:
+        """Time MLP on ``1000 sigma``, one row per frame, the projection in fp32.
+
+        1 is added here to what scales, once per step and not in every block.
+        """
+        del pooled
+        time = self.project_time(sigma)
+        ones = torch.zeros(6, 1, device=sigma.device)
+        ones[FACTORS] = 1
+        return TimeEmbedding(embedding=time.embedding, projected=time.projected + ones)
+
+    def project_time(self, sigma: Tensor) -> TimeEmbedding:
+        """Embedding and projection as the weights give them; the sinusoid stays fp32."""
+        embedder = self.condition_embedder
+        times = model_timesteps(sigma)
+        hidden = embed_levels(embedder.timesteps_proj, embedder.time_embedder, times)
+        hidden = hidden.to(embedder.time_proj.weight.dtype)
+        projected = embedder.time_proj(functional.silu(hidden)).unflatten(-1, (6, -1))
+        return TimeEmbedding(embedding=hidden, projected=projected)
+
+    def encode_text(
+        self,
+        text: Tensor,
+        image: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        pooled: Tensor | None = None,
+    ) -> TextContext:
+        """Text MLP (and image MLP); padding rows stay in, the model was trained with them."""
+        del pooled
+        embedder = self.condition_embedder
+        if image is not None and embedder.image_embedder is None:
+            raise UsageError(
+                "image", expected="none: this model has no image encoder", got=str(image.shape)
+            )
+        tokens = None if image is None else embedder.image_embedder(image)
+        return TextContext(text=embedder.text_embedder(text), image=tokens, mask=mask)
+
+    def rope(self, layout: TokenLayout) -> Mapping[str, Rope]:
+        """Extrapolated rotary tables: integer positions on every group's own grid."""
+        return {str(stream): rope for stream, rope in rope_table(layout, self.rope_spec).items()}
+
+    def head(self, hidden_states: Tensor, time: TimeEmbedding, rows: StreamLayout) -> Tensor:
+        """Final norm, modulation and projection, ``[B, L, patch * C]``, channels fastest."""
+        shift, scale = (self.scale_shift_table.unsqueeze(0) + time.embedding.unsqueeze(2)).unbind(2)
+        normed = modulated_norm(hidden_states, shift, 1 + scale, rows, eps=self.eps)
+        tokens: Tensor = self.proj_out(normed)
+        return tokens
+
+    def unpatchify(self, tokens: Tensor, grid: Grid) -> Tensor:
+        """``[B, C, F, H, W]`` from tokens whose vectors are ``(pt, ph, pw, C)``."""
+        return join_patches(tokens, grid, self.patch_size, channels="last")
+
+    def to_velocity(self, prediction: Tensor, latents: Tensor, sigma: Tensor) -> Tensor:
+        """The prediction itself, or ``(x_sigma - x0) / sigma`` for one of clean latents."""
+        if self.prediction == "velocity":
+            return prediction
+        return clean_to_velocity(latents, prediction, sigma, min_sigma=_SIGMA_FLOOR)
