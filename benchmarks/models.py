@@ -15,7 +15,8 @@ from seqtex_core.attention import Attend
 from seqtex_core.decoupled_config import DecoupledConfig
 from seqtex_core.frames import TokenLayout
 from seqtex_core.geometry_embedding import GeometryLatents
-from seqtex_core.lora import lora_layers, merge_lora
+from seqtex_core.inference import prepare_for_inference
+from seqtex_core.lora import lora_layers
 from seqtex_core.transformer import SeqTexTransformer, StepCache
 
 from .formulas import LayerSize, fixed_step_flop
@@ -162,7 +163,7 @@ def build_model(
         dtype: of its weights; norms, tables and the time embedding stay fp32.
         seed: of the weights.
         attention: implementation.
-        merged: fold the adapters into the weights.
+        merged: ready for inference: adapters in the weights, projections of one input joined.
         released: geometry before RoPE and keys of unnormalised mv tokens, as the released
             weights want it; else the library's defaults.
     """
@@ -180,9 +181,7 @@ def build_model(
     model = SeqTexTransformer(backbone, config, attention=attention).eval().requires_grad_(False)
     if device.type != "meta":
         _wake(model, seed)
-    if merged:
-        merge_lora(model, keep_base=False)
-    return model
+    return prepare_for_inference(model) if merged else model
 
 
 def wide_copy(model: SeqTexTransformer, *, attention: str | Attend) -> SeqTexTransformer:

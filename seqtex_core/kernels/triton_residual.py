@@ -76,7 +76,8 @@ class _ResidualNorm(torch.autograd.Function):
         """The kernel; the sum, the normalised rows, or both."""
         batch, length, channels = x.shape
         x = x if x.stride(-1) == 1 else x.contiguous()
-        update = None if update is None else update.contiguous()
+        if update is not None and update.stride()[1:] != (channels, 1):
+            update = update.contiguous()
         gate, factor, shift = _levels(gate, factor, shift)
         residual, normed = x, _or(what.out, x)
         if update is not None:
@@ -98,6 +99,7 @@ class _ResidualNorm(torch.autograd.Function):
             length,
             x.stride(0),
             x.stride(1),
+            0 if update is None else update.stride(0),
             *_strides(gate),
             *_strides(factor),
             normed.stride(0),
@@ -122,7 +124,9 @@ class _ResidualNorm(torch.autograd.Function):
         lengths = (length,) if what.rows is None else what.rows.frame_lengths
         strips = _strips(lengths, STRIP, residual.device)
         grad_x = torch.empty(residual.shape, dtype=residual.dtype, device=residual.device)
-        grad_update = grad_x if gate is None else torch.empty_like(update)
+        grad_update = grad_x
+        if gate is not None:
+            grad_update = torch.empty(update.shape, dtype=update.dtype, device=update.device)
         parts = torch.empty(
             3, batch, len(strips), channels, dtype=torch.float32, device=residual.device
         )
@@ -141,6 +145,7 @@ class _ResidualNorm(torch.autograd.Function):
             len(strips),
             residual.stride(0),
             residual.stride(1),
+            0 if update is None else update.stride(0),
             *_strides(gate),
             *_strides(factor),
             what.eps,

@@ -19,6 +19,7 @@ def residual_norm_forward(
     length,
     x_batch_stride,
     x_row_stride,
+    update_batch_stride,
     gate_batch_stride,
     gate_frame_stride,
     norm_batch_stride,
@@ -46,7 +47,8 @@ def residual_norm_forward(
     if GATE or PER_FRAME:
         frame = tl.load(frame_ptr + row)
     if UPDATE:
-        update = tl.load(update_ptr + token * C + channel, mask=present, other=0.0).to(tl.float32)
+        start = update_ptr + sample * update_batch_stride + row * C
+        update = tl.load(start + channel, mask=present, other=0.0).to(tl.float32)
         if GATE:
             level = sample * gate_batch_stride + frame * gate_frame_stride + channel
             update = update * tl.load(gate_ptr + level, mask=present, other=0.0).to(tl.float32)
@@ -84,6 +86,7 @@ def residual_norm_backward(
     strips,
     x_batch_stride,
     x_row_stride,
+    update_batch_stride,
     gate_batch_stride,
     gate_frame_stride,
     norm_batch_stride,
@@ -138,7 +141,8 @@ def residual_norm_backward(
             along, mean = tl.sum(incoming * unit, axis=0) / C, tl.sum(incoming, axis=0) / C
             grad += (incoming - mean - unit * along) * inverse
         if GATE:
-            update = tl.load(update_ptr + at, mask=inside, other=0.0).to(tl.float32)
+            start = update_ptr + sample * update_batch_stride + row * C
+            update = tl.load(start + channel, mask=inside, other=0.0).to(tl.float32)
             gate_sum += grad * update
             gate = tl.load(gate_ptr + level, mask=present, other=0.0).to(tl.float32)
             kind = grad_update_ptr.dtype.element_ty

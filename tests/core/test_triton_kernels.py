@@ -150,8 +150,8 @@ def test_sum_and_next_norm_and_their_gradients(
     monkeypatch.setattr(triton_residual, "STRIP", 2)
     rows, width = rows_of(1, 0, 3), HEADS * DIM
     x = torch.randn(2, 4, width + 8)[..., :width].requires_grad_()
-    update = torch.randn(2, 4, width, requires_grad=True)
-    gate = torch.randn(2, 3, width, requires_grad=True) if gated else None
+    update = torch.randn(2, 7, width)[:, 3:].requires_grad_()
+    gate = torch.randn(2, 3, 2, width)[:, :, 1].requires_grad_() if gated else None
     size = (width,) if affine else (2, 3, width)
     factor, shift = (torch.randn(size, requires_grad=True) for _ in range(2))
     norm = RowNorm(factor, shift, 1e-5)
