@@ -23,10 +23,12 @@ from seqtex_geometry.seams import pad_seams
 
 from .foreground import Foreground, latent_coverage
 from .latents import decode_images, encode_geometry, encode_references
+from .models.approximations import repeating_steps
 from .models.config import SamplingDefaults, TextureBase
 from .models.load import SeqTexModel
 from .prepare import PreparedJob
 from .projection_frame import ProjectionFrame, from_residual, kept_as_shown, project_frame
+from .shared_run import made_alike
 from .stages import StageClock
 
 # Keeps the noise of drawn latents apart from that of sampling. torch's CPU generator reads the low
@@ -50,6 +52,8 @@ class GenerateSettings:
         guidance: classifier-free guidance scale; 1 is none.
         foreground: compute the tokens that touch the surface and this many around them; ``None``
             for all tokens.
+        step_reuse: an approximation: a step whose input changed by less than this share repeats
+            what the last computed one did; ``None`` computes every step.
     """
 
     task: str
@@ -62,6 +66,7 @@ class GenerateSettings:
     prompt: str | None = None
     guidance: float = 1.0
     foreground: int | None = None
+    step_reuse: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,6 +80,8 @@ class Generated:
         uv_maps: geometry maps per texture set.
         frames: projection frame per texture set, ``[3, H, W]``, ``None`` for tasks without one.
         shares: by group, share of the tokens that were computed; ``None`` for all of them.
+        calls: of the model, that were computed and that repeated an earlier one; ``None`` without
+            step reuse.
     """
 
     textures: tuple[Tensor, ...]
@@ -83,6 +90,7 @@ class Generated:
     uv_maps: tuple[SurfaceMaps, ...]
     frames: tuple[Tensor | None, ...]
     shares: Mapping[str, float] | None = None
+    calls: tuple[int, int] | None = None
 
 
 def make_plan(
@@ -160,9 +168,15 @@ def generate(
         runs = [_Conditions(geometry={VIEWS: views}, clean={VIEWS: clean}, maps={VIEWS: view_maps})]
         if uv_maps:
             runs = [_texture_conditions(runs[0], plan, job, maps, model, noise) for maps in uv_maps]
+        made_alike(
+            model,
+            (maps.face_idx for run in runs for maps in run.maps.values()),
+            (values for run in runs for values in run.tensors()),
+        )
     made: list[Mapping[str, Tensor]] = []
     denoise = clock.stage("Denoise", len(runs) * settings.steps)
-    with denoise as step, model.residence.using("transformer"):
+    repeating = repeating_steps(model.transformer, settings.step_reuse)
+    with denoise as step, model.residence.using("transformer"), repeating as reuse:
         for number, conditions in enumerate(runs):
 
             def on_step(done: int, before: int = number * settings.steps) -> None:
@@ -195,6 +209,7 @@ def generate(
             None if run.frame is None else run.frame.image for run in runs[: len(uv_maps)]
         ),
         shares=_shares(shown),
+        calls=None if reuse is None else (reuse.computed, reuse.reused),
     )
 
 
@@ -206,6 +221,11 @@ class _Conditions:
     clean: Mapping[str, Tensor]
     maps: Mapping[str, SurfaceMaps]
     frame: ProjectionFrame | None = None
+
+    def tensors(self) -> list[Tensor]:
+        """All latents."""
+        maps = self.geometry.values()
+        return [*(m.position for m in maps), *(m.normal for m in maps), *self.clean.values()]
 
     def finished(self, texture: Tensor, base: TextureBase) -> Tensor:
         """A decoded texture, with what the references show."""

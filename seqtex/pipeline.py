@@ -14,6 +14,7 @@ from seqtex_core.errors import UsageError
 from .detail import with_detail
 from .foreground import told
 from .generate import GenerateSettings, generate
+from .models import approximations
 from .models.catalog import CATALOG
 from .models.folder import DEFAULT_MODEL
 from .models.load import DTYPES, SeqTexModel, load_model
@@ -53,6 +54,7 @@ class SeqTexPipeline:
         memory: int | None = None,
         sizes: RunSizes | None = None,
         on_progress: OnProgress | None = None,
+        fp8: bool = False,
     ) -> Self:
         """A pipeline around a model by name, or one in a local folder.
 
@@ -67,10 +69,12 @@ class SeqTexPipeline:
             memory: GiB to keep within: 8, 12, 16 or 24; what is free if ``None``.
             sizes: of the runs to keep within it; the model's own if ``None``.
             on_progress: told about downloads. Optional.
+            fp8: an approximation: products of the transformer in 8-bit floating point.
 
         Raises:
             WeightsError: nothing there, or weights that do not fit.
             UsageError: settings that do not suit the model.
+            UnsupportedError: ``fp8`` on a device that cannot.
             OutOfMemoryError: runs of these sizes cannot be kept within ``memory``.
         """
         kind = _dtype(dtype) if isinstance(dtype, str) else dtype
@@ -84,6 +88,7 @@ class SeqTexPipeline:
             memory=memory,
             sizes=sizes,
             on_progress=on_progress,
+            fp8=fp8,
         )
         return cls(model)
 
@@ -107,6 +112,7 @@ class SeqTexPipeline:
         prompt: str | None = None,
         guidance: float = 1.0,
         foreground: bool | None = None,
+        step_reuse: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> TextureResult:
         """Texture a mesh.
@@ -128,6 +134,8 @@ class SeqTexPipeline:
             foreground: compute only the tokens that touch the surface (True) or all of them
                 (False); as the model was trained if ``None``. Less work, but another result if it
                 is not as the model was trained.
+            step_reuse: an approximation: a step whose input changed by less than this share since
+                the last computed one repeats what the transformer did then. 0.1, say.
             on_progress: told about stages: name, steps done, steps in all.
 
         Raises:
@@ -157,7 +165,15 @@ class SeqTexPipeline:
             prompt=prompt,
             guidance=guidance,
             foreground=_margin(model_margin=config.foreground, asked=foreground),
+            step_reuse=step_reuse,
         )
+        if step_reuse is not None and settings.steps < 2:
+            raise UsageError(
+                "step reuse",
+                expected="several steps, of which one can repeat another",
+                got=str(settings.steps),
+                remedy="Leave --step-reuse out, or take more --steps.",
+            )
         clock = StageClock(on_progress)
         model = self.model
         with naming_smaller_setting(lambda: _smaller(model, settings)):
@@ -176,8 +192,15 @@ class SeqTexPipeline:
                 "texture_size": size,
                 "dtype": str(model.dtype),
                 "memory": _memory(model),
+                "fp8": bool(model.fp8_layers),
             },
-            choices={**model_choices(model, prompt), **_tokens(config.foreground, made.shares)},
+            choices={
+                **model_choices(model, prompt),
+                **_tokens(config.foreground, made.shares),
+                **approximations.told(
+                    fp8_layers=model.fp8_layers, threshold=step_reuse, calls=made.calls
+                ),
+            },
             stage_seconds=clock.times,
             views=made.views,
             maps=ResultMaps(views=made.view_maps, textures=uv_maps),

@@ -137,6 +137,11 @@ class TextureResult:
         """The same result whose manifest also names the weights, the task and the seed."""
         return replace(self, manifest=replace(self.manifest, model=model, task=task, seed=seed))
 
+    def noting(self, **settings: Any) -> TextureResult:
+        """The same result whose manifest has further settings."""
+        manifest = replace(self.manifest, settings={**self.manifest.settings, **settings})
+        return replace(self, manifest=manifest)
+
     def render(self, size: int = 512) -> Tensor:
         """The textured mesh as the rig sees it, unlit, ``[F, 4, S, S]`` with straight alpha."""
         return render_textured(

@@ -6,6 +6,9 @@ from typing import Annotated
 
 import typer
 
+from seqtex.launched import launched_processes
+from seqtex_core.errors import UsageError
+
 from .batch import PASSED_ON, batch
 from .convert import convert
 from .data import data_app
@@ -17,6 +20,8 @@ from .reference import reference
 from .render import render
 from .texture import texture
 from .train import train
+
+_SHARED = ("texture", "train")
 
 app = typer.Typer(
     name="seqtex",
@@ -51,6 +56,7 @@ def _print_version(asked: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -59,3 +65,10 @@ def _root(
     ] = False,
 ) -> None:
     """Texture the mesh that you have: geometry, UVs and everything else in the file stay."""
+    if launched_processes() > 1 and context.invoked_subcommand not in _SHARED:
+        raise UsageError(
+            "torchrun",
+            expected=" or ".join(f"`seqtex {name}`" for name in _SHARED),
+            got=f"`seqtex {context.invoked_subcommand}`, which several processes cannot share",
+            remedy="Start it without torchrun.",
+        )

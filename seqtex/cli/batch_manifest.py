@@ -19,7 +19,7 @@ from .texture_request import TextureRequest
 SUFFIXES = (".jsonl", ".ndjson", ".csv")
 RUN_WIDE = (
     "method", "model", "weights", "vae_weights", "text_weights", "text_embeddings",
-    "random_weights", "memory", "device", "dtype",
+    "random_weights", "memory", "device", "dtype", "fp8", "parallel",
 )  # fmt: skip
 """What a worker loads once; the same for all items, so given on the command line."""
 _SHOWN_ERRORS = 5

@@ -161,7 +161,7 @@ _loaded: dict[tuple[object, ...], SeqTexPipeline] = {}
 def _pipeline(job: BatchJob) -> SeqTexPipeline:
     """The model, loaded with the first item of a process."""
     request = job.request
-    place = request.device, request.dtype, request.memory
+    place = request.device, request.dtype, request.memory, request.fp8
     what = (request.model, request.sources, *place, job.sizes)
     if what not in _loaded:
         _loaded.clear()

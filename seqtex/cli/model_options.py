@@ -8,6 +8,15 @@ import typer
 
 from seqtex.models.memory import BUDGETS
 
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="NAME|DIR",
+        help="Model name (see `seqtex info`) or folder.",
+        show_default="seqtex-tiny",
+    ),
+]
 WeightsOption = Annotated[
     str | None,
     typer.Option(
@@ -60,13 +69,30 @@ MemoryOption = Annotated[
         show_default="what is free",
     ),
 ]
-ForegroundOption = Annotated[
-    bool | None,
+DtypeOption = Annotated[
+    str | None,
     typer.Option(
-        "--foreground/--dense",
-        help="Compute only the tokens that touch the surface, which takes a half to a third of "
-        "the work, or all of them. A model makes other textures than it was trained to if this "
-        "is not as it was trained.",
-        show_default="as the model was trained",
+        "--dtype",
+        metavar="NAME",
+        help="float32, bfloat16 or float16.",
+        show_default="the model's",
+    ),
+]
+Fp8Option = Annotated[
+    bool,
+    typer.Option(
+        "--fp8",
+        help="Approximation: the transformer's products in 8-bit floating point; half the weights "
+        "in memory. For devices with such products: GPUs from Ada and Hopper on.",
+    ),
+]
+ParallelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--parallel",
+        metavar="rows|heads|branches",
+        help="Under torchrun, how processes share one texture: the tokens of every layer (keys and "
+        "values collected, or heads exchanged for rows), or the two branches apart.",
+        show_default="rows",
     ),
 ]

@@ -25,6 +25,7 @@ from .options import (
     check_choice,
 )
 from .progress import StageReporter
+from .run_options import SeedOption
 from .text_options import (
     ControlModelOption,
     ImageModelOption,
@@ -34,6 +35,9 @@ from .text_options import (
     TextOption,
     TextRequest,
     check_image_size,
+    size_option,
+    steps_option,
+    view_option,
 )
 
 if TYPE_CHECKING:
@@ -47,16 +51,10 @@ def reference(
     text: TextOption = None,
     image_model: ImageModelOption = None,
     control_model: ControlModelOption = None,
-    view: Annotated[str, typer.Option("--view", metavar="VIEW", help="View to show.")] = "front",
+    view: Annotated[str | None, view_option("--view")] = None,
     negative_text: NegativeTextOption = None,
-    size: Annotated[
-        int | None,
-        typer.Option("--size", metavar="PIXELS", help="Edge of the picture.", show_default="1024"),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option("--steps", metavar="N", help="Sampling steps.", show_default="28 to 30"),
-    ] = None,
+    size: Annotated[int | None, size_option("--size")] = None,
+    steps: Annotated[int | None, steps_option("--steps")] = None,
     guidance: Annotated[
         float | None,
         typer.Option(
@@ -75,7 +73,7 @@ def reference(
             show_default="0.8 for a union, else 0.6",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the noise.")] = 0,
+    seed: SeedOption = None,
     raw_text: Annotated[
         bool,
         typer.Option(

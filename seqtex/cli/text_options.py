@@ -71,6 +71,27 @@ LocalFilesOption = Annotated[
 ]
 
 
+def view_option(flag: str) -> Any:
+    """The view that a picture made from text shows."""
+    return typer.Option(
+        flag, metavar="VIEW", help="View that is made from --text.", show_default="front"
+    )
+
+
+def size_option(flag: str) -> Any:
+    """Size of a picture made from text."""
+    return typer.Option(
+        flag, metavar="PIXELS", help="Edge of the picture made from --text.", show_default="1024"
+    )
+
+
+def steps_option(flag: str) -> Any:
+    """Steps of the image model."""
+    return typer.Option(
+        flag, metavar="N", help="Sampling steps of the image model.", show_default="28 to 30"
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class TextRequest:
     """An image to be made from text, as asked for; ``None`` is "not given"."""

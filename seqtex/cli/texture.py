@@ -11,8 +11,11 @@ import typer
 from seqtex.models.sources import ModelSources
 
 from .model_options import (
-    ForegroundOption,
+    DtypeOption,
+    Fp8Option,
     MemoryOption,
+    ModelOption,
+    ParallelOption,
     RandomWeightsOption,
     TextEmbeddingsOption,
     TextWeightsOption,
@@ -30,6 +33,20 @@ from .options import (
     UpOption,
     uv_mode,
 )
+from .run_options import (
+    ForegroundOption,
+    GuidanceOption,
+    MethodOption,
+    PromptOption,
+    SeedOption,
+    ShiftOption,
+    StepReuseOption,
+    StepsOption,
+    TaskOption,
+    TextureSizeOption,
+    UvSizeOption,
+    ViewSizeOption,
+)
 from .text_options import (
     ControlModelOption,
     ImageModelOption,
@@ -37,7 +54,10 @@ from .text_options import (
     NegativeTextOption,
     OffloadOption,
     TextOption,
+    size_option,
+    steps_option,
     text_of_texture,
+    view_option,
 )
 from .texture_request import TextureRequest
 
@@ -68,36 +88,12 @@ def texture(
         ),
     ] = None,
     text: TextOption = None,
-    text_view: Annotated[
-        str | None,
-        typer.Option(
-            "--text-view",
-            metavar="VIEW",
-            help="View that is made from --text.",
-            show_default="front",
-        ),
-    ] = None,
+    text_view: Annotated[str | None, view_option("--text-view")] = None,
     negative_text: NegativeTextOption = None,
     image_model: ImageModelOption = None,
     control_model: ControlModelOption = None,
-    image_size: Annotated[
-        int | None,
-        typer.Option(
-            "--image-size",
-            metavar="PIXELS",
-            help="Edge of the picture made from --text.",
-            show_default="1024",
-        ),
-    ] = None,
-    image_steps: Annotated[
-        int | None,
-        typer.Option(
-            "--image-steps",
-            metavar="N",
-            help="Sampling steps of the image model.",
-            show_default="28 to 30",
-        ),
-    ] = None,
+    image_size: Annotated[int | None, size_option("--image-size")] = None,
+    image_steps: Annotated[int | None, steps_option("--image-steps")] = None,
     offload: OffloadOption = None,
     local_files_only: LocalFilesOption = False,
     up: UpOption = None,
@@ -113,102 +109,30 @@ def texture(
             show_default="0.8",
         ),
     ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            "--method",
-            metavar="project|model",
-            help="project: paint what the references show, complete the rest along the "
-            "surface and by symmetry; no weights. model: a video diffusion transformer.",
-            show_default="project; model with --model",
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            metavar="NAME|DIR",
-            help="Model name (see `seqtex info`) or folder.",
-            show_default="seqtex-tiny",
-        ),
-    ] = None,
+    method: MethodOption = None,
+    model: ModelOption = None,
     weights: WeightsOption = None,
     vae_weights: VaeWeightsOption = None,
     text_weights: TextWeightsOption = None,
     text_embeddings: TextEmbeddingsOption = None,
     random_weights: RandomWeightsOption = None,
     memory: MemoryOption = None,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            "--task",
-            metavar="NAME",
-            help="img2tex, img2tex_projected or mv2tex.",
-            show_default="the model's",
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option("--steps", metavar="N", help="Sampling steps.", show_default="the model's"),
-    ] = None,
-    shift: Annotated[
-        float | None,
-        typer.Option(
-            "--shift",
-            metavar="NUMBER",
-            help="Flow shift of the sampling steps; above 1 more of them at high noise.",
-            show_default="the model's",
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", metavar="N", help="Seed of all noise.", show_default="0")
-    ] = None,
-    prompt: Annotated[
-        str | None, typer.Option("--prompt", metavar="TEXT", help="Text, where the model has it.")
-    ] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option(
-            "--guidance", metavar="SCALE", help="Text guidance; 1 is off.", show_default="1.0"
-        ),
-    ] = None,
-    view_size: Annotated[
-        int | None,
-        typer.Option(
-            "--view-size", metavar="PIXELS", help="Edge of a view.", show_default="the model's"
-        ),
-    ] = None,
-    uv_size: Annotated[
-        int | None,
-        typer.Option(
-            "--uv-size",
-            metavar="PIXELS",
-            help="Edge of the texture.",
-            show_default="1024; with a model, its own",
-        ),
-    ] = None,
-    texture_size: Annotated[
-        int | None,
-        typer.Option(
-            "--texture-size",
-            metavar="PIXELS",
-            help="Edge of the written texture, with --method model: the model's, enlarged, with "
-            "the references' own detail where they show the surface.",
-            show_default="the model's",
-        ),
-    ] = None,
+    task: TaskOption = None,
+    steps: StepsOption = None,
+    shift: ShiftOption = None,
+    seed: SeedOption = None,
+    prompt: PromptOption = None,
+    guidance: GuidanceOption = None,
+    view_size: ViewSizeOption = None,
+    uv_size: UvSizeOption = None,
+    texture_size: TextureSizeOption = None,
     foreground: ForegroundOption = None,
+    step_reuse: StepReuseOption = None,
+    fp8: Fp8Option = False,
+    parallel: ParallelOption = None,
     rasterizer: RasterizerOption = "auto",
     device: DeviceOption = "auto",
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            "--dtype",
-            metavar="NAME",
-            help="float32, bfloat16 or float16.",
-            show_default="the model's",
-        ),
-    ] = None,
+    dtype: DtypeOption = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -285,6 +209,9 @@ def texture(
             uv_size=uv_size,
             texture_size=texture_size,
             foreground=foreground,
+            step_reuse=step_reuse,
+            fp8=fp8,
+            parallel=parallel,
             rasterizer=rasterizer,
             device=device,
             dtype=dtype,

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from seqtex.launched import check_parallel, launched_processes
 from seqtex.models.folder import DEFAULT_MODEL, check_model
 from seqtex.models.memory import check_budget
 from seqtex.models.run_sizes import RunSizes
@@ -23,7 +24,7 @@ TEXTURE_TASKS = ("img2tex", "img2tex_projected", "mv2tex")
 DTYPES = ("float32", "bfloat16", "float16")
 _MODEL_ONLY = (
     "model", "task", "steps", "shift", "seed", "prompt", "guidance", "view_size", "texture_size",
-    "foreground", "dtype", "memory",
+    "foreground", "dtype", "memory", "step_reuse", "parallel",
 )  # fmt: skip
 
 
@@ -53,6 +54,9 @@ class TextureRequest:
     uv_size: int | None
     texture_size: int | None
     foreground: bool | None
+    step_reuse: float | None
+    fp8: bool
+    parallel: str | None
     rasterizer: str
     device: str
     dtype: str | None
@@ -74,6 +78,7 @@ class TextureRequest:
         self._check_numbers()
         if self.dtype is not None:
             check_choice("--dtype", self.dtype, DTYPES)
+        check_parallel(self.parallel, method=self.method)
         self._check_task(self._check_text(references) or references)
         check_budget(self.memory)
         if self.method == "model":
@@ -93,11 +98,19 @@ class TextureRequest:
             raise UsageError(
                 "--text, --image, --ref", expected="one of the three", got="--text too"
             )
+        if launched_processes() > 1:
+            raise UsageError(
+                "--text",
+                expected="one process",
+                got=f"{launched_processes()} by torchrun",
+                remedy="Make the picture first: `seqtex reference`, then give it to --image.",
+            )
         self.text.check()
         return (self.text.shown_view,)
 
     def _refuse_model_options(self) -> None:
         given = [name for name in _MODEL_ONLY if getattr(self, name) is not None]
+        given += ["fp8"] * self.fp8
         given += [flag for flag, value in self.sources.by_flag().items() if value is not None]
         if self.text is not None and "seed" in given:
             given.remove("seed")  # the image model's
@@ -144,8 +157,12 @@ class TextureRequest:
             raise UsageError("--shift", expected="above 0, at most 100", got=str(self.shift))
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise UsageError("--seed", expected="a number from 0 to 2^63 - 1", got=str(self.seed))
-        if self.guidance is not None and not self.guidance >= 1.0:
-            raise UsageError("--guidance", expected="1 or more", got=str(self.guidance))
+        if self.guidance is not None and not 1.0 <= self.guidance <= 100.0:
+            raise UsageError("--guidance", expected="1 to 100", got=str(self.guidance))
+        if self.step_reuse is not None and not 0.0 < self.step_reuse <= 1.0:
+            raise UsageError(
+                "--step-reuse", expected="above 0, at most 1", got=str(self.step_reuse)
+            )
         if self.guidance is not None and self.guidance > 1.0 and self.prompt is None:
             raise UsageError("--guidance", expected="--prompt beside it", got="no --prompt")
         sizes = {

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
 
+from seqtex.launched import ParallelKind, launched_processes
 from seqtex.outputs import STEPS_RECORD, check_folder, check_replaceable, resolve_output
 from seqtex.prepare_options import PrepareOptions
 from seqtex.references import ReferenceImage, read_references
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from seqtex.models.run_sizes import RunSizes
     from seqtex.pipeline import SeqTexPipeline
     from seqtex.result import SavedResult, TextureResult
+    from seqtex.shared_run import SharedRun
 
 _DEFAULT_UV_SIZE = 1024
 
@@ -30,23 +35,54 @@ def run_texture(request: TextureRequest) -> None:
     Raises:
         SeqTexError: of any kind; nothing is written then.
     """
-    with StageReporter() as report:
-        saved = texture_file(request, report=report)
+    request.check()
+    with _shared(request) as shared, _reporter(shared) as report:
+        if shared is not None:
+            request = replace(request, device=str(shared.device))
+        saved = texture_file(request, report=report, shared=shared)
+    if saved is None:
+        return
     print(saved.path)
     print(saved.manifest)
     if saved.intermediates is not None:
         print(saved.intermediates)
 
 
+@contextmanager
+def _shared(request: TextureRequest) -> Iterator[SharedRun | None]:
+    """This process among those that torchrun started; ``None`` without others."""
+    if launched_processes() == 1:
+        yield None
+        return
+    from seqtex.shared_run import joined
+
+    with joined(cast(ParallelKind, request.parallel or "rows"), request.device) as shared:
+        yield shared
+
+
+def _reporter(shared: SharedRun | None) -> StageReporter:
+    """Only the first of several processes speaks."""
+    if shared is None or shared.rank == 0:
+        return StageReporter()
+    from rich.console import Console
+
+    return StageReporter(Console(file=io.StringIO()))
+
+
 def texture_file(
-    request: TextureRequest, *, report: StageReporter, pipeline: SeqTexPipeline | None = None
-) -> SavedResult:
-    """What was written for a request, after all checks.
+    request: TextureRequest,
+    *,
+    report: StageReporter,
+    pipeline: SeqTexPipeline | None = None,
+    shared: SharedRun | None = None,
+) -> SavedResult | None:
+    """What was written for a request, after all checks; ``None`` where another process writes.
 
     Args:
         request: what is asked for.
         report: told about stages and choices.
         pipeline: a model that is loaded already; loaded here if ``None`` and it is asked for.
+        shared: this process among several that make the texture together.
 
     Raises:
         SeqTexError: of any kind; nothing is written then.
@@ -65,7 +101,16 @@ def texture_file(
         if request.text is not None:
             made = reference_from_text(request, asset, out, report)
             images = [made.image]
+        if pipeline is None and request.method == "model":
+            pipeline = load_pipeline(request, run_sizes([request]), report)
+            if shared is not None:
+                shared.share_out(pipeline.model)
+                report.say(f"  parallel: {shared}")
         result = _make(request, asset, images, report, pipeline)
+        if shared is not None:
+            result = result.noting(parallel={"kind": shared.kind, "processes": shared.count})
+            if shared.rank > 0:
+                return None
         if made is not None:
             result = made.noted_in(result)
         _say_result(result, report)
@@ -92,8 +137,6 @@ def _make(
 ) -> TextureResult:
     if pipeline is not None:
         _check_model(pipeline, request)
-    elif request.method == "model":
-        pipeline = load_pipeline(request, run_sizes([request]), report)
     from seqtex.prepare import prepare_job
 
     job = prepare_job(
@@ -127,6 +170,7 @@ def _make(
         prompt=request.prompt,
         guidance=1.0 if request.guidance is None else request.guidance,
         foreground=request.foreground,
+        step_reuse=request.step_reuse,
         on_progress=report,
     )
 
@@ -158,6 +202,7 @@ def load_pipeline(
             memory=request.memory,
             sizes=sizes,
             on_progress=report,
+            fp8=request.fp8,
         )
     _check_model(pipeline, request)
     for label, text in model_choices(pipeline.model, request.prompt).items():

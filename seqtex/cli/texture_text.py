@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,8 +37,7 @@ class MadeReference:
 
     def noted_in(self, result: TextureResult) -> TextureResult:
         """The same result whose record says how its reference was made."""
-        settings = {**result.manifest.settings, "text_to_image": dict(self.made.record)}
-        return replace(result, manifest=replace(result.manifest, settings=settings))
+        return result.noting(text_to_image=dict(self.made.record))
 
     def save_controls(self, folder: Path) -> None:
         """Write the control images among a run's intermediates."""

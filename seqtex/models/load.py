@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from seqtex_backbones.codecs.protocol import Codec, codec_from_config
 from seqtex_backbones.entry_config import entry_from_config
 from seqtex_backbones.text import TextEncoder, load_text_encoder
 from seqtex_core import checkpoint
-from seqtex_core.errors import WeightsError
+from seqtex_core.errors import UnsupportedError, WeightsError
 from seqtex_core.transformer import SeqTexTransformer
 
 from ..manifest import ModelRecord, file_sha256
 from ..stages import OnProgress
+from .approximations import check_fp8, use_fp8
 from .catalog import CATALOG, CatalogEntry
 from .config import CODEC_WEIGHTS_NAME, WEIGHTS_NAME, ModelConfig
 from .fill import empty_transformer
@@ -52,6 +54,7 @@ def load_model(
     memory: int | None = None,
     sizes: RunSizes | None = None,
     on_progress: OnProgress | None = None,
+    fp8: bool = False,
 ) -> SeqTexModel:
     """A model by name or from a local folder.
 
@@ -66,44 +69,82 @@ def load_model(
         memory: GiB to keep within, see :mod:`seqtex.models.memory`; ``None`` takes what is free.
         sizes: of the run to keep within it; the config's by default.
         on_progress: told about downloads. Optional.
+        fp8: an approximation: the transformer's products in 8-bit floating point.
 
     Raises:
         WeightsError: nothing there, or weights that do not fit the config.
         UsageError: sources or sizes that do not suit the model, or no such memory budget.
+        UnsupportedError: ``fp8`` on a device that cannot, or with blocks that move.
         OutOfMemoryError: a run of these sizes cannot be kept within ``memory``.
     """
     sources = sources or ModelSources()
     check_budget(memory)
-    device, sizes = torch.device(device), sizes or RunSizes()
-    check_model(name_or_path, sources, sizes)
+    wanted = _Wanted(
+        device=torch.device(device), dtype=dtype, memory=memory, sizes=sizes or RunSizes(), fp8=fp8
+    )
+    check_model(name_or_path, sources, wanted.sizes)
+    if fp8:
+        check_fp8(wanted.device)
     if str(name_or_path) in CATALOG:
         entry = CATALOG.get(str(name_or_path))
-        parts = find_parts(entry, sources, with_text=bool(sizes.texts), on_progress=on_progress)
-        return _load_full_size(entry, parts, sources, device, dtype, memory, sizes)
-    return _load_folder(str(name_or_path), sources, device, dtype, memory, sizes)
+        parts = find_parts(
+            entry, sources, with_text=bool(wanted.sizes.texts), on_progress=on_progress
+        )
+        return _load_full_size(entry, parts, sources, wanted)
+    return _load_folder(str(name_or_path), sources, wanted)
 
 
-def _load_folder(
-    name: str,
-    sources: ModelSources,
-    device: torch.device,
-    dtype: torch.dtype | None,
-    memory: int | None,
-    sizes: RunSizes,
-) -> SeqTexModel:
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """How a model is to be loaded; see :func:`load_model`."""
+
+    device: torch.device
+    dtype: torch.dtype | None
+    memory: int | None
+    sizes: RunSizes
+    fp8: bool
+
+    def kind(self, config: ModelConfig) -> torch.dtype:
+        """Of the transformer's weights."""
+        return self.dtype or DTYPES[config.dtype]
+
+    def plan(self, config: ModelConfig, *, text: Path | None) -> MemoryPlan | None:
+        """How a run holds its memory.
+
+        Raises:
+            UnsupportedError: 8-bit products, and blocks that move.
+        """
+        plan = plan_for(
+            config,
+            self.kind(config),
+            self.sizes,
+            device=self.device,
+            budget=self.memory,
+            text=text,
+        )
+        if self.fp8 and plan is not None and plan.measures.offload:
+            raise UnsupportedError(
+                "--fp8",
+                expected="a model that stays on the device",
+                got=f"memory for one whose parts come and go ({plan})",
+                remedy="Leave --fp8 out, or use a larger --memory or smaller sizes.",
+            )
+        return plan
+
+
+def _load_folder(name: str, sources: ModelSources, wanted: _Wanted) -> SeqTexModel:
     """A model with weights of its own."""
     folder = model_folder(name)
     config = ModelConfig.read(folder)
     edge = token_pixels(codec_on_meta(config.codec, "float32"), empty_transformer(config).spec)
-    sizes.check(token_pixels=edge, uv_size=config.uv_size)
-    kind = dtype or DTYPES[config.dtype]
+    wanted.sizes.check(token_pixels=edge, uv_size=config.uv_size)
+    kind = wanted.kind(config)
     own_text = None if config.text_encoder is None else folder / config.text_encoder
     text = Path(sources.text) if sources.text else own_text
     unread = sources.text_embeddings is not None
-    plan = plan_for(
-        config, kind, sizes, device=device, budget=memory, text=None if unread else text
-    )
-    encoder = _load_text(config, sources, text, plan, device, sizes.texts or ("",), default="")
+    plan = wanted.plan(config, text=None if unread else text)
+    texts = wanted.sizes.texts or ("",)
+    encoder = _load_text(config, sources, text, plan, wanted.device, texts, default="")
     weights = folder / WEIGHTS_NAME
     if weights.is_file():
         transformer = empty_transformer(config).to(dtype=kind)
@@ -117,46 +158,46 @@ def _load_folder(
         raise WeightsError(
             f"model {folder}", expected=f"weights in {WEIGHTS_NAME}", got="no such file"
         )
-    codec = load_codec(folder, config)
-    return SeqTexModel(
+    model = SeqTexModel(
         config=config,
         transformer=transformer.eval(),
-        codec=codec,
+        codec=load_codec(folder, config),
         record=record,
         text_encoder=encoder,
-        residence=settle(transformer, codec, plan, device),
         memory=plan,
     )
+    return _settled(model, wanted)
 
 
 def _load_full_size(
-    entry: CatalogEntry,
-    parts: FullSizeParts,
-    sources: ModelSources,
-    device: torch.device,
-    dtype: torch.dtype | None,
-    memory: int | None,
-    sizes: RunSizes,
+    entry: CatalogEntry, parts: FullSizeParts, sources: ModelSources, wanted: _Wanted
 ) -> SeqTexModel:
     """A model of the catalog, from its parts."""
     config = entry.model_config()
-    kind = dtype or DTYPES[config.dtype]
-    text = parts.text if sizes.texts and sources.text_embeddings is None else None
-    plan = plan_for(config, kind, sizes, device=device, budget=memory, text=text)
-    encoder = _load_text(config, sources, parts.text, plan, device, sizes.texts, default=None)
-    if encoder is None and sizes.texts:
-        raise missing_encoder(entry.name, sizes.texts[0], got=f"none in {sources.weights}")
+    kind, texts = wanted.kind(config), wanted.sizes.texts
+    text = parts.text if texts and sources.text_embeddings is None else None
+    plan = wanted.plan(config, text=text)
+    encoder = _load_text(config, sources, parts.text, plan, wanted.device, texts, default=None)
+    if encoder is None and texts:
+        raise missing_encoder(entry.name, texts[0], got=f"none in {sources.weights}")
     transformer = load_transformer(entry, config, parts, seed=sources.random_seed, dtype=kind)
     codec = load_codec_part(entry, config, parts, spec=transformer.spec, dtype=torch.float32)
-    return SeqTexModel(
+    model = SeqTexModel(
         config=config,
         transformer=transformer.eval(),
         codec=codec,
         record=record_of(entry, config, parts, sources),
         text_encoder=encoder,
-        residence=settle(transformer, codec, plan, device),
         memory=plan,
     )
+    return _settled(model, wanted)
+
+
+def _settled(model: SeqTexModel, wanted: _Wanted) -> SeqTexModel:
+    """The model where it works, as it computes."""
+    residence = settle(model.transformer, model.codec, model.memory, wanted.device)
+    fp8 = use_fp8(model.transformer) if wanted.fp8 else 0
+    return replace(model, residence=residence, fp8_layers=fp8)
 
 
 def _load_text(

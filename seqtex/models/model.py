@@ -35,6 +35,7 @@ class SeqTexModel:
         text_encoder: of models that take a prompt.
         residence: where the parts work, and which are there only while they do.
         memory: how a run holds its memory, where that was planned.
+        fp8_layers: linear layers that compute in 8 bits, an approximation.
     """
 
     config: ModelConfig
@@ -44,6 +45,7 @@ class SeqTexModel:
     text_encoder: TextEncoder | None = None
     residence: Residence = field(default_factory=lambda: Residence("cpu"))
     memory: MemoryPlan | None = None
+    fp8_layers: int = 0
 
     @property
     def is_trained(self) -> bool:
@@ -124,8 +126,16 @@ class SeqTexModel:
         """The model on another device or in another dtype; its modules are the same ones.
 
         Raises:
-            UsageError: its blocks stream, which was arranged for one device.
+            UsageError: its blocks stream, which was arranged for one device, or its layers compute
+                in 8 bits, which a dtype would undo.
         """
+        if self.fp8_layers:
+            raise UsageError(
+                "device, dtype",
+                expected="those that the model was loaded for: it computes in 8 bits",
+                got=f"{device}, {dtype}",
+                remedy="Load the model again with device=...",
+            )
         if self.memory is not None and self.memory.measures.stream_blocks:
             raise UsageError(
                 "device",

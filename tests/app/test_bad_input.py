@@ -149,7 +149,7 @@ def test_silhouette_of_an_opaque_picture_is_measured_too(
         (["--method", "model", "--task", "mv2tex"], "none for left, back, right"),
         (["--method", "model", "--steps", "0"], "1 to 1000"),
         (["--method", "model", "--guidance", "3"], "--prompt"),
-        (["--method", "model", "--guidance", "0.5", "--prompt", "x"], "1 or more"),
+        (["--method", "model", "--guidance", "0.5", "--prompt", "x"], "1 to 100"),
         (["--method", "model", "--dtype", "float8"], "float32"),
         (["--method", "model", "--seed", "-1"], "--seed"),
         (["--uv-size", "4"], "16 to 8192"),
