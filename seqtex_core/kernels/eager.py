@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..qk_prep import GeometryOrder, QKNorm
 
 PIECE = 1 << 16
-"""Elements of a piece: three of them in fp32 stay in a cache of a megabyte."""
+"""Elements of a piece for one thread: three of them in fp32 stay in a cache of a megabyte."""
 
 
 def prepare_rows(
@@ -215,7 +215,7 @@ def _in_pieces(x: Tensor) -> bool:
 
 def _pieces(length: int, x: Tensor) -> Iterator[slice]:
     """Rows that fit into the cache together; all of them where there is no CPU."""
-    step = _rows_of_piece(x)
+    step = rows_of_piece(x.shape[0] * x.shape[-1])
     if not _in_pieces(x) or length <= step:
         yield slice(None)
         return
@@ -225,15 +225,16 @@ def _pieces(length: int, x: Tensor) -> Iterator[slice]:
 
 def _frame_pieces(rows: StreamLayout, x: Tensor) -> Iterator[tuple[int, slice]]:
     """Every frame's rows, in pieces that fit into the cache."""
-    step, start = _rows_of_piece(x), 0
+    step, start = rows_of_piece(x.shape[0] * x.shape[-1]), 0
     for frame, length in enumerate(rows.frame_lengths):
         for at in range(start, start + length, step):
             yield frame, slice(at, min(at + step, start + length))
         start += length
 
 
-def _rows_of_piece(x: Tensor) -> int:
-    return max(1, PIECE // (x.shape[0] * x.shape[-1]))
+def rows_of_piece(width: int) -> int:
+    """Rows of ``width`` elements that fit into the caches of all threads together."""
+    return max(1, PIECE * torch.get_num_threads() // width)
 
 
 class EagerKernels:
