@@ -26,7 +26,7 @@ from .branch_data import Hidden as Hidden
 from .frames import STREAMS, Stream
 from .joint_rows import JointRows
 from .qk_prep import GeometryOrder, QKNorm, qk_prep, rotate_geometry
-from .split_block import SplitBlock, after_attention, before_attention
+from .split_block import SplitBlock, SplitCrossBlock, after_attention, before_attention
 from .stream_attention import Keys, attend_streams, per_sample
 from .text_rows import TextRows
 
@@ -50,7 +50,7 @@ class _Attended(NamedTuple):
     Attributes:
         x: the stream, ``[B, L, D]``.
         modulation: of the block.
-        normed: input of cross-attention, where it was made together with ``x``.
+        normed: input of the next sublayer, where it was made together with ``x``.
         text: text rows that asked with the stream.
         x_text: their own residual stream.
     """
@@ -80,7 +80,7 @@ class MUVBlock(nn.Module):
 
     Attributes:
         cross_together: rows of both streams pass through a shared cross-attention at once in a
-            ``SplitBlock``; by default (``None``) except on a CPU, where it gains nothing.
+            ``SplitCrossBlock``; by default (``None``) except on a CPU, where it gains nothing.
     """
 
     def __init__(
@@ -130,8 +130,8 @@ class MUVBlock(nn.Module):
         if joint is None or mv.normed is None or uv.normed is None:
             x_uv = self._rest(self.uv, "uv", uv, reads)
             return self._mv_rest(mv, reads)._replace(uv=x_uv)
-        assert isinstance(self.mv, SplitBlock)
-        assert isinstance(self.uv, SplitBlock)
+        assert isinstance(self.mv, SplitCrossBlock)
+        assert isinstance(self.uv, SplitCrossBlock)
         to_text = per_sample(attend, inputs["mv"].rows)
         normed = joint.joined(mv.normed, uv.normed)
         update = self.mv.cross_update(normed, cache.cross["mv"], to_text)
@@ -307,7 +307,7 @@ class MUVBlock(nn.Module):
         wanted = x.device.type != "cpu" if self.cross_together is None else self.cross_together
         if hidden.uv is None or not wanted or reads.inputs["mv"].rows.sample_lengths:
             return None
-        split = isinstance(self.mv, SplitBlock) and isinstance(self.uv, SplitBlock)
+        split = isinstance(self.mv, SplitCrossBlock) and isinstance(self.uv, SplitCrossBlock)
         if not split or reads.cache.cross["uv"] is not reads.cache.cross["mv"]:
             return None
         return JointRows(x, (x.shape[1], hidden.uv.shape[1]))
@@ -339,8 +339,7 @@ class MUVBlock(nn.Module):
         x, modulation, to_text = attended.x, attended.modulation, per_sample(reads.attend, rows)
         if attended.normed is not None:
             assert isinstance(block, SplitBlock)
-            update = block.cross_update(attended.normed, pairs, to_text)
-            return block.after_cross(x, update, modulation, rows)
+            return block.after_sum(x, attended.normed, modulation, rows, pairs, to_text)
         x = block.cross_attention(x, pairs, modulation, rows, to_text)
         return block.feed_forward(x, modulation, rows)
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from .adapter import BackboneBlock
+from .adapter import BackboneBlock, RowSublayers
 from .attention import Attend
 from .backbone_data import KeyValue, TimeEmbedding
 from .frames import StreamLayout
@@ -27,19 +27,29 @@ class Sublayer(NamedTuple):
 
 
 class Sublayers(NamedTuple):
-    """What surrounds the sublayers of a block, in their order."""
+    """What surrounds the sublayers of a block.
+
+    Attributes:
+        attention: the first.
+        feed_forward: the last.
+        cross: between them, in a model with cross-attention.
+    """
 
     attention: Sublayer
-    cross: Sublayer
     feed_forward: Sublayer
+    cross: Sublayer | None = None
+
+    @property
+    def after_attention(self) -> Sublayer:
+        """The second sublayer."""
+        return self.feed_forward if self.cross is None else self.cross
 
 
-class SplitBlock(BackboneBlock):
-    """``x + gate * update(norm(x))`` three times: attention, cross-attention, feed-forward.
+class SplitRows(RowSublayers):
+    """``x + gate * update(norm(x))`` for attention and for the feed-forward.
 
-    Says what a sublayer computes between norm and sum, so that ``MUVBlock`` can take a sum and the
-    norm after it as one pass over memory, and rows of both branches through a shared
-    cross-attention together. Its ``modulation`` is all that surrounds the sublayers.
+    Says what a sublayer computes between norm and sum; its ``modulation`` is all that surrounds
+    the sublayers.
     """
 
     @abstractmethod
@@ -49,12 +59,6 @@ class SplitBlock(BackboneBlock):
     @abstractmethod
     def attention_update(self, attended: Tensor) -> Tensor:
         """What self-attention adds, ``[B, L, D]``, from what it gives, ``[B, L, N, D]``."""
-
-    @abstractmethod
-    def cross_update(
-        self, normed: Tensor, key_values: tuple[KeyValue, ...], attend: Attend
-    ) -> Tensor:
-        """What cross-attention adds, ``[B, L, D]``, by modules of ``"cross_attn"`` alone."""
 
     @abstractmethod
     def feed_forward_update(self, normed: Tensor) -> Tensor:
@@ -79,19 +83,6 @@ class SplitBlock(BackboneBlock):
         update = self.attention_update(attended)
         return summed(hidden_states, update, modulation.attention.gate, rows)
 
-    def cross_attention(
-        self,
-        hidden_states: Tensor,
-        key_values: tuple[KeyValue, ...],
-        modulation: Sublayers,
-        rows: StreamLayout,
-        attend: Attend,
-    ) -> Tensor:
-        """See ``BackboneBlock``."""
-        normed = normed_rows(hidden_states, modulation.cross.norm, rows)
-        update = self.cross_update(normed, key_values, attend)
-        return summed(hidden_states, update, modulation.cross.gate, rows)
-
     def feed_forward(
         self, hidden_states: Tensor, modulation: Sublayers, rows: StreamLayout
     ) -> Tensor:
@@ -101,13 +92,82 @@ class SplitBlock(BackboneBlock):
         )
         return summed(hidden_states, update, modulation.feed_forward.gate, rows)
 
+
+class SplitBlock(SplitRows, BackboneBlock):
+    """A block of such sublayers, so that a sum and the norm after it are one pass over memory."""
+
+    def after_sum(
+        self,
+        hidden_states: Tensor,
+        normed: Tensor,
+        modulation: Sublayers,
+        rows: StreamLayout,
+        key_values: tuple[KeyValue, ...],
+        attend: Attend,
+    ) -> Tensor:
+        """The stream after the sublayers behind self-attention.
+
+        Args:
+            hidden_states: after self-attention.
+            normed: input of the next sublayer, see :func:`after_attention`.
+            modulation: the block's own.
+            rows: which row belongs to which frame.
+            key_values: of the context, for cross-attention.
+            attend: likewise.
+        """
+        del key_values, attend
+        return self._last(hidden_states, normed, modulation, rows)
+
+    def _last(
+        self, hidden_states: Tensor, normed: Tensor, modulation: Sublayers, rows: StreamLayout
+    ) -> Tensor:
+        update = self.feed_forward_update(normed)
+        return summed(hidden_states, update, modulation.feed_forward.gate, rows)
+
+
+class SplitCrossBlock(SplitBlock):
+    """One with cross-attention, which rows of both branches may pass through together."""
+
+    @abstractmethod
+    def cross_update(
+        self, normed: Tensor, key_values: tuple[KeyValue, ...], attend: Attend
+    ) -> Tensor:
+        """What cross-attention adds, ``[B, L, D]``, by modules of ``"cross_attn"`` alone."""
+
+    def cross_attention(
+        self,
+        hidden_states: Tensor,
+        key_values: tuple[KeyValue, ...],
+        modulation: Sublayers,
+        rows: StreamLayout,
+        attend: Attend,
+    ) -> Tensor:
+        """See ``BackboneBlock``."""
+        cross = modulation.after_attention
+        normed = normed_rows(hidden_states, cross.norm, rows)
+        update = self.cross_update(normed, key_values, attend)
+        return summed(hidden_states, update, cross.gate, rows)
+
+    def after_sum(
+        self,
+        hidden_states: Tensor,
+        normed: Tensor,
+        modulation: Sublayers,
+        rows: StreamLayout,
+        key_values: tuple[KeyValue, ...],
+        attend: Attend,
+    ) -> Tensor:
+        """See ``SplitBlock``."""
+        update = self.cross_update(normed, key_values, attend)
+        return self.after_cross(hidden_states, update, modulation, rows)
+
     def after_cross(
         self, hidden_states: Tensor, update: Tensor, modulation: Sublayers, rows: StreamLayout
     ) -> Tensor:
         """``hidden_states`` with what cross-attention adds, after the feed-forward sublayer."""
-        gate, feed_forward = modulation.cross.gate, modulation.feed_forward
-        x, normed = residual_norm(hidden_states, update, rows, gate=gate, norm=feed_forward.norm)
-        return summed(x, self.feed_forward_update(normed), feed_forward.gate, rows)
+        gate, norm = modulation.after_attention.gate, modulation.feed_forward.norm
+        x, normed = residual_norm(hidden_states, update, rows, gate=gate, norm=norm)
+        return self._last(x, normed, modulation, rows)
 
 
 def summed(
@@ -143,7 +203,7 @@ def after_attention(
     *,
     place: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """The stream after self-attention, and in a ``SplitBlock`` the input of cross-attention.
+    """The stream after self-attention, and in a ``SplitBlock`` the input of the next sublayer.
 
     Args:
         block: of any kind.
@@ -157,5 +217,5 @@ def after_attention(
     if not isinstance(block, SplitBlock):
         return block.post_attention(hidden_states, attended, normed, modulation, rows), None
     update, gate = block.attention_update(attended), modulation.attention.gate
-    norm = modulation.cross.norm
+    norm = modulation.after_attention.norm
     return residual_norm(hidden_states, update, rows, gate=gate, norm=norm, out=place)

@@ -18,7 +18,7 @@ from seqtex_core.joint_projection import project
 from seqtex_core.kernels.activation import linear_gelu
 from seqtex_core.modulation import RowNorm
 from seqtex_core.qk_prep import QKNorm, qk_prep
-from seqtex_core.split_block import SplitBlock, Sublayer, Sublayers
+from seqtex_core.split_block import SplitCrossBlock, Sublayer, Sublayers
 
 LORA_TARGETS = (
     "attn1.to_q",
@@ -35,7 +35,7 @@ FACTORS = slice(1, None, 3)
 feed-forward. The factors are 1 plus what the weights say."""
 
 
-class WanBlock(SplitBlock):
+class WanBlock(SplitCrossBlock):
     """Self-attention, cross-attention to text, feed-forward; modulated per frame.
 
     Args:
