@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import product
 
@@ -92,7 +93,18 @@ def shapes(session: Session) -> list[Shape]:
 
 def run(session: Session) -> list[Row]:
     """Rows of all shapes and implementations."""
-    return run_cases(_cases(session), session)
+    with _many_compilations(session):
+        return run_cases(_cases(session), session)
+
+
+def _many_compilations(session: Session) -> AbstractContextManager[None]:
+    """Room for a compiled kernel per dtype, size and direction, where something is compiled."""
+    if not session.on_cuda:
+        return nullcontext()
+    import torch._dynamo
+
+    room: AbstractContextManager[None] = torch._dynamo.config.patch(recompile_limit=64)
+    return room
 
 
 def _cases(session: Session) -> Iterator[Case]:

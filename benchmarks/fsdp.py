@@ -39,6 +39,7 @@ WAYS: tuple[Way, ...] = (
     (f"{SHARDED}, checkpointing", 2, True),
 )
 """Name, number of processes, whether blocks are computed again."""
+PROCESS = "benchmarks.fsdp_process"
 LONGEST_S = 500.0
 
 
@@ -107,13 +108,14 @@ def _measured(
     row: Row, size: TrainSize, session: Session, exact: dict[str, Tensor], *, checkpointing: bool
 ) -> Row:
     processes = int(row.parameters["processes"] or 1)
+    sharded = row.implementation.startswith(SHARDED)
     job = {
         "size": vars(size),
         "family": FAMILY,
         "seed": session.seed,
         "device": session.device.type,
         "checkpointing": checkpointing,
-        "sharded": processes > 1,
+        "sharded": sharded,
         "steps": 3 if session.quick else 8,
     }
     with tempfile.TemporaryDirectory() as name:
@@ -133,7 +135,7 @@ def _measured(
         reference="gradients of the whole batch in one process, in fp64",
     )
     reason = accuracy.reason_wrong(seen, torch.float32)
-    if processes > 1 and any(one["dtensors"] < one["parameters"] for one in found):
+    if sharded and any(one["dtensors"] < one["parameters"] for one in found):
         reason = "some parameters are not DTensors"
     if reason is not None:
         return replace(row, status="wrong", reason=reason, accuracy=seen)
@@ -148,7 +150,7 @@ def _with_figures(row: Row, found: Sequence[Any], size: TrainSize, session: Sess
     )
     largest = max(found, key=lambda one: one["peak_bytes"] + one["weights_bytes"])
     held = {key: largest[key] for key in ("weights_bytes", "moments_bytes", "gradients_bytes")}
-    sharded = [100 * one["dtensors"] / one["parameters"] for one in found if len(found) > 1]
+    sharded = min(100 * one["dtensors"] / one["parameters"] for one in found)
     assert row.work is not None
     return replace(
         row,
@@ -165,7 +167,7 @@ def _with_figures(row: Row, found: Sequence[Any], size: TrainSize, session: Sess
         samples_per_s=size.batch / wall.median_s,
         tokens_per_s=size.batch * size.num_tokens / wall.median_s,
         cpu_s_per_process=max(one["cpu_s"] for one in found),
-        dtensor_percent=min(sharded, default=None),
+        dtensor_percent=sharded,
     )
 
 
@@ -192,7 +194,7 @@ def start_processes(job: dict[str, Any], folder: Path, count: int) -> str | None
     }
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.fsdp_process", str(folder)],
+            [sys.executable, "-m", PROCESS, str(folder)],
             env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,

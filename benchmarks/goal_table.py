@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from .fsdp import SHARDED
 from .geo_attention import CALL, PREP, WITH
 from .goal_figures import (
     Find,
@@ -18,6 +19,7 @@ from .goal_figures import (
 )
 from .layer import EVERYWHERE, OURS, RELEASED, VIEWS_ONLY
 from .loop import COMPILED, EAGER, GRAPH
+from .train import FUSED, OFF
 
 SECONDS, PERCENT = " s", "%"
 WIDTH_384 = "2 x d=384, 1024+1024"
@@ -255,7 +257,7 @@ ON_CPU = (
         name="parameters that are DTensors under FSDP2, two processes",
         device="cpu",
         benchmark="fsdp",
-        find=metric("dtensor_percent", pick=min),
+        find=metric("dtensor_percent", implementation=SHARDED),
         at_least=100,
         form=".0f",
         unit=PERCENT,
@@ -355,5 +357,14 @@ ON_CUDA = (
         find=total_ratio("diffusers", "one frame", case="wan"),
     ),
 )
-GOALS = (*COUNTED, *ON_CPU, *ON_CUDA)
+TRAINED = tuple(
+    Goal(
+        name=f"training step, {name} over plain kernels",
+        device="cuda",
+        benchmark="train",
+        find=ratio(OFF, name, case="wan"),
+    )
+    for name in (FUSED, "compiled blocks")
+)
+GOALS = (*COUNTED, *ON_CPU, *ON_CUDA, *TRAINED)
 """On a GPU in the order in which they are measured: what is short and wanted most comes first."""

@@ -175,8 +175,13 @@ def calling(model: SeqTexTransformer, cache: StepCache) -> PredictVelocity:
 
 def released_calls(model: SeqTexTransformer, scene: Scene) -> PredictVelocity:
     """The same in the released bookkeeping; all is computed anew in every step."""
-    released = ReleasedModel(model, choose_attention())
-    return lambda latents, sigmas: released(replace(scene, latents=latents, sigmas=sigmas))
+    released, dtype = ReleasedModel(model, choose_attention()), scene.text.dtype
+
+    def predict(latents: Latents, sigmas: Latents) -> dict[str, Tensor]:
+        cast = {name: x.to(dtype) for name, x in latents.items()}  # the loop's own are fp32
+        return released(replace(scene, latents=cast, sigmas=sigmas))
+
+    return predict
 
 
 def _shallow(model: SeqTexTransformer) -> SeqTexTransformer:

@@ -134,7 +134,8 @@ def run_case(case: Case, session: Session) -> list[Row]:
     timings = time_interleaved(calls, session.device, budget) if calls else {}
     for name, timing in timings.items():
         work = runnable[name].work or case.work
-        seen = observe(calls[name], session.device, profiles=1 if case.few else PROFILES)
+        profiles = 1 if case.few or session.on_cuda else PROFILES
+        seen = observe(calls[name], session.device, profiles=profiles)
         rows[name] = replace(
             rows[name],
             time=timing,
@@ -208,17 +209,19 @@ def _first_row(case: Case, candidate: Candidate) -> Row:
 
 def _check_all(case: Case, session: Session, rows: dict[str, Row]) -> dict[str, Accuracy]:
     """Distances of all candidates that run; those that raise are marked in ``rows``."""
-    shared = None if case.expected is None else tensors(case.expected())
+    shared: list[Tensor] | None = None
     found: dict[str, Accuracy] = {}
     for candidate in case.candidates:
         if candidate.call is None:
             continue
-        own = candidate.expected
-        expected = shared if own is None else tensors(own())
         try:
-            if expected is None or candidate.check is not None:
+            if candidate.expected is not None:
+                expected = tensors(candidate.expected())
+            elif candidate.check is not None or case.expected is None:
                 rows[candidate.name] = _checked(rows[candidate.name], candidate)
                 continue
+            else:
+                expected = shared = tensors(case.expected()) if shared is None else shared
             accuracy.poison(session.device, sum(t.numel() for t in expected) * case.dtype.itemsize)
             outputs = [t.clone() for t in tensors(candidate.call())]
             again = tensors(candidate.call())

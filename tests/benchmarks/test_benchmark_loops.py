@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from benchmarks import fsdp, geo_attention, layer, loop
+from benchmarks import fsdp, fsdp_process, geo_attention, layer, loop
 from benchmarks.ceilings import Ceilings
 from benchmarks.models import ModelSize, build_model
 from benchmarks.result import Row
@@ -113,12 +117,35 @@ def test_the_bare_kernel_is_the_one_that_the_library_runs() -> None:
         torch.testing.assert_close(out, attend(q, k, v))
 
 
-def test_two_processes_share_every_parameter_and_agree_with_one(session: Session) -> None:
+def test_training_with_shared_parameters_agrees_with_training_without(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process stands for two, as starting them takes long; the benchmark compares two."""
     size = TrainSize(
         heads=2, head_dim=16, layers=1, view_tokens=2, uv_tokens=4, num_text=4, batch=2, lora_rank=2
     )
-    row = next(row for row in fsdp.process_rows(size, session, ways=((fsdp.SHARDED, 2, False),)))
-    assert row.status == "ok", row.reason
-    assert row.metrics["dtensor_percent"] == 100.0
-    assert row.accuracy is not None
-    assert row.accuracy.reference.startswith("gradients of the whole batch")
+
+    def here(job: dict[str, Any], folder: Path, count: int) -> None:
+        (folder / "job.json").write_text(json.dumps(job))
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = listener.getsockname()[1]
+        where = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": count, "MASTER_PORT": port}
+        for name, value in (where | {"MASTER_ADDR": "127.0.0.1"}).items():
+            monkeypatch.setenv(name, str(value))
+        fsdp_process.main(folder)
+
+    monkeypatch.setattr(fsdp, "start_processes", here)
+    ways = ((fsdp.ONE, 1, False), (fsdp.SHARDED, 1, True))
+    one, shared = fsdp.beside_one(list(fsdp.process_rows(size, session, ways=ways)))
+    assert (one.status, shared.status) == ("ok", "ok"), (one.reason, shared.reason)
+    assert (one.metrics["dtensor_percent"], shared.metrics["dtensor_percent"]) == (0.0, 100.0)
+    assert shared.metrics["speedup"]
+    for row in (one, shared):
+        assert row.accuracy is not None
+        assert row.accuracy.reference.startswith("gradients of the whole batch")
+
+
+def test_a_process_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fsdp, "PROCESS", "benchmarks.nothing")
+    assert "benchmarks.nothing" in str(fsdp.start_processes({}, tmp_path, 2))
