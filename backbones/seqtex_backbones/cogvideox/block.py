@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 
-from seqtex_core.adapter import BackboneBlock, RowSublayers, TimeEmbedding
+from seqtex_core.adapter import RowSublayers, TimeEmbedding
+from seqtex_core.split_block import SplitBlock, Sublayer, Sublayers
 from seqtex_core.text_rows import SharedTextRows
 
-from ..diffusers_parts.sublayers import AdaptiveSublayers, BlockModulation, Modulation
+from ..diffusers_parts.attention import JOINT_SELF_ATTENTION
+from ..diffusers_parts.sublayers import GeluSublayers, adaptive, with_weights
 
 _VIDEO, _TEXT = slice(3), slice(3, 6)  # among the tables of a norm
 
 
-class CogVideoXBlock(AdaptiveSublayers, BackboneBlock):
+class CogVideoXBlock(GeluSublayers, SplitBlock):
     """Joint attention and feed-forward; text and video share all weights but the modulation.
 
     The norms have weights, which are made part of the modulation.
@@ -23,6 +25,8 @@ class CogVideoXBlock(AdaptiveSublayers, BackboneBlock):
         block: a diffusers ``CogVideoXBlock``; its modules are taken over.
     """
 
+    joint_projections: ClassVar[tuple[tuple[str, ...], ...]] = JOINT_SELF_ATTENTION
+
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
         parts: Any = block
@@ -30,7 +34,6 @@ class CogVideoXBlock(AdaptiveSublayers, BackboneBlock):
         self.attn1 = parts.attn1
         self.norm2 = parts.norm2
         self.ff = parts.ff
-        self.eps = float(parts.norm1.norm.eps)
         self.num_heads = int(parts.attn1.heads)
 
     @property
@@ -47,16 +50,18 @@ class CogVideoXBlock(AdaptiveSublayers, BackboneBlock):
         """The same sublayers with the text half of the modulation."""
         return SharedTextRows(self, lambda time: self._modulation(time, _TEXT))
 
-    def modulation(self, time: TimeEmbedding) -> BlockModulation:
+    def modulation(self, time: TimeEmbedding) -> Sublayers:
         """The video half of the modulation."""
         return self._modulation(time, _VIDEO)
 
-    def _modulation(self, time: TimeEmbedding, tables: slice) -> BlockModulation:
-        attention, feed_forward = (
-            Modulation.of(*norm.linear(time.projected).chunk(6, dim=-1)[tables])
-            for norm in (self.norm1, self.norm2)
+    def _modulation(self, time: TimeEmbedding, tables: slice) -> Sublayers:
+        return Sublayers(
+            attention=_sublayer(self.norm1, time, tables),
+            feed_forward=_sublayer(self.norm2, time, tables),
         )
-        return BlockModulation(
-            attention=attention.with_norm(self.norm1.norm),
-            feed_forward=feed_forward.with_norm(self.norm2.norm),
-        )
+
+
+def _sublayer(norm: Any, time: TimeEmbedding, tables: slice) -> Sublayer:
+    parts = norm.linear(time.projected).chunk(6, dim=-1)[tables]
+    plain = adaptive(*parts, eps=norm.norm.eps)
+    return plain._replace(norm=with_weights(norm.norm, plain.norm))

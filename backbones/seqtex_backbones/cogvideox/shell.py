@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from seqtex_core.adapter import BackboneShell, TextContext, TimeEmbedding
 from seqtex_core.frames import Grid, StreamLayout, TokenLayout
-from seqtex_core.modulation import affine_norm, modulated_norm
+from seqtex_core.modulation import RowNorm, affine_norm, normed_rows
 from seqtex_core.rope import (
     Extrapolation,
     Interpolation,
@@ -24,7 +24,7 @@ from seqtex_core.rope import (
 
 from ..diffusers_parts.conditions import embed_levels, refuse_image
 from ..diffusers_parts.patches import ConvPatches, LinearPatches, join_patches
-from ..diffusers_parts.sublayers import fold_norm, wide
+from ..diffusers_parts.sublayers import wide, with_weights
 from .positions import SinusoidalPositions
 from .schedule import VPSchedule, to_vp, v_to_velocity
 
@@ -114,9 +114,8 @@ class CogVideoXShell(BackboneShell):
         shift, scale = wide(self.norm_out.linear(time.projected)).chunk(2, dim=-1)
         first, second = self.norm_final, self.norm_out.norm
         normed = affine_norm(hidden_states, first.weight, first.bias, eps=first.eps)
-        shift, factor = fold_norm(second, shift, 1 + scale)
-        normed = modulated_norm(normed, shift, factor, rows, eps=second.eps)
-        tokens: Tensor = self.proj_out(normed)
+        last = with_weights(second, RowNorm(1 + scale, shift, second.eps))
+        tokens: Tensor = self.proj_out(normed_rows(normed, last, rows))
         return tokens
 
     def unpatchify(self, tokens: Tensor, grid: Grid) -> Tensor:

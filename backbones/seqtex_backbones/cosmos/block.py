@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqtex_core.adapter import BackboneBlock, KeyValue, TextContext, TimeEmbedding
+from seqtex_core.adapter import KeyValue, TextContext, TimeEmbedding
 from seqtex_core.attention import Attend
-from seqtex_core.frames import StreamLayout
-from seqtex_core.modulation import gated_residual
+from seqtex_core.split_block import SplitCrossBlock, Sublayers
 
-from ..diffusers_parts.attention import attend_to_context, context_key_values
-from ..diffusers_parts.sublayers import AdaptiveSublayers, BlockModulation, Modulation, wide
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class CosmosModulation(BlockModulation):
-    """Cross-attention is modulated, too."""
-
-    cross: Modulation
+from ..diffusers_parts.attention import JOINT_ATTENTION, attend_to_context, context_key_values
+from ..diffusers_parts.sublayers import GeluSublayers, adaptive, wide
 
 
-class CosmosBlock(AdaptiveSublayers, BackboneBlock):
+class CosmosBlock(GeluSublayers, SplitCrossBlock):
     """Self-attention, cross-attention to text, feed-forward; all three modulated and gated.
 
     Args:
@@ -33,6 +24,7 @@ class CosmosBlock(AdaptiveSublayers, BackboneBlock):
     """
 
     shareable: ClassVar[Mapping[str, tuple[str, ...]]] = {"cross_attn": ("attn2",)}
+    joint_projections: ClassVar[tuple[tuple[str, ...], ...]] = JOINT_ATTENTION
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -56,32 +48,25 @@ class CosmosBlock(AdaptiveSublayers, BackboneBlock):
         """The feed-forward network."""
         return self.ff
 
-    def modulation(self, time: TimeEmbedding) -> CosmosModulation:
+    def modulation(self, time: TimeEmbedding) -> Sublayers:
         """What every sublayer makes of the level, plus what all sublayers of all blocks share."""
         attention, cross, feed_forward = (
-            Modulation.of(*low_rank(norm, time, parts=3))
+            adaptive(*low_rank(norm, time, parts=3), eps=self.eps)
             for norm in (self.norm1, self.norm2, self.norm3)
         )
-        return CosmosModulation(attention=attention, cross=cross, feed_forward=feed_forward)
+        return Sublayers(attention=attention, cross=cross, feed_forward=feed_forward)
 
     def cross_key_values(self, context: TextContext) -> tuple[KeyValue, ...]:
         """Keys and values of the text."""
         heads, scope = self.num_heads, self.norm_scope
         return context_key_values(self.attn2, context, num_heads=heads, scope=scope)
 
-    def cross_attention(
-        self,
-        hidden_states: Tensor,
-        key_values: tuple[KeyValue, ...],
-        modulation: CosmosModulation,
-        rows: StreamLayout,
-        attend: Attend,
+    def cross_update(
+        self, normed: Tensor, key_values: tuple[KeyValue, ...], attend: Attend
     ) -> Tensor:
-        """Modulated and gated like the others."""
+        """Attention to the text, projected."""
         (text,) = key_values
-        normed = self.normed(hidden_states, modulation.cross, rows)
-        update = attend_to_context(self.attn2, normed, text, attend, scope=self.norm_scope)
-        return gated_residual(hidden_states, update, modulation.cross.gate, rows)
+        return attend_to_context(self.attn2, normed, text, attend, scope=self.norm_scope)
 
 
 def low_rank(norm: Any, time: TimeEmbedding, *, parts: int) -> tuple[Tensor, ...]:

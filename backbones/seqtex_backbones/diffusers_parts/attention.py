@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from seqtex_core.adapter import KeyValue, RowSublayers, TextContext
 from seqtex_core.attention import Attend
+from seqtex_core.joint_projection import project
 from seqtex_core.qk_prep import QKNorm, qk_prep
 
 NormScope = Literal["inner", "head"]
@@ -25,6 +26,10 @@ LORA_TARGETS = (
     "ff.net.2",
 )
 """Linear layers of the blocks of most models: self-attention and the feed-forward network."""
+
+JOINT_SELF_ATTENTION = (("attn1.to_q", "attn1.to_k", "attn1.to_v"),)
+JOINT_ATTENTION = (*JOINT_SELF_ATTENTION, ("attn2.to_k", "attn2.to_v"))
+"""Projections of the same rows, as ``BackboneBlock.joint_projections``."""
 
 
 class ProjectedRows(RowSublayers):
@@ -58,8 +63,14 @@ class ProjectedRows(RowSublayers):
 
     def key_value(self, normed: Tensor) -> tuple[Tensor, Tensor]:
         """Projected keys and values, each ``[B, L, N*D]``."""
-        attention = self.attention
-        return attention.to_k(normed), attention.to_v(normed)
+        key, value = project(normed, (self.attention.to_k, self.attention.to_v))
+        return key, value
+
+    def query_key_value(self, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All three."""
+        layers = self.attention
+        query, key, value = project(normed, (layers.to_q, layers.to_k, layers.to_v))
+        return query, key, value
 
     def attention_output(self, attended: Tensor) -> Tensor:
         """The output projection ``[B, L, D]`` of attended rows ``[B, L, N, D]``."""
@@ -87,8 +98,12 @@ class AddedRows(ProjectedRows):
 
     def key_value(self, normed: Tensor) -> tuple[Tensor, Tensor]:
         """Projected keys and values, each ``[B, L, N*D]``."""
-        attention = self.attention
-        return attention.add_k_proj(normed), attention.add_v_proj(normed)
+        key, value = project(normed, (self.attention.add_k_proj, self.attention.add_v_proj))
+        return key, value
+
+    def query_key_value(self, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All three."""
+        return self.query(normed), *self.key_value(normed)
 
     def attention_output(self, attended: Tensor) -> Tensor:
         """The output projection ``[B, L, D]`` of attended rows ``[B, L, N, D]``."""
@@ -119,7 +134,7 @@ def context_key_values(
         num_heads: N.
         scope: of the key norm.
     """
-    key, value = attention.to_k(context.text), attention.to_v(context.text)
+    key, value = project(context.text, (attention.to_k, attention.to_v))
     norm = qk_norm(attention.norm_k, scope)
     return (KeyValue.of(key, value, norm, num_heads=num_heads, mask=context.key_mask),)
 

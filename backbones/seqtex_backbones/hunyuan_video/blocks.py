@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from seqtex_core.adapter import BackboneBlock, RowSublayers, TimeEmbedding
 from seqtex_core.frames import StreamLayout
 from seqtex_core.kernels.activation import linear_gelu
-from seqtex_core.modulation import gated_residual, modulated_norm
+from seqtex_core.modulation import normed_rows
+from seqtex_core.split_block import SplitBlock, Sublayer, Sublayers, summed
 from seqtex_core.text_rows import SharedTextRows
 
 from ..diffusers_parts.attention import AddedRows, ProjectedRows
-from ..diffusers_parts.sublayers import AdaptiveSublayers, BlockModulation, Modulation
+from ..diffusers_parts.sublayers import GeluSublayers, adaptive, two_adaptive
 
 LORA_TARGETS = (
     "attn.to_q",
@@ -32,8 +33,10 @@ first three and the last two, which text rows pass through as well."""
 EPS = 1e-6
 """Of every LayerNorm; they have no weights."""
 
+_JOINT = (("attn.to_q", "attn.to_k", "attn.to_v"),)
 
-class DualBlock(AdaptiveSublayers, BackboneBlock):
+
+class DualBlock(GeluSublayers, SplitBlock):
     """Joint attention of video and text, each with weights of its own.
 
     Args:
@@ -46,7 +49,10 @@ class DualBlock(AdaptiveSublayers, BackboneBlock):
         "attn.to_add_out",
         "ff_context",
     )
-    eps = EPS
+    joint_projections: ClassVar[tuple[tuple[str, ...], ...]] = (
+        *_JOINT,
+        ("attn.add_k_proj", "attn.add_v_proj"),
+    )
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -68,7 +74,7 @@ class DualBlock(AdaptiveSublayers, BackboneBlock):
         """The feed-forward network of video rows."""
         return self.ff
 
-    def modulation(self, time: TimeEmbedding) -> BlockModulation:
+    def modulation(self, time: TimeEmbedding) -> Sublayers:
         """Six tables per frame."""
         return _modulation(self.norm1, time)
 
@@ -77,14 +83,12 @@ class DualBlock(AdaptiveSublayers, BackboneBlock):
         return DualText(self)
 
 
-class DualText(AddedRows, AdaptiveSublayers):
+class DualText(AddedRows, GeluSublayers):
     """What a dual block does to text rows.
 
     Args:
         block: whose layers they pass through.
     """
-
-    eps = EPS
 
     def __init__(self, block: DualBlock) -> None:
         self.block = block
@@ -100,7 +104,7 @@ class DualText(AddedRows, AdaptiveSublayers):
         """The feed-forward network of text rows."""
         return self.block.ff_context
 
-    def modulation(self, time: TimeEmbedding) -> BlockModulation:
+    def modulation(self, time: TimeEmbedding) -> Sublayers:
         """Six tables per frame."""
         return _modulation(self.block.norm1_context, time)
 
@@ -111,6 +115,8 @@ class SingleBlock(ProjectedRows, BackboneBlock):
     Args:
         block: a diffusers ``HunyuanVideoSingleTransformerBlock``; its modules are taken over.
     """
+
+    joint_projections: ClassVar[tuple[tuple[str, ...], ...]] = _JOINT
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -130,36 +136,36 @@ class SingleBlock(ProjectedRows, BackboneBlock):
         """The same sublayers at the level of text."""
         return SharedTextRows(self, self.modulation)
 
-    def modulation(self, time: TimeEmbedding) -> Modulation:
+    def modulation(self, time: TimeEmbedding) -> Sublayer:
         """Three tables per frame."""
-        return Modulation.of(*self.norm.linear(time.projected).chunk(3, dim=-1))
+        return adaptive(*self.norm.linear(time.projected).chunk(3, dim=-1), eps=EPS)
 
     def pre_attention(
-        self, hidden_states: Tensor, modulation: Modulation, rows: StreamLayout
+        self, hidden_states: Tensor, modulation: Sublayer, rows: StreamLayout
     ) -> Tensor:
         """LayerNorm, modulated, ``[B, L, D]``."""
-        return modulated_norm(hidden_states, modulation.shift, modulation.factor, rows, eps=EPS)
+        return normed_rows(hidden_states, modulation.norm, rows)
 
     def post_attention(
         self,
         hidden_states: Tensor,
         attended: Tensor,
         normed: Tensor,
-        modulation: Modulation,
+        modulation: Sublayer,
         rows: StreamLayout,
     ) -> Tensor:
         """One projection of what attention and the feed-forward give, gate and residual."""
         beside = linear_gelu(normed, self.proj_mlp, approximate="tanh")
         update = self.proj_out(torch.cat([attended.flatten(2), beside], dim=-1))
-        return gated_residual(hidden_states, update, modulation.gate, rows)
+        return summed(hidden_states, update, modulation.gate, rows)
 
     def feed_forward(
-        self, hidden_states: Tensor, modulation: Modulation, rows: StreamLayout
+        self, hidden_states: Tensor, modulation: Sublayer, rows: StreamLayout
     ) -> Tensor:
         """Nothing: it ran beside attention."""
         del modulation, rows
         return hidden_states
 
 
-def _modulation(norm: Any, time: TimeEmbedding) -> BlockModulation:
-    return BlockModulation.of_tables(norm.linear(time.projected).chunk(6, dim=-1))
+def _modulation(norm: Any, time: TimeEmbedding) -> Sublayers:
+    return two_adaptive(norm.linear(time.projected).chunk(6, dim=-1), eps=EPS)

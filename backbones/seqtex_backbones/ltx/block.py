@@ -11,13 +11,19 @@ from torch.nn import functional
 from seqtex_core.adapter import BackboneBlock, KeyValue, TextContext, TimeEmbedding
 from seqtex_core.attention import Attend
 from seqtex_core.frames import StreamLayout
-from seqtex_core.modulation import per_frame
+from seqtex_core.modulation import RowNorm, per_frame
+from seqtex_core.split_block import Sublayers, summed
 
-from ..diffusers_parts.attention import NormScope, attend_to_context, context_key_values
-from ..diffusers_parts.sublayers import AdaptiveSublayers, BlockModulation, Modulation, wide
+from ..diffusers_parts.attention import (
+    JOINT_ATTENTION,
+    NormScope,
+    attend_to_context,
+    context_key_values,
+)
+from ..diffusers_parts.sublayers import GeluSublayers, two_adaptive, wide
 
 
-class LTXBlock(AdaptiveSublayers, BackboneBlock):
+class LTXBlock(GeluSublayers, BackboneBlock):
     """Self-attention, cross-attention to text, feed-forward; the norms are RMS norms.
 
     Args:
@@ -25,6 +31,7 @@ class LTXBlock(AdaptiveSublayers, BackboneBlock):
     """
 
     shareable: ClassVar[Mapping[str, tuple[str, ...]]] = {"cross_attn": ("attn2",)}
+    joint_projections: ClassVar[tuple[tuple[str, ...], ...]] = JOINT_ATTENTION
     norm_scope: ClassVar[NormScope] = "inner"
 
     def __init__(self, block: nn.Module) -> None:
@@ -47,17 +54,24 @@ class LTXBlock(AdaptiveSublayers, BackboneBlock):
         """The feed-forward network."""
         return self.ff
 
-    def modulation(self, time: TimeEmbedding) -> BlockModulation:
+    def modulation(self, time: TimeEmbedding) -> Sublayers:
         """The block's table plus the time projection, fp32."""
         rows = wide(self.scale_shift_table) + wide(time.projected)
-        return BlockModulation.of_tables(rows.unbind(2))
+        return two_adaptive(rows.unbind(2), eps=self.eps)
 
-    def normed(self, hidden_states: Tensor, modulation: Modulation, rows: StreamLayout) -> Tensor:
+    def pre_attention(
+        self, hidden_states: Tensor, modulation: Sublayers, rows: StreamLayout
+    ) -> Tensor:
         """RMS norm in fp32, modulated, ``[B, L, D]``."""
-        normed = functional.rms_norm(wide(hidden_states), hidden_states.shape[-1:], eps=self.eps)
-        shift, factor = modulation.shift, modulation.factor
-        moved = per_frame(lambda x, s, f: x * f + s, rows, normed, shift, factor)
-        return moved.type_as(hidden_states)
+        return _normed(hidden_states, modulation.attention.norm, rows)
+
+    def feed_forward(
+        self, hidden_states: Tensor, modulation: Sublayers, rows: StreamLayout
+    ) -> Tensor:
+        """GELU network behind an RMS norm, gated."""
+        norm, gate = modulation.feed_forward
+        update = self.feed_forward_update(_normed(hidden_states, norm, rows))
+        return summed(hidden_states, update, gate, rows)
 
     def cross_key_values(self, context: TextContext) -> tuple[KeyValue, ...]:
         """Keys and values of the text; padding is hidden."""
@@ -68,7 +82,7 @@ class LTXBlock(AdaptiveSublayers, BackboneBlock):
         self,
         hidden_states: Tensor,
         key_values: tuple[KeyValue, ...],
-        modulation: BlockModulation,
+        modulation: Sublayers,
         rows: StreamLayout,
         attend: Attend,
     ) -> Tensor:
@@ -79,3 +93,10 @@ class LTXBlock(AdaptiveSublayers, BackboneBlock):
         return hidden_states + attend_to_context(
             self.attn2, hidden_states, text, attend, scope=scope
         )
+
+
+def _normed(hidden_states: Tensor, norm: RowNorm, rows: StreamLayout) -> Tensor:
+    factor, shift, eps = norm
+    unit = functional.rms_norm(wide(hidden_states), hidden_states.shape[-1:], eps=eps)
+    moved = per_frame(lambda x, s, f: x * f + s, rows, unit, shift, factor)
+    return moved.type_as(hidden_states)

@@ -13,7 +13,7 @@ from seqtex_core.adapter import BackboneBlock, RowSublayers, TimeEmbedding
 from seqtex_core.frames import StreamLayout
 from seqtex_core.modulation import gated_residual, per_frame
 
-from ..diffusers_parts.attention import AddedRows, ProjectedRows
+from ..diffusers_parts.attention import JOINT_SELF_ATTENTION, AddedRows, ProjectedRows
 from ..diffusers_parts.sublayers import wide
 
 
@@ -93,6 +93,10 @@ class MochiBlock(MochiSublayers, BackboneBlock):
         "attn1.norm_added_q",
         "attn1.to_add_out",
         "ff_context",
+    )
+    joint_projections: ClassVar[tuple[tuple[str, ...], ...]] = (
+        *JOINT_SELF_ATTENTION,
+        ("attn1.add_k_proj", "attn1.add_v_proj"),
     )
 
     def __init__(self, block: nn.Module) -> None:
