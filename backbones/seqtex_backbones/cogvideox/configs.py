@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from types import MappingProxyType
+from dataclasses import dataclass
 from typing import Any
 
 from seqtex_core.adapter import Backbone
 from seqtex_core.errors import UsageError
 from seqtex_core.rope import LINSPACE_ENDS, LinspaceEnd
 
-from ..diffusers_parts.entry import DiffusersEntry
+from ..diffusers_parts.entry import DiffusersEntry, DiffusersSizes
 
-_OWN = frozenset({"snr_shift", "linspace_end"})
 _SAMPLE_SIZE = frozenset({"sample_height", "sample_width", "sample_frames"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class CogVideoXConfig:
+class CogVideoXConfig(DiffusersSizes):
     """Sizes of a CogVideoX transformer, under the argument names (and defaults) of diffusers.
 
     Args:
@@ -51,6 +48,8 @@ class CogVideoXConfig:
         UsageError: a size that is not a positive whole number, or that the positions cannot have.
     """
 
+    of_backbone = ("snr_shift", "linspace_end")
+
     num_attention_heads: int = 30
     attention_head_dim: int = 64
     num_layers: int = 30
@@ -73,10 +72,7 @@ class CogVideoXConfig:
     linspace_end: LinspaceEnd = "diffusers"
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            size = getattr(self, field.name)
-            if field.type == "int" and not (isinstance(size, int) and size > 0):
-                raise UsageError(field.name, expected="a positive whole number", got=repr(size))
+        super().__post_init__()
         if not self.snr_shift > 0:
             raise UsageError("snr_shift", expected="a positive number", got=str(self.snr_shift))
         rotates = self.use_rotary_positional_embeddings
@@ -99,9 +95,9 @@ class CogVideoXConfig:
                 got=str(self.patch_size_t),
             )
 
-    def to_diffusers(self) -> dict[str, Any]:
-        """Arguments of ``CogVideoXTransformer3DModel``."""
-        return {name: value for name, value in asdict(self).items() if name not in _OWN}
+    def implied(self) -> dict[str, Any]:
+        """Arguments of the diffusers class that follow from the sizes, or that all models have."""
+        return {"use_learned_positional_embeddings": False, "ofs_embed_dim": None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,20 +107,13 @@ class CogVideoXEntry(DiffusersEntry[CogVideoXConfig]):
     family = "CogVideoX"
     diffusers_class = "CogVideoXTransformer3DModel"
     sizes = CogVideoXConfig
-    fixed = MappingProxyType({"use_learned_positional_embeddings": False, "ofs_embed_dim": None})
 
     def build(self) -> Backbone:
         """The model with torch's default initialisation, on the current default device."""
-        from diffusers import CogVideoXTransformer3DModel
-
         from .backbone import CogVideoXBackbone
 
-        model = CogVideoXTransformer3DModel(**self.config.to_diffusers())
         return CogVideoXBackbone(
-            model,
-            name=self.name,
-            snr_shift=self.config.snr_shift,
-            linspace_end=self.config.linspace_end,
+            self.new_transformer(), name=self.name, **self.config.to_backbone()
         )
 
     def without_effect(self) -> set[str]:
@@ -134,9 +123,8 @@ class CogVideoXEntry(DiffusersEntry[CogVideoXConfig]):
         return {"sample_frames"}
 
 
-def cogvideox_entry(name: str, sizes: Mapping[str, Any]) -> CogVideoXEntry:
-    """An entry of one's own from plain data; see ``DiffusersEntry.of_sizes``."""
-    return CogVideoXEntry.of_sizes(name, sizes)
+cogvideox_entry = CogVideoXEntry.of_sizes
+"""An entry of one's own from plain data."""
 
 
 COGVIDEOX_2B = CogVideoXEntry(

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from seqtex_core.adapter import Backbone
-from seqtex_core.errors import UsageError
 from seqtex_core.rope import GRID_SPREADS, GridSpread
 
-from ..diffusers_parts.entry import DiffusersEntry
+from ..diffusers_parts.entry import DiffusersEntry, DiffusersSizes
 from .positions import CosmosPositions
 from .schedule import CosmosSchedule, Objective
 
-_OWN = frozenset({"text_length", "objective", "fps", "spread"})
 _TRIPLES = ("max_size", "patch_size", "rope_scale")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CosmosConfig:
+class CosmosConfig(DiffusersSizes):
     """Sizes of a Cosmos transformer, under the argument names (and defaults) of diffusers.
 
     Args:
@@ -48,6 +46,9 @@ class CosmosConfig:
         UsageError: a size that is not a positive whole number, or that the positions cannot have.
     """
 
+    of_backbone = ("text_length", "objective", "fps", "spread")
+    choices = MappingProxyType({"spread": GRID_SPREADS})
+
     num_attention_heads: int = 32
     attention_head_dim: int = 128
     num_layers: int = 28
@@ -69,19 +70,13 @@ class CosmosConfig:
     spread: GridSpread = "extrapolate"
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            size = getattr(self, field.name)
-            if field.type == "int" and not (isinstance(size, int) and size > 0):
-                raise UsageError(field.name, expected="a positive whole number", got=repr(size))
-        if self.spread not in GRID_SPREADS:
-            raise UsageError("spread", expected=f"one of {GRID_SPREADS}", got=repr(self.spread))
+        super().__post_init__()
         CosmosSchedule(objective=self.objective)
         CosmosPositions(head_dim=self.attention_head_dim, rope_scale=self.rope_scale, fps=self.fps)
 
-    def to_diffusers(self) -> dict[str, Any]:
-        """Arguments of ``CosmosTransformer3DModel``."""
-        given = {name: value for name, value in asdict(self).items() if name not in _OWN}
-        return given | {
+    def implied(self) -> dict[str, Any]:
+        """Arguments of the diffusers class that follow from the sizes, or that all models have."""
+        return {
             "encoder_hidden_states_channels": self.text_embed_dim,
             "img_context_dim_in": None,
             "controlnet_block_every_n": None,
@@ -100,19 +95,9 @@ class CosmosEntry(DiffusersEntry[CosmosConfig]):
 
     def build(self) -> Backbone:
         """The model with torch's default initialisation, on the current default device."""
-        from diffusers import CosmosTransformer3DModel
-
         from .backbone import CosmosBackbone
 
-        config = self.config
-        return CosmosBackbone(
-            CosmosTransformer3DModel(**config.to_diffusers()),
-            name=self.name,
-            text_length=config.text_length,
-            objective=config.objective,
-            fps=config.fps,
-            spread=config.spread,
-        )
+        return CosmosBackbone(self.new_transformer(), name=self.name, **self.config.to_backbone())
 
     def without_effect(self) -> set[str]:
         """Sizes of parts that the model does not have."""
@@ -124,9 +109,8 @@ class CosmosEntry(DiffusersEntry[CosmosConfig]):
         return ignored
 
 
-def cosmos_entry(name: str, sizes: Mapping[str, Any]) -> CosmosEntry:
-    """An entry of one's own from plain data; see ``DiffusersEntry.of_sizes``."""
-    return CosmosEntry.of_sizes(name, sizes)
+cosmos_entry = CosmosEntry.of_sizes
+"""An entry of one's own from plain data."""
 
 
 def _named(name: str, summary: str, *, is_large: bool, **changes: Any) -> CosmosEntry:

@@ -4,19 +4,55 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+from dataclasses import asdict, dataclass, fields
+from types import MappingProxyType
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+from torch import nn
 
 from seqtex_core.adapter import Backbone
 from seqtex_core.errors import UsageError
 
 
-class DiffusersSizes(Protocol):
-    """Sizes of a model, a frozen dataclass."""
+@dataclass(frozen=True, kw_only=True)
+class DiffusersSizes:
+    """Sizes of a model: the arguments of its diffusers class, and those of its backbone.
+
+    Attributes:
+        of_backbone: the fields that diffusers does not know; arguments of the backbone.
+        choices: what some fields may be.
+
+    Raises:
+        UsageError: a size that is not a positive whole number, or a value that is no choice.
+    """
+
+    of_backbone: ClassVar[tuple[str, ...]] = ()
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            size = getattr(self, field.name)
+            if field.type == "int" and not (isinstance(size, int) and size > 0):
+                raise UsageError(field.name, expected="a positive whole number", got=repr(size))
+        for name, allowed in self.choices.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise UsageError(name, expected=f"one of {allowed}", got=repr(value))
 
     def to_diffusers(self) -> dict[str, Any]:
         """Arguments of the diffusers class."""
-        ...
+        values = asdict(self)
+        for name in self.of_backbone:
+            del values[name]
+        return values | self.implied()
+
+    def implied(self) -> dict[str, Any]:
+        """Further ones, which follow from the sizes or are the same in all models."""
+        return {}
+
+    def to_backbone(self) -> dict[str, Any]:
+        """Arguments of the backbone."""
+        return {name: getattr(self, name) for name in self.of_backbone}
 
 
 Sizes = TypeVar("Sizes", bound=DiffusersSizes)
@@ -40,9 +76,6 @@ class DiffusersEntry(ABC, Generic[Sizes]):
     diffusers_class: ClassVar[str]
     sizes: ClassVar[type[Any]]
     """The dataclass of ``config``."""
-    fixed: ClassVar[Mapping[str, Any]] = {}
-    """Arguments of the diffusers class that all models of the family must have."""
-
     name: str
     summary: str
     config: Sizes
@@ -51,6 +84,15 @@ class DiffusersEntry(ABC, Generic[Sizes]):
     @abstractmethod
     def build(self) -> Backbone:
         """The model with torch's default initialisation, on the current default device."""
+
+    def new_transformer(self) -> nn.Module:
+        """The same as diffusers knows it."""
+        import diffusers
+
+        transformer: nn.Module = getattr(diffusers, self.diffusers_class)(
+            **self.config.to_diffusers()
+        )
+        return transformer
 
     @classmethod
     def of_sizes(cls, name: str, sizes: Mapping[str, Any]) -> Self:
@@ -83,8 +125,7 @@ class DiffusersEntry(ABC, Generic[Sizes]):
             raise UsageError(
                 "config.json", expected=f"_class_name {self.diffusers_class!r}", got=repr(kind)
             )
-        ours = {**self.config.to_diffusers(), **self.fixed}
-        defaults = {**self.sizes().to_diffusers(), **self.fixed}
+        ours, defaults = self.config.to_diffusers(), self.sizes().to_diffusers()
         theirs = {name: _hashable(config.get(name, defaults[name])) for name in ours}
         return differing(ours, self.as_built(theirs), ignored=self.without_effect())
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from seqtex_core.adapter import Backbone
 from seqtex_core.errors import UsageError
 from seqtex_core.rope import GRID_SPREADS, GridSpread
 
-from ..diffusers_parts.entry import DiffusersEntry
-
-_OWN = frozenset({"text_length", "guidance", "spread"})
+from ..diffusers_parts.entry import DiffusersEntry, DiffusersSizes
 
 
 @dataclass(frozen=True, kw_only=True)
-class HunyuanVideoConfig:
+class HunyuanVideoConfig(DiffusersSizes):
     """Sizes of a HunyuanVideo transformer, under the argument names (and defaults) of diffusers.
 
     Args:
@@ -43,6 +41,9 @@ class HunyuanVideoConfig:
             unknown spread.
     """
 
+    of_backbone = ("text_length", "guidance", "spread")
+    choices = MappingProxyType({"spread": GRID_SPREADS})
+
     in_channels: int = 16
     num_attention_heads: int = 24
     attention_head_dim: int = 128
@@ -61,10 +62,7 @@ class HunyuanVideoConfig:
     spread: GridSpread = "extrapolate"
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            size = getattr(self, field.name)
-            if field.type == "int" and not (isinstance(size, int) and size > 0):
-                raise UsageError(field.name, expected="a positive whole number", got=repr(size))
+        super().__post_init__()
         axes = tuple(self.rope_axes_dim)
         object.__setattr__(self, "rope_axes_dim", axes)
         if len(axes) != 3 or any(dim % 2 for dim in axes) or sum(axes) != self.attention_head_dim:
@@ -73,13 +71,10 @@ class HunyuanVideoConfig:
                 expected=f"three even numbers whose sum is {self.attention_head_dim}",
                 got=str(axes),
             )
-        if self.spread not in GRID_SPREADS:
-            raise UsageError("spread", expected=f"one of {GRID_SPREADS}", got=repr(self.spread))
 
-    def to_diffusers(self) -> dict[str, Any]:
-        """Arguments of ``HunyuanVideoTransformer3DModel``."""
-        given = {name: value for name, value in asdict(self).items() if name not in _OWN}
-        return given | {
+    def implied(self) -> dict[str, Any]:
+        """Arguments of the diffusers class that follow from the sizes, or that all models have."""
+        return {
             "out_channels": self.in_channels,
             "patch_size_t": 1,
             "qk_norm": "rms_norm",
@@ -97,23 +92,15 @@ class HunyuanVideoEntry(DiffusersEntry[HunyuanVideoConfig]):
 
     def build(self) -> Backbone:
         """The model with torch's default initialisation, on the current default device."""
-        from diffusers import HunyuanVideoTransformer3DModel
-
         from .backbone import HunyuanVideoBackbone
 
-        config = self.config
         return HunyuanVideoBackbone(
-            HunyuanVideoTransformer3DModel(**config.to_diffusers()),
-            name=self.name,
-            text_length=config.text_length,
-            guidance=config.guidance,
-            spread=config.spread,
+            self.new_transformer(), name=self.name, **self.config.to_backbone()
         )
 
 
-def hunyuan_video_entry(name: str, sizes: Mapping[str, Any]) -> HunyuanVideoEntry:
-    """An entry of one's own from plain data; see ``DiffusersEntry.of_sizes``."""
-    return HunyuanVideoEntry.of_sizes(name, sizes)
+hunyuan_video_entry = HunyuanVideoEntry.of_sizes
+"""An entry of one's own from plain data."""
 
 
 HUNYUAN_VIDEO = HunyuanVideoEntry(

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from seqtex_core.adapter import Backbone
 from seqtex_core.errors import UsageError
 from seqtex_core.rope import GRID_SPREADS, GridSpread
 
-from ..diffusers_parts.entry import DiffusersEntry
-
-_OWN = frozenset({"text_length", "frame_rate", "causal_time", "spread"})
+from ..diffusers_parts.entry import DiffusersEntry, DiffusersSizes
 
 
 @dataclass(frozen=True, kw_only=True)
-class LTXConfig:
+class LTXConfig(DiffusersSizes):
     """Sizes of an LTX-Video transformer, under the argument names (and defaults) of diffusers.
 
     Args:
@@ -39,6 +37,9 @@ class LTXConfig:
             positions, or an unknown spread.
     """
 
+    of_backbone = ("text_length", "frame_rate", "causal_time", "spread")
+    choices = MappingProxyType({"spread": GRID_SPREADS})
+
     num_attention_heads: int = 32
     attention_head_dim: int = 64
     num_layers: int = 28
@@ -53,10 +54,7 @@ class LTXConfig:
     spread: GridSpread = "extrapolate"
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            size = getattr(self, field.name)
-            if field.type == "int" and not (isinstance(size, int) and size > 0):
-                raise UsageError(field.name, expected="a positive whole number", got=repr(size))
+        super().__post_init__()
         if self.attention_head_dim % 2 or self.dim < 6:
             raise UsageError(
                 "attention_head_dim",
@@ -65,18 +63,15 @@ class LTXConfig:
             )
         if not self.frame_rate > 0:
             raise UsageError("frame_rate", expected="a positive number", got=str(self.frame_rate))
-        if self.spread not in GRID_SPREADS:
-            raise UsageError("spread", expected=f"one of {GRID_SPREADS}", got=repr(self.spread))
 
     @property
     def dim(self) -> int:
         """Width of all heads."""
         return self.num_attention_heads * self.attention_head_dim
 
-    def to_diffusers(self) -> dict[str, Any]:
-        """Arguments of ``LTXVideoTransformer3DModel``."""
-        given = {name: value for name, value in asdict(self).items() if name not in _OWN}
-        return given | {
+    def implied(self) -> dict[str, Any]:
+        """Arguments of the diffusers class that follow from the sizes, or that all models have."""
+        return {
             "out_channels": self.in_channels,
             "cross_attention_dim": self.dim,
             "patch_size": 1,
@@ -97,24 +92,13 @@ class LTXEntry(DiffusersEntry[LTXConfig]):
 
     def build(self) -> Backbone:
         """The model with torch's default initialisation, on the current default device."""
-        from diffusers import LTXVideoTransformer3DModel
-
         from .backbone import LTXBackbone
 
-        config = self.config
-        return LTXBackbone(
-            LTXVideoTransformer3DModel(**config.to_diffusers()),
-            name=self.name,
-            text_length=config.text_length,
-            frame_rate=config.frame_rate,
-            causal_time=config.causal_time,
-            spread=config.spread,
-        )
+        return LTXBackbone(self.new_transformer(), name=self.name, **self.config.to_backbone())
 
 
-def ltx_entry(name: str, sizes: Mapping[str, Any]) -> LTXEntry:
-    """An entry of one's own from plain data; see ``DiffusersEntry.of_sizes``."""
-    return LTXEntry.of_sizes(name, sizes)
+ltx_entry = LTXEntry.of_sizes
+"""An entry of one's own from plain data."""
 
 
 LTX_2B = LTXEntry(

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from seqtex_core.adapter import Backbone
 from seqtex_core.errors import UsageError
 
-from ..diffusers_parts.entry import DiffusersEntry
+from ..diffusers_parts.entry import DiffusersEntry, DiffusersSizes
 
 _POOLER_HEADS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class MochiConfig:
+class MochiConfig(DiffusersSizes):
     """Sizes of a Mochi transformer, under the argument names (and defaults) of diffusers.
 
     Args:
@@ -44,19 +43,16 @@ class MochiConfig:
     max_sequence_length: int = 256
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            size = getattr(self, field.name)
-            if not (isinstance(size, int) and size > 0):
-                raise UsageError(field.name, expected="a positive whole number", got=repr(size))
+        super().__post_init__()
         for name, divisor in (("attention_head_dim", 2), ("text_embed_dim", _POOLER_HEADS)):
             if getattr(self, name) % divisor:
                 raise UsageError(
                     name, expected=f"a multiple of {divisor}", got=str(getattr(self, name))
                 )
 
-    def to_diffusers(self) -> dict[str, Any]:
-        """Arguments of ``MochiTransformer3DModel``."""
-        return asdict(self) | {
+    def implied(self) -> dict[str, Any]:
+        """Arguments of the diffusers class that follow from the sizes, or that all models have."""
+        return {
             "out_channels": None,
             "qk_norm": "rms_norm",
             "activation_fn": "swiglu",
@@ -78,12 +74,9 @@ class MochiEntry(DiffusersEntry[MochiConfig]):
 
         The learned frequencies start at zero there: without weights no position is told apart.
         """
-        from diffusers import MochiTransformer3DModel
-
         from .backbone import MochiBackbone
 
-        model = MochiTransformer3DModel(**self.config.to_diffusers())
-        return MochiBackbone(model, name=self.name)
+        return MochiBackbone(self.new_transformer(), name=self.name, **self.config.to_backbone())
 
     def as_built(self, theirs: dict[str, Any]) -> dict[str, Any]:
         """As many channels out as in is what nothing said means."""
@@ -92,9 +85,8 @@ class MochiEntry(DiffusersEntry[MochiConfig]):
         return theirs
 
 
-def mochi_entry(name: str, sizes: Mapping[str, Any]) -> MochiEntry:
-    """An entry of one's own from plain data; see ``DiffusersEntry.of_sizes``."""
-    return MochiEntry.of_sizes(name, sizes)
+mochi_entry = MochiEntry.of_sizes
+"""An entry of one's own from plain data."""
 
 
 MOCHI_1 = MochiEntry(

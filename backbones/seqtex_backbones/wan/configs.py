@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Any, Literal
 
 from seqtex_core.adapter import Backbone
 from seqtex_core.errors import UsageError
 
-from ..diffusers_parts.entry import DiffusersEntry, differing
+from ..diffusers_parts.entry import DiffusersEntry, DiffusersSizes, differing
 from .keys import diffusers_names
 
 
 @dataclass(frozen=True, kw_only=True)
-class WanConfig:
+class WanConfig(DiffusersSizes):
     """Sizes of a Wan transformer, under the argument names of diffusers.
 
     Args:
@@ -42,6 +43,9 @@ class WanConfig:
             an unknown ``prediction``.
     """
 
+    of_backbone = ("text_length", "prediction")
+    choices = MappingProxyType({"prediction": ("velocity", "clean")})
+
     num_attention_heads: int
     attention_head_dim: int = 128
     num_layers: int
@@ -59,24 +63,15 @@ class WanConfig:
     prediction: Literal["velocity", "clean"] = "velocity"
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            size = getattr(self, field.name)
-            if field.type == "int" and not (isinstance(size, int) and size > 0):
-                raise UsageError(field.name, expected="a positive whole number", got=repr(size))
+        super().__post_init__()
         if self.attention_head_dim % 2:
             raise UsageError(
                 "attention_head_dim", expected="an even number", got=str(self.attention_head_dim)
             )
-        if self.prediction not in ("velocity", "clean"):
-            raise UsageError(
-                "prediction", expected="'velocity' or 'clean'", got=repr(self.prediction)
-            )
 
-    def to_diffusers(self) -> dict[str, Any]:
-        """Arguments of ``WanTransformer3DModel``."""
-        arguments = asdict(self)
-        del arguments["text_length"], arguments["prediction"]
-        return arguments | {"cross_attn_norm": True, "qk_norm": "rms_norm_across_heads"}
+    def implied(self) -> dict[str, Any]:
+        """Arguments of the diffusers class that follow from the sizes, or that all models have."""
+        return {"cross_attn_norm": True, "qk_norm": "rms_norm_across_heads"}
 
     @classmethod
     def from_diffusers(cls, config: Mapping[str, Any], *, text_length: int = 512) -> WanConfig:
@@ -142,17 +137,9 @@ class WanEntry(DiffusersEntry[WanConfig]):
 
     def build(self) -> Backbone:
         """The model with torch's default initialisation, on the current default device."""
-        from diffusers import WanTransformer3DModel
-
         from .backbone import WanBackbone
 
-        model = WanTransformer3DModel(**self.config.to_diffusers())
-        return WanBackbone(
-            model,
-            name=self.name,
-            text_length=self.config.text_length,
-            prediction=self.config.prediction,
-        )
+        return WanBackbone(self.new_transformer(), name=self.name, **self.config.to_backbone())
 
     def native_names(self, keys: Iterable[str]) -> dict[str, str]:
         """Keys of a file, in either format, to diffusers' names."""
@@ -166,9 +153,8 @@ class WanEntry(DiffusersEntry[WanConfig]):
         return differing(self.config.to_diffusers(), theirs)
 
 
-def wan_entry(name: str, sizes: Mapping[str, Any]) -> WanEntry:
-    """An entry of one's own from plain data; see ``DiffusersEntry.of_sizes``."""
-    return WanEntry.of_sizes(name, sizes)
+wan_entry = WanEntry.of_sizes
+"""An entry of one's own from plain data."""
 
 
 WAN_2_1_T2V_1_3B = WanEntry(
