@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seqtex_core.attention import choose_attention
-from seqtex_core.lora import merge_lora
+from seqtex_core.inference import prepare_for_inference
 from seqtex_core.transformer import SeqTexTransformer
 
 from .block import FULL_SIZE
@@ -41,8 +41,7 @@ def _cases(session: Session) -> Iterator[Case]:
 def _case(size: ModelSize, dtype: torch.dtype, session: Session) -> Case:
     device, seed, itemsize = session.device, session.seed, dtype.itemsize
     unmerged = build_model(size, device=device, dtype=dtype, seed=seed, merged=False, released=True)
-    merged = copy.deepcopy(unmerged)
-    merge_lora(merged, keep_base=False)
+    merged = prepare_for_inference(copy.deepcopy(unmerged))
     scene = build_scene(size, unmerged, device=device, dtype=dtype, seed=seed)
     large = at_uv_resolution(size)
     larger = build_scene(large, unmerged, device=device, dtype=dtype, seed=seed)

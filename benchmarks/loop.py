@@ -13,7 +13,7 @@ from torch import Tensor
 from seqtex_core.attention import choose_attention
 from seqtex_core.flow_matching import inference_sigmas
 from seqtex_core.frame_run import KnownLatents
-from seqtex_core.lora import merge_lora
+from seqtex_core.inference import prepare_for_inference
 from seqtex_core.sampling import PredictVelocity, sample
 from seqtex_core.tasks import img2tex
 from seqtex_core.transformer import SeqTexTransformer, StepCache
@@ -133,8 +133,7 @@ def _cases(session: Session) -> Iterator[Case]:
 def _case(size: ModelSize, steps: int, dtype: torch.dtype, session: Session) -> Case:
     device, seed = session.device, session.seed
     unmerged = build_model(size, device=device, dtype=dtype, seed=seed, merged=False, released=True)
-    merged = copy.deepcopy(unmerged)
-    merge_lora(merged, keep_base=False)
+    merged = prepare_for_inference(copy.deepcopy(unmerged))
     scene = build_scene(size, unmerged, device=device, dtype=dtype, seed=seed)
     loop = Loop(scene=scene, size=size, steps=steps, seed=seed)
     cache = scene.prepare(merged)
