@@ -22,6 +22,7 @@ ATTENTION: Registry[Attend] = Registry(
         "sdpa_flash": "seqtex_core.attention.sdpa:SDPA_FLASH",
         "sdpa_efficient": "seqtex_core.attention.sdpa:SDPA_EFFICIENT",
         "sdpa_cudnn": "seqtex_core.attention.sdpa:SDPA_CUDNN",
+        "chunked": "seqtex_core.attention.chunked:CHUNKED",
         "flash_attn": "seqtex_core.attention.flash:FLASH",
         "xformers": "seqtex_core.attention.xformers:XFORMERS",
         "flex": "seqtex_core.attention.flex:FLEX",
@@ -32,7 +33,7 @@ ATTENTION: Registry[Attend] = Registry(
 AUTO_ORDER = ("flash_attn", "sdpa", "xformers", "flex", "reference")
 """What ``auto`` tries. FlashAttention 3 is the fastest exact kernel on Hopper and FlashAttention 2
 is what SDPA would run on other cards; SDPA takes masks and every device; the rest are reached only
-when both refuse."""
+when both refuse. ``chunked`` is an approximation and only ever runs by its name."""
 
 
 def list_attention(device: torch.device | str | None = None) -> list[tuple[str, str | None]]:

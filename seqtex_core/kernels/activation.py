@@ -43,17 +43,24 @@ def linear_gelu(x: Tensor, layer: nn.Linear, *, approximate: Approximate = "tanh
         return exact
     if is_plain(layer) and layer.bias is not None and _fuses_tanh(x.device, x.dtype):
         return _fused(x, layer.weight, layer.bias)
+    if is_plain(layer) and x.device.type == "cpu":  # the bias would be a pass of its own
+        return gelu_in_place(functional.linear(x, layer.weight), layer.bias)
     return gelu_in_place(layer(x))
 
 
-def gelu_in_place(x: Tensor) -> Tensor:
-    """The tanh form of GELU written over contiguous ``x [..., D]``; without gradients.
+def gelu_in_place(x: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The tanh form of GELU of ``x + bias``, written over ``x``; without gradients.
 
     On a CPU, as ``x * sigmoid(2 u)``, which is the same as ``x / 2 * (1 + tanh(u))``: PyTorch's
     sigmoid takes a fraction of the time of its tanh there. Computed in fp32 or fp64, rounded once.
+
+    Args:
+        x: contiguous, ``[..., D]``.
+        bias: ``[D]``, or ``None``.
     """
     if x.device.type != "cpu":
-        whole: Tensor = torch.ops.aten.gelu_(x, approximate="tanh")
+        whole: Tensor = x if bias is None else x.add_(bias)
+        torch.ops.aten.gelu_(whole, approximate="tanh")
         return whole
     rows = x.view(-1, x.shape[-1])
     wide = compute_dtype(x)
@@ -62,6 +69,8 @@ def gelu_in_place(x: Tensor) -> Tensor:
     scratch = torch.empty(min(step, len(rows)), x.shape[-1], dtype=wide)
     for piece in rows.split(step):
         values, factor = piece.to(wide), scratch[: len(piece)]
+        if bias is not None:
+            values.add_(bias)
         torch.addcmul(slope, values, values, value=_CUBE, out=factor)
         factor.mul_(values).sigmoid_()
         torch.mul(values, factor, out=piece)

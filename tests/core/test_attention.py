@@ -24,6 +24,7 @@ from seqtex_core.attention import (
     SdpaAttend,
     attention_reference,
     choose_attention,
+    chunked,
     list_attention,
 )
 from seqtex_core.attention.flash import FLASH_3
@@ -32,8 +33,9 @@ from seqtex_core.errors import MissingDependencyError, UnsupportedError, UsageEr
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)
-RUNS_ON_CPU = ("sdpa", "sdpa_flash", "flex", "reference")
-ALL = ("flash_attn", "flex", "reference", "sdpa", "sdpa_cudnn", "sdpa_efficient", "sdpa_flash")
+RUNS_ON_CPU = ("sdpa", "sdpa_flash", "flex", "chunked", "reference")
+OF_TORCH = ("sdpa", "sdpa_cudnn", "sdpa_efficient", "sdpa_flash")
+ALL = ("chunked", "flash_attn", "flex", "reference", *OF_TORCH)
 
 
 def make_qkv(q_len: int, k_len: int, *, heads: int = 3, dim: int = 8) -> tuple[Tensor, ...]:
@@ -96,6 +98,20 @@ def test_forward_matches_the_reference(assert_as_accurate, name, lengths, dtype)
     exact = attention_reference(q.double(), k.double(), v.double())
     ours = ATTENTION.get(name)(q, k, v)
     assert_as_accurate(ours, plain_attention(q, k, v), exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_chunks_of_queries(
+    monkeypatch: pytest.MonkeyPatch, assert_as_accurate, dtype: torch.dtype
+) -> None:
+    """Several chunks, the last one not full, of several heads and samples; never by itself."""
+    q, k, v = (x.to(dtype) for x in make_qkv(150, 70))
+    monkeypatch.setattr(chunked, "SCORES", 1)  # chunks of 64
+    exact = attention_reference(q.double(), k.double(), v.double())
+    assert_as_accurate(ATTENTION.get("chunked")(q, k, v), plain_attention(q, k, v), exact)
+    assert "chunked" not in AUTO_ORDER
+    with pytest.raises(UnsupportedError, match="takes no mask"):
+        ATTENTION.get("chunked")(q, k, v, mask=make_mask("bool", 150, 70))
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -239,6 +239,10 @@ def test_gelu_in_place_is_as_accurate_as_that_of_torch(
     exact = functional.gelu(x.double(), approximate="tanh")
     got = activation.gelu_in_place(x.clone())
     as_accurate(got, functional.gelu(x, approximate="tanh"), exact)
+    bias = torch.randn(WIDTH).to(dtype)
+    exact = functional.gelu(x.double() + bias.double(), approximate="tanh")
+    got = activation.gelu_in_place(x.clone(), bias)
+    as_accurate(got, functional.gelu(x + bias, approximate="tanh"), exact)
     far = torch.tensor([[-3e4, -60.0, 0.0, 60.0, 3e4]], dtype=dtype)
     assert torch.equal(activation.gelu_in_place(far.clone()), far.clamp_min(0))
 
