@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Record = Mapping[str, Any]
-COLORS = ("#4269d0", "#efb118", "#3ca951", "#a463f2")
+COLORS = ("#4269d0", "#efb118", "#3ca951", "#a463f2", "#ff725c", "#6cc5b0")
 PARTS = (
     ("weights_bytes", "weights", "#97bbf5"),
     ("moments_bytes", "moments", "#a463f2"),

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -28,7 +29,9 @@ from .result import Row, Scalar, Work
 from .runner import Candidate, Case, Session, run_cases
 from .train_sizes import QUICK_SIZE, SMALL, WIDE, TrainSize, family_entry
 
-OFF, ON, FUSED = "checkpointing off", "checkpointing on", "fused backward"
+OFF, ON = "checkpointing off", "checkpointing on"
+COMPILED_BLOCKS = "compiled blocks"
+NARROW, FUSED = "bf16 weights", "bf16 weights, fused backward"
 OPTIMIZER = OptimizerConfig()
 
 
@@ -254,8 +257,8 @@ def _case(family: str, size: TrainSize, session: Session) -> Case:
                 metrics=metrics,
                 notes=("on the kernels that the library chooses",),
             ),
-            _fused(step, session, metrics),
             _compiled(step, session, metrics),
+            *_narrow(step, session),
         ],
         work=Work(flop=float(flop), flop_formula="training_flop"),
         expected=lambda: _expected(step, session),
@@ -264,34 +267,44 @@ def _case(family: str, size: TrainSize, session: Session) -> Case:
     )
 
 
-def _fused(step: TrainingStep, session: Session, metrics: Mapping[str, Scalar]) -> Candidate:
-    """Without checkpointing, on the fused kernels where they have gradients."""
-    dtype = torch.bfloat16 if session.on_cuda else torch.float32
+def _narrow(step: TrainingStep, session: Session) -> Iterator[Candidate]:
+    """Weights in bf16 instead of autocast, under which the fused kernels do not run."""
     inputs = KernelInputs(
         operation="qk_prep",
         device=session.device,
-        dtype=dtype,
+        dtype=torch.bfloat16,
         width=step.size.head_dim,
         needs_grad=True,
     )
-    reason = KERNELS.get("triton").reason_unsupported(inputs)
-    if reason is not None:
-        return Candidate(name=FUSED, reason=reason)
-    return Candidate(
-        name=FUSED,
-        call=lambda: step(checkpointing=False, bf16=session.on_cuda),
-        metrics=metrics,
-    )
+    if reason := KERNELS.get("triton").reason_unsupported(inputs):
+        yield from (Candidate(name=name, reason=reason) for name in (NARROW, FUSED))
+        return
+    other = TrainingStep(copy.deepcopy(step.model).bfloat16(), step.size, seed=session.seed)
+    other(checkpointing=False)  # makes the optimizer's moments
+
+    def on(kernels: str) -> dict[str, Tensor]:
+        with using_kernels(kernels):
+            return other(checkpointing=False)
+
+    for name, kernels in ((NARROW, "plain"), (FUSED, "auto")):
+        yield Candidate(
+            name=name,
+            call=partial(on, kernels),
+            expected=lambda: _expected(other, session),
+            metrics=_held(other),
+            factor=4.0,
+            notes=("no autocast; compared with the same bf16 weights in fp64",),
+        )
 
 
 def _compiled(step: TrainingStep, session: Session, metrics: Mapping[str, Scalar]) -> Candidate:
     if not session.on_cuda:
-        return Candidate(name="compiled blocks", reason="measured on CUDA only: opt-in elsewhere")
+        return Candidate(name=COMPILED_BLOCKS, reason="measured on CUDA only: opt-in elsewhere")
     size, seed = step.size, session.seed
     other = TrainingStep(copy.deepcopy(step.model), size, seed=seed)
     other.model.compile_blocks()
     return Candidate(
-        name="compiled blocks",
+        name=COMPILED_BLOCKS,
         call=lambda: other(checkpointing=False, bf16=True),
         metrics=metrics,
     )
