@@ -36,16 +36,6 @@ class CogVideoXBlock(GeluSublayers, SplitBlock):
         self.ff = parts.ff
         self.num_heads = int(parts.attn1.heads)
 
-    @property
-    def attention(self) -> Any:
-        """Joint attention."""
-        return self.attn1
-
-    @property
-    def network(self) -> Any:
-        """The feed-forward network."""
-        return self.ff
-
     def text_rows(self) -> RowSublayers:
         """The same sublayers with the text half of the modulation."""
         return SharedTextRows(self, lambda time: self._modulation(time, _TEXT))

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqtex_core.adapter import BackboneShell, TextContext, TimeEmbedding
+from seqtex_core.adapter import TextContext, TimeEmbedding
 from seqtex_core.frames import Grid, StreamLayout, TokenLayout
 from seqtex_core.modulation import RowNorm, affine_norm, normed_rows
 from seqtex_core.rope import (
@@ -22,14 +22,14 @@ from seqtex_core.rope import (
     rope_table,
 )
 
-from ..diffusers_parts.conditions import embed_levels, refuse_image
 from ..diffusers_parts.patches import ConvPatches, LinearPatches, join_patches
+from ..diffusers_parts.shell import DiffusersShell, embed_levels
 from ..diffusers_parts.sublayers import wide, with_weights
 from .positions import SinusoidalPositions
 from .schedule import VPSchedule, to_vp, v_to_velocity
 
 
-class CogVideoXShell(BackboneShell):
+class CogVideoXShell(DiffusersShell):
     """Embedders, positions, head and noise schedule of a CogVideoX model.
 
     Args:
@@ -70,14 +70,14 @@ class CogVideoXShell(BackboneShell):
                 temporal_scale=float(config.temporal_interpolation_scale),
             )
 
-    def embed(self, latents: Tensor, sigma: Tensor) -> Tensor:
-        """Tokens of ``x_sigma``, scaled to the variance that the model was trained with."""
-        tokens: Tensor = self.patch_embed(to_vp(latents, sigma))
-        return tokens
+    @property
+    def patches(self) -> ConvPatches | LinearPatches:
+        """The patch embedding."""
+        return self.patch_embed
 
-    def new_latent_embed(self) -> nn.Module:
-        """A copy of the patch embedding."""
-        return self.patch_embed.of_latents()
+    def network_input(self, latents: Tensor, sigma: Tensor) -> Tensor:
+        """``x_sigma``, scaled to the variance that the model was trained with."""
+        return to_vp(latents, sigma)
 
     def encode_time(self, sigma: Tensor, pooled: Tensor | None = None) -> TimeEmbedding:
         """Time MLP on the schedule's timestep of every level."""
@@ -86,17 +86,9 @@ class CogVideoXShell(BackboneShell):
         hidden = embed_levels(self.time_proj, self.time_embedding, times)
         return TimeEmbedding(embedding=hidden, projected=functional.silu(hidden))
 
-    def encode_text(
-        self,
-        text: Tensor,
-        image: Tensor | None = None,
-        *,
-        mask: Tensor | None = None,
-        pooled: Tensor | None = None,
-    ) -> TextContext:
+    def text_context(self, text: Tensor, mask: Tensor | None, pooled: Tensor | None) -> TextContext:
         """The text rows before the first block; padding stays in, the model was trained with it."""
         del pooled
-        refuse_image(image)
         return TextContext(text=self.text_proj(text), mask=mask)
 
     def rope(self, layout: TokenLayout) -> Mapping[str, Rope] | None:

@@ -38,16 +38,6 @@ class CosmosBlock(GeluSublayers, SplitCrossBlock):
         self.eps = float(parts.norm1.norm.eps)
         self.num_heads = int(parts.attn1.heads)
 
-    @property
-    def attention(self) -> Any:
-        """Self-attention."""
-        return self.attn1
-
-    @property
-    def network(self) -> Any:
-        """The feed-forward network."""
-        return self.ff
-
     def modulation(self, time: TimeEmbedding) -> Sublayers:
         """What every sublayer makes of the level, plus what all sublayers of all blocks share."""
         attention, cross, feed_forward = (

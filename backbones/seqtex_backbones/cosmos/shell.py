@@ -7,19 +7,19 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from seqtex_core.adapter import BackboneShell, TextContext, TimeEmbedding
+from seqtex_core.adapter import TextContext, TimeEmbedding
 from seqtex_core.frames import Grid, StreamLayout, TokenLayout
 from seqtex_core.modulation import modulated_norm
 from seqtex_core.rope import Rope
 
-from ..diffusers_parts.conditions import refuse_image
 from ..diffusers_parts.patches import LinearPatches, join_patches
+from ..diffusers_parts.shell import DiffusersShell
 from .block import low_rank
 from .positions import CosmosPositions
 from .schedule import CosmosSchedule
 
 
-class CosmosShell(BackboneShell):
+class CosmosShell(DiffusersShell):
     """Embedders, positions and head of a Cosmos model.
 
     Args:
@@ -58,14 +58,14 @@ class CosmosShell(BackboneShell):
         self.positions = positions
         self.schedule = schedule
 
-    def embed(self, latents: Tensor, sigma: Tensor) -> Tensor:
-        """Tokens of ``x_sigma``, in Predict1 scaled to unit variance."""
-        tokens: Tensor = self.patch_embed(self.schedule.network_input(latents, sigma))
-        return tokens
+    @property
+    def patches(self) -> LinearPatches:
+        """The patch embedding."""
+        return self.patch_embed
 
-    def new_latent_embed(self) -> nn.Module:
-        """A copy of the patch embedding over the latent channels alone."""
-        return self.patch_embed.of_latents()
+    def network_input(self, latents: Tensor, sigma: Tensor) -> Tensor:
+        """``x_sigma``, in Predict1 scaled to unit variance."""
+        return self.schedule.network_input(latents, sigma)
 
     def encode_time(self, sigma: Tensor, pooled: Tensor | None = None) -> TimeEmbedding:
         """The normalised sinusoid of the level, and the modulation that all blocks share."""
@@ -78,17 +78,9 @@ class CosmosShell(BackboneShell):
             embedding=embedder.norm(sinusoid), projected=embedder.t_embedder(sinusoid)
         )
 
-    def encode_text(
-        self,
-        text: Tensor,
-        image: Tensor | None = None,
-        *,
-        mask: Tensor | None = None,
-        pooled: Tensor | None = None,
-    ) -> TextContext:
+    def text_context(self, text: Tensor, mask: Tensor | None, pooled: Tensor | None) -> TextContext:
         """Text rows, projected in Predict2.5; padding stays in, the model was trained with it."""
         del pooled
-        refuse_image(image)
         return TextContext(text=self.crossattn_proj(text), mask=mask)
 
     def rope(self, layout: TokenLayout) -> Mapping[str, Rope]:

@@ -5,7 +5,6 @@ The layers are looked up when they are used, because adapters take their places.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -40,11 +39,12 @@ class ProjectedRows(RowSublayers):
     """
 
     norm_scope: ClassVar[NormScope] = "head"
+    attn1: Any
 
     @property
-    @abstractmethod
     def attention(self) -> Any:
-        """The block's self-attention, a diffusers ``Attention``."""
+        """The block's self-attention, a diffusers ``Attention``: ``attn1`` in most models."""
+        return self.attn1
 
     @property
     def q_norm(self) -> QKNorm:

@@ -6,7 +6,6 @@ Source:
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -22,13 +21,15 @@ from .attention import ProjectedRows
 class GeluSublayers(ProjectedRows, SplitRows):
     """Attention, and a feed-forward network with GELU."""
 
+    ff: Any
+
     @property
-    @abstractmethod
     def network(self) -> Any:
-        """The feed-forward sublayer, a diffusers ``FeedForward`` with GELU.
+        """The feed-forward sublayer, a diffusers ``FeedForward`` with GELU: ``ff`` in most models.
 
         Its dropout, which no release has, is left out.
         """
+        return self.ff
 
     def attention_update(self, attended: Tensor) -> Tensor:
         """Output projection."""

@@ -69,11 +69,6 @@ class DualBlock(GeluSublayers, SplitBlock):
         """Joint attention."""
         return self.attn
 
-    @property
-    def network(self) -> Any:
-        """The feed-forward network of video rows."""
-        return self.ff
-
     def modulation(self, time: TimeEmbedding) -> Sublayers:
         """Six tables per frame."""
         return _modulation(self.norm1, time)

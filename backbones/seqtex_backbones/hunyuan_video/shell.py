@@ -10,20 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqtex_core.adapter import BackboneShell, TextContext, TimeEmbedding
+from seqtex_core.adapter import TextContext, TimeEmbedding
 from seqtex_core.errors import UsageError
 from seqtex_core.flow_matching import model_timesteps
 from seqtex_core.frames import Grid, StreamLayout, TokenLayout
 from seqtex_core.modulation import modulated_norm
 from seqtex_core.rope import GridSpread, Rope, RopeSpec, rope_table, spread_policy
 
-from ..diffusers_parts.conditions import embed_levels, refuse_image
 from ..diffusers_parts.patches import ConvPatches, join_patches
+from ..diffusers_parts.shell import DiffusersShell, embed_levels
 from ..diffusers_parts.sublayers import wide
 from .blocks import EPS
 
 
-class HunyuanVideoShell(BackboneShell):
+class HunyuanVideoShell(DiffusersShell):
     """Embedders, token refiner, positions and head of a HunyuanVideo model.
 
     Args:
@@ -54,15 +54,10 @@ class HunyuanVideoShell(BackboneShell):
         frames, height, width = (int(dim) for dim in config.rope_axes_dim)
         self.rope_spec = RopeSpec(axis_dims=(frames, height, width), theta=float(config.rope_theta))
 
-    def embed(self, latents: Tensor, sigma: Tensor) -> Tensor:
-        """Tokens of ``x_sigma``; rectified flow needs no rescaling."""
-        del sigma
-        tokens: Tensor = self.x_embedder(latents)
-        return tokens
-
-    def new_latent_embed(self) -> nn.Module:
-        """A copy of the patch embedding."""
-        return self.x_embedder.of_latents()
+    @property
+    def patches(self) -> ConvPatches:
+        """The patch embedding."""
+        return self.x_embedder
 
     def encode_time(self, sigma: Tensor, pooled: Tensor | None = None) -> TimeEmbedding:
         """Time MLP on ``1000 sigma`` plus the summary of the text."""
@@ -72,21 +67,13 @@ class HunyuanVideoShell(BackboneShell):
         hidden = hidden if pooled is None else hidden + pooled.unsqueeze(1)
         return TimeEmbedding(embedding=hidden, projected=functional.silu(hidden))
 
-    def encode_text(
-        self,
-        text: Tensor,
-        image: Tensor | None = None,
-        *,
-        mask: Tensor | None = None,
-        pooled: Tensor | None = None,
-    ) -> TextContext:
+    def text_context(self, text: Tensor, mask: Tensor | None, pooled: Tensor | None) -> TextContext:
         """Rows as they are, as ``initial_text`` makes something else of them at every level.
 
         Raises:
-            UsageError: an image, no summary, or a first row that is hidden, which the token
+            UsageError: no summary, or a first row that is hidden, which the token
                 refiner reads all the same.
         """
-        refuse_image(image)
         if pooled is None:
             raise UsageError("pooled_text", expected="a summary of the text", got="none")
         if mask is not None and not bool(mask[:, 0].all()):

@@ -44,16 +44,6 @@ class LTXBlock(GeluSublayers, BackboneBlock):
         self.eps = float(parts.norm1.eps)
         self.num_heads = int(parts.attn1.heads)
 
-    @property
-    def attention(self) -> Any:
-        """Self-attention."""
-        return self.attn1
-
-    @property
-    def network(self) -> Any:
-        """The feed-forward network."""
-        return self.ff
-
     def modulation(self, time: TimeEmbedding) -> Sublayers:
         """The block's table plus the time projection, fp32."""
         rows = wide(self.scale_shift_table) + wide(time.projected)

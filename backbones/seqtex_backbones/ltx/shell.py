@@ -8,19 +8,19 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqtex_core.adapter import BackboneShell, TextContext, TimeEmbedding
+from seqtex_core.adapter import TextContext, TimeEmbedding
 from seqtex_core.flow_matching import model_timesteps
 from seqtex_core.frames import Grid, StreamLayout, TokenLayout
 from seqtex_core.modulation import modulated_norm
 from seqtex_core.rope import Rope
 
-from ..diffusers_parts.conditions import embed_levels, refuse_image
 from ..diffusers_parts.patches import LinearPatches, join_patches
+from ..diffusers_parts.shell import DiffusersShell, embed_levels
 from ..diffusers_parts.sublayers import wide
 from .positions import PixelPositions
 
 
-class LTXShell(BackboneShell):
+class LTXShell(DiffusersShell):
     """Embedders, positions and head of an LTX-Video model.
 
     Args:
@@ -45,15 +45,10 @@ class LTXShell(BackboneShell):
         self.eps = float(parts.norm_out.eps)
         self.positions = positions
 
-    def embed(self, latents: Tensor, sigma: Tensor) -> Tensor:
-        """Tokens of ``x_sigma``; rectified flow needs no rescaling."""
-        del sigma
-        tokens: Tensor = self.proj_in(latents)
-        return tokens
-
-    def new_latent_embed(self) -> nn.Module:
-        """A copy of the token embedding."""
-        return self.proj_in.of_latents()
+    @property
+    def patches(self) -> LinearPatches:
+        """The patch embedding."""
+        return self.proj_in
 
     def encode_time(self, sigma: Tensor, pooled: Tensor | None = None) -> TimeEmbedding:
         """Time MLP on ``1000 sigma``, one row per frame."""
@@ -64,17 +59,9 @@ class LTXShell(BackboneShell):
         projected = self.time_embed.linear(functional.silu(hidden)).unflatten(-1, (6, -1))
         return TimeEmbedding(embedding=hidden, projected=projected)
 
-    def encode_text(
-        self,
-        text: Tensor,
-        image: Tensor | None = None,
-        *,
-        mask: Tensor | None = None,
-        pooled: Tensor | None = None,
-    ) -> TextContext:
+    def text_context(self, text: Tensor, mask: Tensor | None, pooled: Tensor | None) -> TextContext:
         """Text MLP; the model was trained with padding rows hidden."""
         del pooled
-        refuse_image(image)
         return TextContext(text=self.caption_projection(text), mask=mask)
 
     def rope(self, layout: TokenLayout) -> Mapping[str, Rope]:

@@ -111,11 +111,6 @@ class MochiBlock(MochiSublayers, BackboneBlock):
         self.num_heads = int(parts.attn1.heads)
 
     @property
-    def attention(self) -> Any:
-        """Joint attention."""
-        return self.attn1
-
-    @property
     def network(self) -> nn.Module:
         """The feed-forward network of video rows."""
         network: nn.Module = self.ff

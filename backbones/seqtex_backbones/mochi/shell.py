@@ -9,18 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqtex_core.adapter import BackboneShell, TextContext, TimeEmbedding
+from seqtex_core.adapter import TextContext, TimeEmbedding
 from seqtex_core.frames import Grid, StreamLayout, TokenLayout
 from seqtex_core.modulation import modulated_norm
 from seqtex_core.rope import Rope
 
-from ..diffusers_parts.conditions import embed_levels, refuse_image
 from ..diffusers_parts.patches import ConvPatches, join_patches
+from ..diffusers_parts.shell import DiffusersShell, embed_levels
 from ..diffusers_parts.sublayers import wide
 from .positions import MochiPositions
 
 
-class MochiShell(BackboneShell):
+class MochiShell(DiffusersShell):
     """Embedders, positions and head of a Mochi model.
 
     Args:
@@ -45,15 +45,10 @@ class MochiShell(BackboneShell):
         self.eps = float(parts.norm_out.norm.eps)
         self.patch_size = int(parts.config.patch_size)
 
-    def embed(self, latents: Tensor, sigma: Tensor) -> Tensor:
-        """Tokens of ``x_sigma``; rectified flow needs no rescaling."""
-        del sigma
-        tokens: Tensor = self.patch_embed(latents)
-        return tokens
-
-    def new_latent_embed(self) -> nn.Module:
-        """A copy of the patch embedding."""
-        return self.patch_embed.of_latents()
+    @property
+    def patches(self) -> ConvPatches:
+        """The patch embedding."""
+        return self.patch_embed
 
     def encode_time(self, sigma: Tensor, pooled: Tensor | None = None) -> TimeEmbedding:
         """Time MLP on ``1000 (1 - sigma)`` plus the pooled text."""
@@ -62,17 +57,9 @@ class MochiShell(BackboneShell):
         hidden = hidden if pooled is None else hidden + pooled.unsqueeze(1)
         return TimeEmbedding(embedding=hidden, projected=functional.silu(hidden))
 
-    def encode_text(
-        self,
-        text: Tensor,
-        image: Tensor | None = None,
-        *,
-        mask: Tensor | None = None,
-        pooled: Tensor | None = None,
-    ) -> TextContext:
+    def text_context(self, text: Tensor, mask: Tensor | None, pooled: Tensor | None) -> TextContext:
         """Rows at the width of the text stream; their own pooling is added to every level."""
         del pooled
-        refuse_image(image)
         shown = text.new_ones(text.shape[:2], dtype=torch.bool) if mask is None else mask
         embedder = self.time_embed
         return TextContext(

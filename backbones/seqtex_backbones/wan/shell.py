@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqtex_core.adapter import BackboneShell, TextContext, TimeEmbedding
+from seqtex_core.adapter import TextContext, TimeEmbedding
 from seqtex_core.errors import UsageError
 from seqtex_core.flow_matching import clean_to_velocity, model_timesteps
 from seqtex_core.frames import Grid, StreamLayout, TokenLayout
 from seqtex_core.modulation import modulated_norm
 from seqtex_core.rope import Rope, RopeSpec, rope_table, wan_axis_dims
 
-from ..diffusers_parts.conditions import embed_levels
 from ..diffusers_parts.patches import ConvPatches, join_patches
+from ..diffusers_parts.shell import DiffusersShell, embed_levels
 from ..wan_block import FACTORS
 
 Prediction = Literal["velocity", "clean"]
@@ -25,7 +25,7 @@ Prediction = Literal["velocity", "clean"]
 _SIGMA_FLOOR = 0.05  # below it, an error of clean latents is not blown up any further
 
 
-class WanShell(BackboneShell):
+class WanShell(DiffusersShell):
     """Patch embedding, time and text embedders, positions and head of a Wan model.
 
     Args:
@@ -56,15 +56,10 @@ class WanShell(BackboneShell):
         self.scale_shift_table: nn.Parameter = parts.scale_shift_table
         self.rope_spec = RopeSpec(axis_dims=wan_axis_dims(int(config.attention_head_dim)))
 
-    def embed(self, latents: Tensor, sigma: Tensor) -> Tensor:
-        """Tokens of ``x_sigma``; rectified flow needs no rescaling."""
-        del sigma
-        tokens: Tensor = self.patch_embedding(latents)
-        return tokens
-
-    def new_latent_embed(self) -> nn.Module:
-        """A copy of the patch embedding over the latent channels alone."""
-        return self.patch_embedding.of_latents()
+    @property
+    def patches(self) -> ConvPatches:
+        """The patch embedding."""
+        return self.patch_embedding
 
     def encode_time(self, sigma: Tensor, pooled: Tensor | None = None) -> TimeEmbedding:
         """Time MLP on ``1000 sigma``, one row per frame, the projection in fp32.
@@ -86,23 +81,16 @@ class WanShell(BackboneShell):
         projected = embedder.time_proj(functional.silu(hidden)).unflatten(-1, (6, -1))
         return TimeEmbedding(embedding=hidden, projected=projected)
 
-    def encode_text(
-        self,
-        text: Tensor,
-        image: Tensor | None = None,
-        *,
-        mask: Tensor | None = None,
-        pooled: Tensor | None = None,
-    ) -> TextContext:
-        """Text MLP (and image MLP); padding rows stay in, the model was trained with them."""
+    def text_context(self, text: Tensor, mask: Tensor | None, pooled: Tensor | None) -> TextContext:
+        """Text MLP; padding rows stay in, the model was trained with them."""
         del pooled
-        embedder = self.condition_embedder
-        if image is not None and embedder.image_embedder is None:
-            raise UsageError(
-                "image", expected="none: this model has no image encoder", got=str(image.shape)
-            )
-        tokens = None if image is None else embedder.image_embedder(image)
-        return TextContext(text=embedder.text_embedder(text), image=tokens, mask=mask)
+        return TextContext(text=self.condition_embedder.text_embedder(text), mask=mask)
+
+    def image_tokens(self, image: Tensor) -> Tensor:
+        """Image MLP of image-to-video models."""
+        embedder = self.condition_embedder.image_embedder
+        tokens: Tensor = super().image_tokens(image) if embedder is None else embedder(image)
+        return tokens
 
     def rope(self, layout: TokenLayout) -> Mapping[str, Rope]:
         """Extrapolated rotary tables: integer positions on every group's own grid."""
