@@ -124,9 +124,11 @@ def inject_lora(
 ) -> list[str]:
     """Replace the linear layers named in ``targets`` by ``LoRALinear``; returns their names.
 
+    The base weights are not frozen by this; the caller decides.
+
     Args:
         module: the root; changed in place.
-        targets: full dotted names of linear layers below ``module``.
+        targets: full dotted names of linear layers below ``module``; endings do not count.
         rank: LoRA rank.
         alpha: LoRA alpha.
         generator: CPU generator of the initial weights; torch's global one by default.

@@ -94,7 +94,7 @@ def sample(
         sigmas: noise levels ``[steps + 1]`` falling to 0, see :func:`inference_sigmas`. A first
             level below 1 starts from the clean latents (restyling).
         generator: one, or one per sample.
-        sampler: makes one sampler per denoised group.
+        sampler: class or function that makes a sampler from the levels; one per denoised group.
         callback: progress, previews, interruption. When it returns ``StepSignal.STOP``, the
             model's current prediction of the clean latents is returned.
         streams: see :meth:`FramePlan.required_groups`.

@@ -128,7 +128,11 @@ class SeqTexTransformer(nn.Module):
         batch_size: int = 1,
         precompute: bool | None = None,
     ) -> StepCache:
-        """Everything about one object and prompt that does not change over the steps.
+        """Everything about one object and prompt that does not change over the sampling steps.
+
+        It depends on the weights: in training, call it in every step, with gradients on, because
+        those of the geometry embedding and of the casters pass through it; after loading or
+        averaging weights, call it again.
 
         Args:
             layout: the token layout; a ``PackedLayout`` if samples keep different tokens.
