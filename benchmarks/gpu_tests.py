@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -52,11 +53,14 @@ def _row(session: Session) -> Row:
     if importlib.util.find_spec("pytest") is None:
         why = "needs the package pytest: pip install pytest"
         return replace(row, status="unsupported", reason=why)
+    root = TESTS.parent
+    paths = os.pathsep.join(map(str, (root, root / "backbones", root / "geometry")))
     options = ["-m", "gpu", "-q", "--no-header", "--tb=line", "-rfE", "-p", "no:cacheprovider"]
     try:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", *options, *map(str, gpu_test_files())],
-            cwd=TESTS.parent,
+            cwd=root,
+            env={**os.environ, "PYTHONPATH": paths},
             capture_output=True,
             text=True,
             timeout=LONGEST_S,
