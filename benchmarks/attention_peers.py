@@ -13,7 +13,7 @@ from seqtex_core.attention.flash import FLASH_2, FLASH_3
 
 FLASH_4 = OptionalPackage(module="flash_attn.cute", install="pip install --pre flash-attn-4")
 SAGE = OptionalPackage(module="sageattention", install="pip install sageattention")
-APPROXIMATE = frozenset({"sage_attention"})
+APPROXIMATE = frozenset({"chunked", "sage_attention"})
 """Whose error is not that of rounding; they are accepted at ten times plain torch's error."""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqtex_core.attention import choose_attention
+from seqtex_core.attention import Attend, AttentionInputs, choose_attention
 from seqtex_core.frames import Stream
 from seqtex_core.muv_block import BranchInputs, BranchTimes, Hidden
 from seqtex_core.transformer import SeqTexTransformer, StepCache
@@ -28,6 +28,8 @@ FULL_SIZE = ModelSize()
 QUICK_SIZE = ModelSize(
     heads=3, layers=2, ffn_dim=2240, view_tokens=8, uv_tokens=16, num_text=64, lora_rank=32
 )
+CHUNKED_FACTOR = 4.0
+"""Accepted error of chunked attention over that of the released bookkeeping."""
 
 
 def run(session: Session) -> list[Row]:
@@ -63,6 +65,7 @@ def _case(size: ModelSize, dtype: torch.dtype, session: Session) -> Case:
             notes=("adapters unmerged, geometry and text projected in every block",),
         ),
         Candidate(name="released bookkeeping", call=_released_stack(unmerged, scene)),
+        _chunked(merged, scene, device),
         Candidate(
             name="seqtex, views only",
             call=_stack(merged, scene, precompute=True, with_uv=False),
@@ -87,9 +90,15 @@ def _case(size: ModelSize, dtype: torch.dtype, session: Session) -> Case:
 
 
 def _stack(
-    model: SeqTexTransformer, scene: Scene, *, precompute: bool, with_uv: bool = True
+    model: SeqTexTransformer,
+    scene: Scene,
+    *,
+    precompute: bool,
+    with_uv: bool = True,
+    attend: Attend | None = None,
 ) -> Callable[[], tuple[Tensor, ...]]:
     """All blocks in order, on tokens and times that exist already."""
+    attention = attend or model.attend
     cache = scene.prepare(model, precompute=precompute)
     with torch.no_grad():
         tokens, times = _embedded(model, scene, with_uv=with_uv)
@@ -101,10 +110,24 @@ def _stack(
     def call() -> tuple[Tensor, ...]:
         hidden = Hidden(mv=tokens["mv"], uv=tokens.get("uv"))
         for index, block in enumerate(model.muv_blocks()):
-            hidden = block(hidden, inputs, times, _block_cache(cache, index), model.attend)
+            hidden = block(hidden, inputs, times, _block_cache(cache, index), attention)
         return (hidden.mv,) if hidden.uv is None else (hidden.mv, hidden.uv)
 
     return call
+
+
+def _chunked(model: SeqTexTransformer, scene: Scene, device: torch.device) -> Candidate:
+    """The library's blocks with attention that rounds logits to the dtype of its inputs."""
+    name, attend = "seqtex, chunked attention", choose_attention("chunked")
+    reason = attend.reason_unsupported(AttentionInputs(device=device))
+    if reason is not None:
+        return Candidate(name=name, reason=reason)
+    return Candidate(
+        name=name,
+        call=_stack(model, scene, precompute=True, attend=attend),
+        factor=CHUNKED_FACTOR,
+        notes=("an approximation in 16 bits, only by its name; the exact form is 'seqtex'",),
+    )
 
 
 def _block_cache(cache: StepCache, index: int) -> Any:

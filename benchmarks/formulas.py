@@ -180,6 +180,18 @@ def gate_bytes(batch: int, tokens: int, dim: int, frames: int, *, itemsize: int)
     return 3 * batch * tokens * dim * itemsize + batch * frames * dim * 4
 
 
+def sum_norm_bytes(
+    batch: int, rows: int, width: int, frames: int, *, itemsize: int, backward: bool = False
+) -> int:
+    """Stream and update read, sum and normalised rows written; gate, factor and shift are fp32.
+
+    Backward also reads both gradients, update, sum, gate and factor, and writes the gradients of
+    stream, update, gate, factor and shift.
+    """
+    moved, levels = (4 + 6, 3 + 5) if backward else (4, 3)
+    return batch * (moved * rows * itemsize + levels * frames * 4) * width
+
+
 FORMULAS: Mapping[str, str] = {
     "layer_flop": "useful FLOP of an MUV layer: LoRA merged, geometry and text k, v cached",
     "layer_bytes": "weights, cached geometry, text k, v read once; residual streams read and "
@@ -190,5 +202,7 @@ FORMULAS: Mapping[str, str] = {
     "qk_prep_backward_bytes": "qk_prep_bytes; gradient and x read, gradient of x written",
     "norm_bytes": "rows read and written, fp32 factor and shift of each frame read",
     "gate_bytes": "stream and update read, stream written, fp32 gate of each frame read",
+    "sum_norm_bytes": "stream and update read, sum and its norm written, fp32 rows of each frame "
+    "read; backward also gradients, update and sum read, gradients written",
     "qk_prep_bytes": "x and geometry read, result written, fp32 table read, once each",
 }

@@ -11,11 +11,17 @@ from torch import Tensor
 from seqtex_core.frames import FrameGroup, Grid, StreamLayout, TokenLayout
 from seqtex_core.kernels import KERNELS, KernelInputs, using_kernels
 from seqtex_core.kernels.choose import Operation
-from seqtex_core.modulation import gated_residual, modulated_norm
+from seqtex_core.modulation import RowNorm, gated_residual, modulated_norm, residual_norm
 from seqtex_core.qk_prep import QKNorm, qk_prep
 from seqtex_core.rope import RopeSpec, rope_table, wan_axis_dims
 
-from .formulas import gate_bytes, norm_bytes, qk_prep_backward_bytes, qk_prep_bytes
+from .formulas import (
+    gate_bytes,
+    norm_bytes,
+    qk_prep_backward_bytes,
+    qk_prep_bytes,
+    sum_norm_bytes,
+)
 from .result import Row, Work
 from .runner import Candidate, Case, Session, describe, run_cases
 
@@ -39,6 +45,10 @@ def _cases(session: Session) -> Iterator[Case]:
         yield _prep_backward_case(layout, session, dtype, heads)
         yield _norm_case(layout.streams["mv"], session, dtype, heads * HEAD_DIM)
         yield _gate_case(layout.streams["mv"], session, dtype, heads * HEAD_DIM)
+        for backward in (False, True):
+            yield _sum_case(
+                layout.streams["mv"], session, dtype, heads * HEAD_DIM, backward=backward
+            )
 
 
 def _candidates(
@@ -194,6 +204,42 @@ def _gate_case(rows: StreamLayout, session: Session, dtype: torch.dtype, width: 
         ),
         parameters={"tokens": tokens, "channels": width, "frames": rows.num_frames},
         expected=_on("plain", lambda: call(wide=True)),
+        reference="the plain form in fp64",
+        plain="plain",
+    )
+
+
+def _sum_case(
+    rows: StreamLayout, session: Session, dtype: torch.dtype, width: int, *, backward: bool
+) -> Case:
+    """Gate and residual, and the modulated norm in front of the next sublayer, as one."""
+    generator, tokens = session.generator(), rows.num_tokens
+    x, update = session.randn(2, 1, tokens, width, dtype=dtype, generator=generator)
+    levels = session.randn(3, 1, rows.num_frames, width, dtype=torch.float32, generator=generator)
+    incoming = session.randn(2, 1, tokens, width, dtype=dtype, generator=generator)
+    narrow = [t.detach().clone().requires_grad_(backward) for t in (x, update, *levels)]
+    wide = [t.detach().double().requires_grad_(backward) for t in narrow]
+
+    def call(*, in_fp64: bool = False) -> tuple[Tensor, ...]:
+        leaves = wide if in_fp64 else narrow
+        stream, added, gate, factor, shift = leaves
+        norm = RowNorm(factor, shift, 1e-6)
+        out = residual_norm(stream, added, rows, gate=gate, norm=norm)
+        if not backward:
+            return out
+        return torch.autograd.grad(out, leaves, [t.to(stream.dtype) for t in incoming])
+
+    moved = sum_norm_bytes(
+        1, tokens, width, rows.num_frames, itemsize=dtype.itemsize, backward=backward
+    )
+    return Case(
+        benchmark="kernels",
+        name=f"gate + residual + LayerNorm{', backward' if backward else ''}, {tokens} rows",
+        dtype=dtype,
+        candidates=_candidates("norm", call, x, width, needs_grad=backward),
+        work=Work(bytes=float(moved), bytes_formula="sum_norm_bytes"),
+        parameters={"tokens": tokens, "channels": width, "frames": rows.num_frames},
+        expected=_on("plain", lambda: call(in_fp64=True)),
         reference="the plain form in fp64",
         plain="plain",
     )

@@ -125,9 +125,6 @@ def residual_norm_backward(
         row = first + index
         inside = channel < tl.where(row < end, C, 0)
         at = (sample * length + row) * C + channel
-        grad = tl.zeros((BLOCK,), tl.float32)
-        if UPDATE:
-            grad += tl.load(grad_residual_ptr + at, mask=inside, other=0.0).to(tl.float32)
         if NORM:
             start = residual_ptr + sample * x_batch_stride + row * x_row_stride
             unit = tl.load(start + channel, mask=inside, other=0.0).to(tl.float32)
@@ -139,7 +136,11 @@ def residual_norm_backward(
             shift_sum += incoming
             incoming *= tl.load(factor_ptr + place, mask=present, other=0.0).to(tl.float32)
             along, mean = tl.sum(incoming * unit, axis=0) / C, tl.sum(incoming, axis=0) / C
-            grad += (incoming - mean - unit * along) * inverse
+            grad = (incoming - mean - unit * along) * inverse
+            if UPDATE:
+                grad += tl.load(grad_residual_ptr + at, mask=inside, other=0.0).to(tl.float32)
+        else:
+            grad = tl.load(grad_residual_ptr + at, mask=inside, other=0.0).to(tl.float32)
         if GATE:
             start = update_ptr + sample * update_batch_stride + row * C
             update = tl.load(start + channel, mask=inside, other=0.0).to(tl.float32)

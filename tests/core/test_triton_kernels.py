@@ -244,7 +244,7 @@ def test_machine_code_spills_nothing_and_moves_128_bits(architecture: int) -> No
     rows = _compiled(architecture)
     assert len(rows) == 10
     for name, _, registers, stack, loads, stores in rows:
-        most = {"gate and norm, backward": 112}.get(name, 80 if "backward" in name else 64)
+        most = {"gate and norm, backward": 96}.get(name, 80 if "backward" in name else 64)
         assert int(registers) <= most, name
         assert int(stack) == 0, name
         narrow = [bits for bits in map(int, loads.split()) if bits < LEAST_BITS]
