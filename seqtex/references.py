@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import io
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MIN_REFERENCE_SIZE = 32
+MAX_REFERENCE_SIZE = 4096
+"""Pixels of an edge; larger pictures are reduced: no texture shows more, and memory is finite."""
 ReferenceSource: TypeAlias = "str | Path | Image.Image"
 
 
@@ -32,6 +35,7 @@ class ReferenceImage:
         rgb: sRGB pixels, ``[H, W, 3]`` uint8; H = W.
         alpha: coverage, ``[H, W]`` uint8, or ``None`` if the image is opaque.
         sha256: hash of the file's bytes (of the pixels, if given in memory).
+        reduced_from: edge in pixels before it was reduced; ``None`` if it is as given.
     """
 
     view: str
@@ -39,6 +43,7 @@ class ReferenceImage:
     rgb: ImageArray
     alpha: ImageArray | None
     sha256: str
+    reduced_from: int | None = None
 
     @property
     def size(self) -> int:
@@ -123,8 +128,7 @@ def read_reference(source: str | Path | Image.Image, *, view: str) -> ReferenceI
     else:
         name, picture = "<image>", source
         data = picture.tobytes()
-    rgb, alpha = _split_alpha(name, picture)
-    height, width = rgb.shape[:2]
+    width, height = picture.size
     if min(height, width) < MIN_REFERENCE_SIZE:
         raise InputError(
             f"reference {name}",
@@ -138,6 +142,8 @@ def read_reference(source: str | Path | Image.Image, *, view: str) -> ReferenceI
             got=f"{width} x {height}",
             remedy="Pad or crop it so that the object sits as in `seqtex render`'s view.",
         )
+    reduced = width > MAX_REFERENCE_SIZE
+    rgb, alpha = _split_alpha(name, _reduced(picture) if reduced else picture)
     if alpha is not None and not alpha.any():
         raise InputError(f"reference {name}", expected="visible pixels", got="all transparent")
     return ReferenceImage(
@@ -146,6 +152,7 @@ def read_reference(source: str | Path | Image.Image, *, view: str) -> ReferenceI
         rgb=rgb,
         alpha=alpha,
         sha256=hashlib.sha256(data).hexdigest(),
+        reduced_from=width if reduced else None,
     )
 
 
@@ -181,15 +188,34 @@ def _decode(name: str, data: bytes) -> Image.Image:
     from PIL import Image, ImageOps
 
     try:
-        picture = Image.open(io.BytesIO(data))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a limit of ours holds
+            picture = Image.open(io.BytesIO(data))
         picture.load()
         return ImageOps.exif_transpose(picture)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"reference {name}",
+            expected="an image that fits into memory",
+            got=str(error).split(",", 1)[0],
+            remedy=f"Reduce it; more than {MAX_REFERENCE_SIZE} pixels a side are not used.",
+        ) from error
+    except (OSError, ValueError, SyntaxError) as error:
         raise InputError(
             f"reference {name}",
             expected="an image (PNG, JPEG, WebP, ...)",
             got=f"{len(data)} bytes that do not decode ({type(error).__name__})",
         ) from error
+
+
+def _reduced(picture: Image.Image) -> Image.Image:
+    """The picture at the largest size that is used, transparent colours as alpha."""
+    from PIL import Image
+
+    if picture.mode in ("P", "PA", "1") or "transparency" in picture.info:
+        picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    edge = (MAX_REFERENCE_SIZE, MAX_REFERENCE_SIZE)
+    return picture.resize(edge, Image.Resampling.BOX)
 
 
 def _split_alpha(name: str, picture: Image.Image) -> tuple[ImageArray, ImageArray | None]:

@@ -33,6 +33,7 @@ class Reference:
         iou: overlap of the image's silhouette with the view's; ``None`` if the image is opaque and
             its background is not plain, so that it has no silhouette to compare.
         name: file name.
+        reduced_from: edge in pixels before it was reduced; ``None`` if it is as given.
     """
 
     view: str
@@ -42,12 +43,16 @@ class Reference:
     mask_source: MaskSource
     iou: float | None
     name: str
+    reduced_from: int | None = None
 
     def __str__(self) -> str:
         overlap = "not measured (no alpha, no plain background)"
         if self.iou is not None:
             overlap = f"{self.iou:.3f}"
-        return f"{self.name}, mask from {self.mask_source}, silhouette IoU {overlap}"
+        size = ""
+        if self.reduced_from is not None:
+            size = f" (reduced from {self.reduced_from} to {self.rgb.shape[-1]} pixels)"
+        return f"{self.name}{size}, mask from {self.mask_source}, silhouette IoU {overlap}"
 
 
 def fit_reference(
@@ -100,6 +105,7 @@ def fit_reference(
         mask_source="silhouette" if image.alpha is None else "alpha",
         iou=iou,
         name=image.name,
+        reduced_from=image.reduced_from,
     )
 
 

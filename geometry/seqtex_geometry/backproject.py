@@ -92,13 +92,39 @@ def backproject(
     Raises:
         UsageError: not one picture per camera, or a picture of another shape.
     """
+    return backproject_layers(
+        surface, [maps], images, cameras, rasterizer=rasterizer, settings=settings
+    )[0]
+
+
+def backproject_layers(
+    surface: SurfaceTensors,
+    layers: Sequence[SurfaceMaps],
+    images: Sequence[Tensor],
+    cameras: CameraRig,
+    *,
+    rasterizer: Rasterizer,
+    settings: BackprojectSettings | None = None,
+) -> list[BackProjection]:
+    """:func:`backproject` for several layers of one texture; each picture is looked at once.
+
+    Args:
+        surface: everything that can hide something.
+        layers: UV maps (F = 1) of the faces to paint.
+        images: see :func:`backproject`, like the rest.
+        cameras: F cameras.
+        rasterizer: from :func:`~seqtex_geometry.rasterize.choose_rasterizer`.
+        settings: see :class:`BackprojectSettings`.
+
+    Raises:
+        UsageError: not one picture per camera, or a picture of another shape.
+    """
     settings = settings or BackprojectSettings()
     if len(images) != len(cameras):
         raise UsageError("images", expected=f"{len(cameras)}, one per camera", got=str(len(images)))
-    height, width = maps.size
     cameras = cameras.to(surface.device)
-    texels = _Texels.of(surface, maps)
-    colors, trusts, weights = [], [], []
+    texels = [_Texels.of(surface, maps) for maps in layers]
+    shown: list[list[_Shown]] = [[] for _ in layers]
     for name, image in zip(cameras.names, images, strict=True):
         if image.ndim != 3 or image.shape[0] not in (3, 4):
             raise UsageError(
@@ -107,18 +133,38 @@ def backproject(
                 got=str(list(image.shape)),
             )
         picture = image.detach().to(surface.device).float()
-        color, trust, facing = _one_view(
-            surface, texels, picture, cameras.select(name), rasterizer, settings
-        )
-        colors.append(color)
-        trusts.append(trust)
-        weights.append(trust * facing**settings.facing_power)
-    weight = torch.stack(weights)
-    color = (torch.stack(colors) * weight[..., None]).sum(0)
+        view = _View.of(surface, picture, cameras.select(name), rasterizer, settings)
+        for one, found in zip(texels, shown, strict=True):
+            found.append(view.shows(one))
+    return [
+        _blended(found, one, maps.size, settings)
+        for found, one, maps in zip(shown, texels, layers, strict=True)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Shown:
+    """Colour ``[N, 3]``, trust ``[N]`` and facing ``[N]`` of texels in one picture."""
+
+    color: Tensor
+    trust: Tensor
+    facing: Tensor
+
+
+def _blended(
+    shown: Sequence[_Shown],
+    texels: _Texels,
+    size: tuple[int, int],
+    settings: BackprojectSettings,
+) -> BackProjection:
+    """What all views show, weighed."""
+    trust = torch.stack([one.trust for one in shown])
+    weight = trust * torch.stack([one.facing for one in shown]) ** settings.facing_power
+    color = (torch.stack([one.color for one in shown]) * weight[..., None]).sum(0)
     color = color / weight.sum(0).clamp(min=1e-12)[:, None]
-    flat = torch.zeros(len(cameras) + 4, height * width, device=surface.device)
-    flat[:, texels.index] = torch.cat([color.T, torch.stack(trusts).amax(0)[None], weight])
-    flat = flat.reshape(-1, height, width)
+    flat = torch.zeros(len(shown) + 4, size[0] * size[1], device=color.device)
+    flat[:, texels.index] = torch.cat([color.T, trust.amax(0)[None], weight])
+    flat = flat.reshape(-1, *size)
     return BackProjection(color=flat[:3], weight=flat[3], view_weights=flat[4:])
 
 
@@ -154,31 +200,79 @@ class _Texels:
         )
 
 
-def _one_view(
-    surface: SurfaceTensors,
-    texels: _Texels,
-    picture: Tensor,
-    camera: CameraRig,
-    rasterizer: Rasterizer,
-    settings: BackprojectSettings,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Colour ``[N, 3]``, trust ``[N]`` and facing ``[N]`` of the texels in one picture."""
-    height, width = picture.shape[1:]
-    finer = -(-_MIN_DEPTH_SIZE // min(height, width))
-    buffer = _DepthBuffer.of(surface, camera, (height * finer, width * finer), rasterizer)
-    facing, visible = buffer.test(texels, camera, settings)
-    trust = _trust(buffer, picture, camera, finer, settings)
-    points, _ = camera.project_to_pixels(texels.position, height, width)
-    near = _interpolated_trust(trust, points[0] * finer)
-    span = max(settings.full_facing - settings.min_facing, 1e-6)
-    steep = ((facing - settings.min_facing) / span).clamp(0, 1)
-    weight = torch.where(visible, near * steep, 0.0)
-    color = torch.zeros_like(texels.position)
-    seen = torch.nonzero(weight)[:, 0]
-    color[seen] = _sample(
-        picture, trust, finer, texels.rows(seen), points[0, seen], surface, camera
-    )
-    return color, weight, facing
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _View:
+    """A picture and what is known of it whatever texels are asked for.
+
+    Args:
+        camera: that sees it.
+        settings: when a texel counts as seen.
+        buffer: depth, some times finer than the picture.
+        finer: so many times.
+        trust: of the buffer's pixels, ``[H, W]``.
+        levels: the picture without what is not trusted, and its mip levels.
+        screen: area of every face in the picture, in pixels.
+    """
+
+    camera: CameraRig
+    settings: BackprojectSettings
+    buffer: _DepthBuffer
+    finer: int
+    trust: Tensor
+    levels: tuple[Tensor, ...]
+    screen: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        surface: SurfaceTensors,
+        picture: Tensor,
+        camera: CameraRig,
+        rasterizer: Rasterizer,
+        settings: BackprojectSettings,
+    ) -> _View:
+        height, width = picture.shape[1:]
+        finer = -(-_MIN_DEPTH_SIZE // min(height, width))
+        buffer = _DepthBuffer.of(surface, camera, (height * finer, width * finer), rasterizer)
+        trust = _trust(buffer, picture, camera, finer, settings)
+        trusted = -max_pool2d(-trust[None, None], finer)[0, 0] > 0
+        clean = extend_nearest(picture[:3], trusted)
+        pixels, _ = camera.project_to_pixels(surface.vertices.detach(), height, width)
+        return cls(
+            camera=camera,
+            settings=settings,
+            buffer=buffer,
+            finer=finer,
+            trust=trust,
+            levels=tuple(mip_levels(clean)),
+            screen=triangle_areas(pixels[0][surface.faces]),
+        )
+
+    def shows(self, texels: _Texels) -> _Shown:
+        """What the texels look like, and how far that is to be believed."""
+        settings, (height, width) = self.settings, self.levels[0].shape[1:]
+        facing, visible = self.buffer.test(texels, self.camera, settings)
+        points, _ = self.camera.project_to_pixels(texels.position, height, width)
+        near = _interpolated_trust(self.trust, points[0] * self.finer)
+        span = max(settings.full_facing - settings.min_facing, 1e-6)
+        steep = ((facing - settings.min_facing) / span).clamp(0, 1)
+        trust = torch.where(visible, near * steep, 0.0)
+        color = torch.zeros_like(texels.position)
+        seen = torch.nonzero(trust)[:, 0]
+        color[seen] = self._sample(texels.rows(seen), points[0, seen])
+        return _Shown(color=color, trust=trust, facing=facing)
+
+    def _sample(self, texels: _Texels, points: Tensor) -> Tensor:
+        """Colours ``[N, 3]``: bicubic where texels are finer than pixels, else a mip level."""
+        screen = self.screen[texels.face]
+        level = 0.5 * torch.log2((screen / texels.texel_area.clamp(min=1e-12)).clamp(min=1.0))
+        sharp = bicubic(self.levels[0], points)
+        soft = level > 0
+        if bool(soft.any()):
+            share = level.clamp(0, 1)[:, None]
+            coarse = sample_levels(self.levels, points, level)
+            sharp = sharp * (1 - share) + coarse * share
+        return sharp.clamp(0, 1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -284,31 +378,6 @@ def _interpolated_trust(trust: Tensor, points: Tensor) -> Tensor:
     """Trust between pixel centres, ``[N]``; 0 where any of the four around has none."""
     both = bilinear(torch.stack([trust, (trust == 0).to(trust.dtype)]), points)
     return torch.where(both[:, 1] > 0, 0.0, both[:, 0])
-
-
-def _sample(
-    picture: Tensor,
-    trust: Tensor,
-    finer: int,
-    texels: _Texels,
-    points: Tensor,
-    surface: SurfaceTensors,
-    camera: CameraRig,
-) -> Tensor:
-    """Colours ``[N, 3]``: bicubic where texels are finer than pixels, else from a mip level."""
-    size = picture.shape[1:]
-    trusted = -max_pool2d(-trust[None, None], finer)[0, 0] > 0
-    clean = extend_nearest(picture[:3], trusted)
-    pixels, _ = camera.project_to_pixels(surface.vertices.detach(), *size)
-    screen = triangle_areas(pixels[0][surface.faces])[texels.face]
-    level = 0.5 * torch.log2((screen / texels.texel_area.clamp(min=1e-12)).clamp(min=1.0))
-    sharp = bicubic(clean, points)
-    soft = level > 0
-    if bool(soft.any()):
-        share = level.clamp(0, 1)[:, None]
-        coarse = sample_levels(mip_levels(clean), points, level)
-        sharp = sharp * (1 - share) + coarse * share
-    return sharp.clamp(0, 1)
 
 
 def _face_normals(surface: SurfaceTensors) -> Tensor:

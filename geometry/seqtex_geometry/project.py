@@ -10,11 +10,11 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import interpolate, normalize
 
 from seqtex_core.errors import UsageError
 
-from .backproject import BackProjection, BackprojectSettings, backproject
+from .backproject import BackProjection, BackprojectSettings, backproject_layers
 from .cameras import Axis, CameraRig
 from .fill import fill_nearest_surface, fill_smooth_surface
 from .maps import SurfaceMaps
@@ -26,6 +26,7 @@ from .symmetry import find_mirrors
 _LOG = logging.getLogger(__name__)
 
 _SOURCE_TRUST = 0.5  # colours of at least this trust spread to what was not seen
+_MIN_PICTURE = 2048  # pixels of a picture that are never too many
 _FULL_TRUST = 0.25  # colours of at least this trust are used as they are where they were seen
 
 Fill = Literal["smooth", "nearest", "none"]
@@ -106,17 +107,18 @@ def project_texture(
     mirrors = find_mirrors(surface) if settings.mirror == "auto" else ()
     if mirrors:
         _LOG.info("the mesh mirrors itself across %s: unseen parts copy", ", ".join(mirrors))
+    pictures = [_reduced(picture, max(uv_layers[0].size)) for picture in references.values()]
     layers = [
-        backproject(
+        layer
+        for axes in _useful_mirrors(cameras.select(*references), mirrors)
+        for layer in backproject_layers(
             surface,
-            uv_layer,
-            list(references.values()),
+            uv_layers,
+            pictures,
             cameras.select(*references).mirrored(*axes),
             rasterizer=rasterizer,
             settings=settings.backproject,
         )
-        for axes in _useful_mirrors(cameras.select(*references), mirrors)
-        for uv_layer in uv_layers
     ]
     color, trust = _stacked(layers)
     first = uv_layers[0]
@@ -136,6 +138,23 @@ def project_texture(
         share=_shown_share(trust) * mask,
         mirrors=mirrors,
     )
+
+
+def _reduced(picture: Tensor, size: int) -> Tensor:
+    """The picture, smaller if it has far more pixels than a texture of ``size`` can show."""
+    edge = max(_MIN_PICTURE, 2 * size)
+    if max(picture.shape[1:]) <= edge:
+        return picture
+    scale = edge / max(picture.shape[1:])
+    height, width = (max(1, round(side * scale)) for side in picture.shape[1:])
+    alpha = picture[3:]
+    known = picture[:3] * alpha if len(alpha) else picture
+    small = interpolate(
+        torch.cat([known, alpha])[None], (height, width), mode="bilinear", antialias=True
+    )[0]
+    if not len(alpha):
+        return small
+    return torch.cat([small[:3] / small[3:].clamp(min=1e-6), small[3:]]).clamp(0, 1)
 
 
 def _useful_mirrors(cameras: CameraRig, axes: tuple[Axis, ...]) -> list[tuple[Axis, ...]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -111,3 +113,32 @@ def test_background_tolerates_compression_noise() -> None:
 def test_a_photograph_has_no_plain_background() -> None:
     photograph = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     assert plain_background(photograph) is None
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "L", "P", "CMYK", "1", "I;16"])
+def test_large_pictures_are_reduced(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seqtex.references.MAX_REFERENCE_SIZE", 64)
+    page = Image.fromarray(np.full((256, 256), 200, np.uint16)) if mode == "I;16" else None
+    page = page or Image.new("RGB", (256, 256), (250, 250, 250)).convert(mode)
+    read = read_reference(page, view="front")
+    assert (read.size, read.reduced_from) == (64, 256)
+    assert read_reference(page.resize((64, 64)), view="front").reduced_from is None
+
+
+def test_transparent_pixels_do_not_bleed_when_reduced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seqtex.references.MAX_REFERENCE_SIZE", 64)
+    pixels = np.zeros((128, 128, 4), np.uint8)
+    pixels[31:97, 31:97] = (250, 20, 20, 255)  # its border falls into the middle of a pixel
+    read = read_reference(Image.fromarray(pixels), view="front")
+    assert read.alpha is not None
+    off = read.rgb[read.alpha > 0].astype(int) - (250, 20, 20)
+    assert np.abs(off).max() <= 2  # premultiplied in 8 bits
+
+
+def test_a_picture_beyond_memory(tmp_path: Path) -> None:
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + header
+    data += struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    (tmp_path / "bomb.png").write_bytes(data + struct.pack(">I", 0) + b"IDAT" + bytes(4))
+    with pytest.raises(InputError, match="fits into memory"):
+        read_reference(tmp_path / "bomb.png", view="front")

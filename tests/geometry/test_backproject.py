@@ -290,3 +290,31 @@ def test_bad_arguments() -> None:
     with pytest.raises(UsageError, match="smooth, nearest or none"):
         ProjectSettings(fill="magic")  # type: ignore[arg-type]
     assert BackprojectSettings().min_facing < BackprojectSettings().full_facing
+
+
+def test_pictures_far_larger_than_the_texture_are_reduced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The colours stay, transparent pixels do not bleed into them; fewer rays are cast."""
+    monkeypatch.setattr("seqtex_geometry.project._MIN_PICTURE", 128)
+    surface = sphere()
+    cameras = CameraRig.seqtex(diagonal=surface.diagonal)
+    maps = uv_maps(surface, height=48, width=48, rasterizer=BACKEND)
+    alpha = view_maps(
+        surface, cameras.select("front"), height=1024, width=1024, rasterizer=BACKEND
+    ).mask
+    picture = torch.cat([torch.tensor([0.9, 0.3, 0.2])[:, None, None] * alpha, alpha])
+    asked: list[int] = []
+    real = type(BACKEND).face_idx_views
+
+    def counted(self: object, *args: object, height: int, width: int) -> torch.Tensor:
+        asked.append(height)
+        return real(self, *args, height=height, width=width)
+
+    monkeypatch.setattr(type(BACKEND), "face_idx_views", counted)
+    settings = ProjectSettings(mirror="none", fill="none")
+    result = project_texture(
+        surface, maps, {"front": picture}, cameras, rasterizer=BACKEND, settings=settings
+    )
+    assert max(asked) <= 512  # the depth map's least size
+    off = result.texture[:, result.seen] - torch.tensor([0.9, 0.3, 0.2])[:, None]
+    assert result.seen.sum() > 300
+    assert off.abs().max() < 2e-3
