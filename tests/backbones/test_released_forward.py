@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from released_peer import PeerSizes, released_forward, released_sampling, released_state
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -25,9 +25,6 @@ from seqtex_core.lora import merge_lora, unmerge_lora
 from seqtex_core.sampling import sample
 from seqtex_core.tasks import geo2mv, img2tex, mv2tex, tex2mv
 from seqtex_core.transformer import SeqTexTransformer, StepCache
-
-sys.path.insert(0, str(Path(__file__).parent))
-from released_peer import PeerSizes, released_forward, released_sampling, released_state
 
 SIZES = PeerSizes()
 CONFIG = replace(RELEASED_DECOUPLED, lora_rank=SIZES.rank, lora_alpha=SIZES.alpha)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from released_peer import PeerSizes, State, released_shapes, released_state
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -35,9 +36,6 @@ from seqtex_core.checkpoint import unique_tensors
 from seqtex_core.errors import UsageError, WeightsError
 from seqtex_core.lora import merge_lora
 from seqtex_core.weight_files import WeightFiles
-
-sys.path.insert(0, str(Path(__file__).parent))
-from released_peer import PeerSizes, State, released_shapes, released_state
 
 SIZES = PeerSizes()
 CONFIG = replace(RELEASED_DECOUPLED, lora_rank=SIZES.rank, lora_alpha=SIZES.alpha)
