@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -61,11 +61,9 @@ def visiting(
         device: where they go.
         copy: replaces the copying, for tests.
     """
-    move = copy or to_device
     home = [(tensor, tensor.data) for tensor in tensors]
     try:
-        for tensor, data in home:
-            tensor.data = move(data, device)
+        _move(home, device, copy or to_device)
         yield
     finally:
         for tensor, data in home:
@@ -130,11 +128,30 @@ class _Visit:
 
     def begin(self, *_: object) -> None:
         self._home = [(tensor, tensor.data) for tensor in self._tensors]
-        move = self._copy or to_device
-        for tensor, data in self._home:
-            tensor.data = move(data, self._device)
+        _move(self._home, self._device, self._copy or to_device)
 
     def end(self, *_: object) -> None:
         for tensor, data in self._home:
             tensor.data = data
         self._home = []
+
+
+def _move(home: Sequence[tuple[Tensor, Tensor]], device: torch.device, move: Copy) -> None:
+    """Let tensors have copies of their values on ``device``.
+
+    Values that fill one stretch of memory together, as projections joined for inference do, are
+    copied as one and lie so there, too.
+    """
+    together: dict[int, list[tuple[Tensor, Tensor]]] = {}
+    for tensor, data in home:
+        together.setdefault(data.untyped_storage()._cdata, []).append((tensor, data))
+    for parts in together.values():
+        first = parts[0][1]
+        size = sum(data.numel() for _, data in parts)
+        if len(parts) == 1 or size * first.itemsize != first.untyped_storage().nbytes():
+            for tensor, data in parts:
+                tensor.data = move(data, device)
+            continue
+        whole = move(first.as_strided((size,), (1,), 0), device)
+        for tensor, data in parts:
+            tensor.data = whole.as_strided(data.shape, data.stride(), data.storage_offset())

@@ -14,6 +14,7 @@ from seqtex_core.attention import Attend
 from seqtex_core.errors import UsageError
 from seqtex_core.frame_plan import DEFAULT_STREAMS
 from seqtex_core.geometry_embedding import GeometryLatents
+from seqtex_core.inference import prepare_for_inference
 from seqtex_core.tasks import PROJECTION, TEXTURE, VIEWS
 from seqtex_core.transformer import SeqTexTransformer
 
@@ -63,7 +64,8 @@ def step_bytes(
     """Tensors of one step and of what is kept over the steps, beside the weights.
 
     Args:
-        transformer: on the meta device; attention is counted as its output alone.
+        transformer: on the meta device; made ready for inference, as the one that will run is.
+            Attention is counted as its output alone.
         config: says how much smaller latents are than pictures.
         sizes: of the run.
         cached: whether geometry is kept for all blocks.
@@ -88,6 +90,7 @@ def step_bytes(
         for cache in caches:
             transformer(latents, sigmas, cache)
 
+    prepare_for_inference(transformer)
     real: Attend = transformer.attend
     transformer.attend = _outputs_only
     try:

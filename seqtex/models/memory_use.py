@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from seqtex_backbones.codecs.protocol import Codec
+from seqtex_core.inference import prepare_for_inference
 from seqtex_core.transformer import SeqTexTransformer
 
 from .config import ModelConfig
@@ -62,7 +63,9 @@ def settle(
     *,
     copy: Copy | None = None,
 ) -> Residence:
-    """Put a model's parts where the plan wants them; says which visit the device.
+    """Make a model ready to sample and put its parts where the plan wants them.
+
+    Says which parts visit the device.
 
     Args:
         transformer: on the CPU.
@@ -75,10 +78,11 @@ def settle(
     if measures is not None and measures.codec_mode != "float32":
         set_codec_mode(codec, measures.codec_mode)
     if measures is None or not measures.offload:
-        transformer.to(device)
+        prepare_for_inference(transformer.to(device))
         if isinstance(codec, nn.Module):
             codec.to(device)
         return Residence(device)
+    prepare_for_inference(transformer)
     visitors = {"transformer": tensors_of(transformer)}
     if measures.stream_blocks:
         visitors["transformer"] = outside_blocks(transformer)
