@@ -22,9 +22,10 @@ from seqtex_geometry.maps import SurfaceMaps
 from seqtex_geometry.seams import pad_seams
 
 from .foreground import Foreground, latent_coverage
+from .fusion import fused
 from .latents import decode_images, encode_geometry, encode_references
 from .models.approximations import repeating_steps
-from .models.config import SamplingDefaults, TextureBase
+from .models.config import SamplingDefaults
 from .models.load import SeqTexModel
 from .prepare import PreparedJob
 from .projection_frame import ProjectionFrame, from_residual, kept_as_shown, project_frame
@@ -192,7 +193,7 @@ def generate(
         ]
         pictures = decode_images(made[0][VIEWS], model.codec)
         textures = [
-            run.finished(decode_images(latents[TEXTURE], model.codec)[0], model.config.texture_base)
+            run.finished(decode_images(latents[TEXTURE], model.codec)[0], model)
             for run, latents in zip(runs, made, strict=True)
             if uv_maps
         ]
@@ -227,11 +228,24 @@ class _Conditions:
         maps = self.geometry.values()
         return [*(m.position for m in maps), *(m.normal for m in maps), *self.clean.values()]
 
-    def finished(self, texture: Tensor, base: TextureBase) -> Tensor:
-        """A decoded texture, with what the references show."""
+    def finished(self, texture: Tensor, model: SeqTexModel) -> Tensor:
+        """A decoded texture, with what the references show, fused."""
         if self.frame is None:
             return texture
-        return kept_as_shown(texture, self.frame.image, self.frame.seen, base)
+        base = model.config.texture_base
+        texture = kept_as_shown(texture, self.frame.image, self.frame.seen, base)
+        if model.fusion is None:
+            return texture
+        maps = self.maps[TEXTURE]
+        return fused(
+            model.fusion,
+            texture,
+            self.frame.image,
+            seen=self.frame.seen,
+            position=maps.position[0].permute(2, 0, 1),
+            normal=maps.normal[0].permute(2, 0, 1),
+            mask=maps.hit[0],
+        )
 
     def foreground(self, model: SeqTexModel, margin: int | None) -> Foreground | None:
         """The tokens to compute; ``None`` for all."""

@@ -13,6 +13,7 @@ from seqtex_core.errors import UsageError
 
 from .detail import with_detail
 from .foreground import told
+from .fusion import CANDIDATES
 from .generate import GenerateSettings, generate
 from .models import approximations
 from .models.catalog import CATALOG
@@ -212,6 +213,8 @@ def model_choices(model: SeqTexModel, prompt: str | None) -> dict[str, str]:
     told = {"model": f"{model.config.name} ({model.state})"}
     if model.config.text_encoder is not None or model.record.name in CATALOG:
         told["text"] = model.text_state(prompt)
+    if model.fusion is not None:
+        told["unseen"] = f"weighed among {len(CANDIDATES)} ways to continue what is shown"
     if model.memory is not None:
         told["memory"] = str(model.memory)
     return told

@@ -59,7 +59,7 @@ class CanonicalModel:
             [case.number for case in cases],
             steps=self.steps,
             seed=CASE_SEED,
-            given_view=view,
+            given_views=(view,),
         )
         rows = zip(cases, groups[TEXTURE][:, 0], groups[VIEWS], strict=True)
         return [self._own(case, texture, views) for case, texture, views in rows]

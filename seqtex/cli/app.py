@@ -20,6 +20,7 @@ from .reference import reference
 from .render import render
 from .texture import texture
 from .train import train
+from .train_fusion import train_fusion
 
 _SHARED = ("texture", "train")
 
@@ -40,6 +41,7 @@ app.command()(render)
 app.command()(reference)
 app.command()(embed)
 app.command()(train)
+app.command()(train_fusion)
 app.command()(evaluate)
 app.command()(convert)
 app.command()(info)

@@ -105,7 +105,7 @@ class ModelMethod:
             [case.number for case in cases],
             steps=self.steps,
             seed=self.seed,
-            given_view=cases[0].given_view,
+            given_views=(cases[0].given_view,),
         )
         textures, views = made[TEXTURE][:, 0].clamp(0, 1), made[VIEWS].clamp(0, 1)
         return [MadeTexture(texture=t, views=v) for t, v in zip(textures, views, strict=True)]

@@ -72,6 +72,8 @@ class ModelConfig:
         texture_size: edge of the texture that is written: the model's, enlarged, with the detail of
             the references where they show the surface. ``None`` for ``uv_size``.
         supersample: samples per pixel and axis of the views' geometry maps.
+        fusion: options of :class:`seqtex.fusion.Fusion`, whose weights lie beside the model's;
+            ``None`` takes the model's texture as it is.
         foreground: the model is trained on the tokens that touch the surface and on this many
             around them, see :mod:`seqtex.foreground`; ``None`` for all tokens.
         sampling: defaults of sampling.
@@ -92,6 +94,7 @@ class ModelConfig:
     uv_size: int = 1024
     texture_size: int | None = None
     supersample: int = 4
+    fusion: Mapping[str, Any] | None = None
     foreground: int | None = None
     sampling: SamplingDefaults = field(default_factory=SamplingDefaults)
     text_encoder: str | None = None

@@ -19,6 +19,7 @@ from seqtex_core import checkpoint
 from seqtex_core.errors import UnsupportedError, WeightsError
 from seqtex_core.transformer import SeqTexTransformer
 
+from ..fusion import FUSION_NAME, load_fusion
 from ..manifest import ModelRecord, file_sha256
 from ..stages import OnProgress
 from .approximations import check_fp8, use_fp8
@@ -145,11 +146,12 @@ def _load_folder(name: str, sources: ModelSources, wanted: _Wanted) -> SeqTexMod
     plan = wanted.plan(config, text=None if unread else text)
     texts = wanted.sizes.texts or ("",)
     encoder = _load_text(config, sources, text, plan, wanted.device, texts, default="")
+    fusion = None if config.fusion is None else load_fusion(folder, config.fusion)
     weights = folder / WEIGHTS_NAME
     if weights.is_file():
         transformer = empty_transformer(config).to(dtype=kind)
         checkpoint.load_model(transformer, weights)
-        record = ModelRecord(name=config.name, sha256=file_sha256(weights))
+        record = ModelRecord(name=config.name, sha256=_hash(folder, config))
     elif name in BUILT_IN:
         transformer = build_transformer(config).to(dtype=kind)
         digest = hashlib.sha256(json.dumps(config.to_json(), sort_keys=True).encode()).hexdigest()
@@ -165,8 +167,17 @@ def _load_folder(name: str, sources: ModelSources, wanted: _Wanted) -> SeqTexMod
         record=record,
         text_encoder=encoder,
         memory=plan,
+        fusion=fusion,
     )
     return _settled(model, wanted)
+
+
+def _hash(folder: Path, config: ModelConfig) -> str:
+    """Of the weights; with a fusion, of both files' hashes."""
+    own = file_sha256(folder / WEIGHTS_NAME)
+    if config.fusion is None:
+        return own
+    return hashlib.sha256((own + file_sha256(folder / FUSION_NAME)).encode()).hexdigest()
 
 
 def _load_full_size(

@@ -13,6 +13,7 @@ from seqtex_backbones.text import TextEncoder
 from seqtex_core.errors import UsageError
 from seqtex_core.transformer import SeqTexTransformer
 
+from ..fusion import Fusion
 from ..manifest import ModelRecord
 from .config import ModelConfig
 from .memory import MemoryPlan
@@ -36,6 +37,7 @@ class SeqTexModel:
         residence: where the parts work, and which are there only while they do.
         memory: how a run holds its memory, where that was planned.
         fp8_layers: linear layers that compute in 8 bits, an approximation.
+        fusion: weighs the model's texture against other ways to continue what was seen.
     """
 
     config: ModelConfig
@@ -46,6 +48,7 @@ class SeqTexModel:
     residence: Residence = field(default_factory=lambda: Residence("cpu"))
     memory: MemoryPlan | None = None
     fp8_layers: int = 0
+    fusion: Fusion | None = None
 
     @property
     def is_trained(self) -> bool:

@@ -18,6 +18,7 @@ from seqtex_core.roles import Role
 from seqtex_core.sampling import sample
 from seqtex_core.tasks import PROJECTION, REFERENCE_TASKS, TASKS, TEXTURE, VIEWS
 
+from ..fusion import fused
 from ..models.load import SeqTexModel
 from ..projection_frame import from_residual, kept_as_shown
 from .batch import TrainingBatch
@@ -34,9 +35,10 @@ def sample_batch(
     *,
     steps: int,
     seed: int,
-    given_view: int = 0,
+    given_views: Sequence[int] = (0,),
+    fuse: bool = True,
 ) -> dict[str, Tensor]:
-    """Sample the model's own task for every object of a batch, from one given view.
+    """Sample the model's own task for every object of a batch, from the same given views.
 
     Args:
         model: as users load it.
@@ -44,7 +46,8 @@ def sample_batch(
         indices: one number per object; the noise of an object depends on it and the seed alone.
         steps: sampling steps.
         seed: of the noise.
-        given_view: the reference.
+        given_views: the references.
+        fuse: let the model's fusion, if it has one, have the last word.
 
     Returns:
         Pictures by group, ``[B, F, 3, H, W]`` in [0, 1], on the CPU.
@@ -53,7 +56,7 @@ def sample_batch(
         UsageError: the model's task takes no reference.
     """
     count, views = batch.groups[VIEWS].images.shape[:2]
-    plan = _plan(model, num_views=views, given_view=given_view)
+    plan = _plan(model, num_views=views, given_views=given_views)
     device = model.device
     groups = {name: group.to(device) for name, group in batch.groups.items()}
     visible = None if batch.visible is None else batch.visible.to(device)
@@ -95,25 +98,42 @@ def sample_batch(
     latents = latents if shown is None else shown.cleared(latents, plan, model.codec)
     made = {n: model.codec.decode(x.float()).transpose(1, 2) for n, x in latents.items()}
     if PROJECTION in plan.groups and TEXTURE in made:
-        made[TEXTURE] = _kept_as_shown(made[TEXTURE], batch, given_view, model)
+        made[TEXTURE] = _finished(made[TEXTURE], batch, given_views, model, fuse=fuse)
     return {name: images.cpu() for name, images in made.items()}
 
 
-def _kept_as_shown(
-    textures: Tensor, batch: TrainingBatch, given_view: int, model: SeqTexModel
+def _finished(
+    textures: Tensor,
+    batch: TrainingBatch,
+    given_views: Sequence[int],
+    model: SeqTexModel,
+    *,
+    fuse: bool,
 ) -> Tensor:
-    """Textures ``[B, 1, 3, H, W]`` with the projection frame's texels where the view sees them."""
+    """Textures ``[B, 1, 3, H, W]`` as users get them: what a view sees as it is, then fused."""
     assert batch.visible is not None  # the frame was made from it
-    seen = batch.visible[:, given_view] & (batch.groups[TEXTURE].mask[:, 0, 0] > 0)
-    frames = batch.groups[PROJECTION].images
-    rows = [
-        kept_as_shown(texture[0], frame[0], shown, model.config.texture_base)
-        for texture, frame, shown in zip(textures, frames, seen, strict=True)
-    ]
+    maps = batch.groups[TEXTURE]
+    masks = maps.mask[:, 0, 0] > 0
+    seen = batch.visible[:, list(given_views)].any(dim=1) & masks
+    frames = batch.groups[PROJECTION].images[:, 0]
+    rows = []
+    for row, (texture, frame) in enumerate(zip(textures[:, 0], frames, strict=True)):
+        made = kept_as_shown(texture, frame, seen[row], model.config.texture_base)
+        if fuse and model.fusion is not None:
+            made = fused(
+                model.fusion,
+                made,
+                frame,
+                seen=seen[row],
+                position=maps.position[row, 0],
+                normal=maps.normal[row, 0],
+                mask=masks[row],
+            )
+        rows.append(made)
     return torch.stack(rows)[:, None]
 
 
-def _plan(model: SeqTexModel, *, num_views: int, given_view: int) -> FramePlan:
+def _plan(model: SeqTexModel, *, num_views: int, given_views: Sequence[int]) -> FramePlan:
     task = model.config.task
     if task not in REFERENCE_TASKS:
         raise UsageError(
@@ -121,5 +141,5 @@ def _plan(model: SeqTexModel, *, num_views: int, given_view: int) -> FramePlan:
             expected="one that is given a reference: " + ", ".join(REFERENCE_TASKS),
             got=task,
         )
-    plan = TASKS.get(task)(num_views=num_views, condition_views=(given_view,))
+    plan = TASKS.get(task)(num_views=num_views, condition_views=tuple(given_views))
     return model.config.sampling.applied_to(plan)

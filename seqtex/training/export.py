@@ -79,5 +79,10 @@ def write_model(
 
 
 def trained_config(base: ModelConfig, section: ModelSection) -> ModelConfig:
-    """The base's config under the name and summary of the trained model."""
-    return replace(base, name=section.name or base.name, summary=section.summary or base.summary)
+    """The base's config under the name and summary of the trained model, without its fusion.
+
+    A fusion knows how far to trust the model that it was fitted to; `seqtex train-fusion` fits
+    another.
+    """
+    name, summary = section.name or base.name, section.summary or base.summary
+    return replace(base, name=name, summary=summary, fusion=None)

@@ -44,7 +44,7 @@ def make_preview(
     """
     count = batch.groups[VIEWS].images.shape[0]
     made = sample_batch(
-        model, batch, list(range(count)), steps=steps, seed=seed, given_view=given_view
+        model, batch, list(range(count)), steps=steps, seed=seed, given_views=(given_view,)
     )
     return Preview(made=made, psnr=masked_psnr(made[TEXTURE], batch.groups[TEXTURE]))
 

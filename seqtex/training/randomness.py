@@ -13,7 +13,9 @@ from typing import Literal
 
 import torch
 
-Purpose = Literal["level", "noise", "views", "task", "data", "light", "style", "caption", "preview"]
+Purpose = Literal[
+    "level", "noise", "views", "task", "data", "light", "style", "caption", "preview", "texels"
+]
 
 
 def derived_seed(seed: int, purpose: str, index: int) -> int:

@@ -1,0 +1,153 @@
+"""Ways to continue what was seen of a surface over what was not.
+
+No single way is right for every object: bands go around, a chequered solid shows through, a plain
+body goes on smoothly. All of them are offered, each with what speaks for it, so that a method that
+has learned to weigh them can choose.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from seqtex_core.errors import UsageError
+
+from .pattern_coordinates import COORDINATES, Array, PatternPoints, pattern_features
+from .pattern_metric import learn_metric, regress
+
+METRICS = ("weighed", "mapped")
+WAYS = ("smooth", *COORDINATES, *METRICS, "mean")
+"""Names of the ways: the smooth fill, the coordinates that a pattern may repeat in, two metrics
+learned from what was seen (:mod:`.pattern_metric`), and the mean colour."""
+
+EVIDENCE = 2 * len(COORDINATES) + 2 * len(METRICS) + 6
+"""Numbers per point that speak for or against the ways; see :class:`Continuations`."""
+
+_SOURCES = 3000  # seen points that colours are taken from
+_LEARNED_FROM = 400  # seen points that a metric is learned from
+_NEIGHBORS = 16
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Continuations:
+    """Colours of the points that were not seen, in several ways.
+
+    Args:
+        colors: ``[M, K, 3]``, the ways in the order of :data:`WAYS`.
+        evidence: ``[M, E]``: for each coordinate system the logarithm of the distance to the
+            nearest seen point and the spread of the colours there; for each learned metric how much
+            is known about the point and, the same for all points, the logarithm of its error; then
+            depth and cosine along the line of sight, and the absolute values of both; and, the same
+            for all points, the logarithm of the seen colours' deviation, and the seen share.
+    """
+
+    colors: Tensor
+    evidence: Tensor
+
+
+def continue_colors(
+    position: Tensor,
+    normal: Tensor,
+    color: Tensor,
+    known: Tensor,
+    *,
+    wanted: Tensor | None = None,
+    seed: int = 0,
+) -> Continuations:
+    """Colours for the unknown points of a surface.
+
+    Args:
+        position: points on the surface, z up, ``[N, 3]``.
+        normal: of any length, ``[N, 3]``.
+        color: ``[N, 3]``: what was seen and, in the other rows, the smooth fill.
+        known: True where the colour was seen, ``[N]``; some rows must be, and some must not.
+        wanted: True for the rows to continue to, ``[N]``; by default those that are not known.
+        seed: of the choice of points that stand for all that are known.
+
+    Returns:
+        For the wanted rows, in order, on the CPU.
+
+    Raises:
+        UsageError: nothing is known, or everything; wanted rows that are known, or none.
+    """
+    wanted = ~known if wanted is None else wanted
+    _check(known, wanted)
+    seen, chosen = known.cpu().numpy(), wanted.cpu().numpy()
+    points = PatternPoints.of(_array(position), _array(normal), seen)
+    rng = np.random.default_rng(seed)
+    rows = np.flatnonzero(seen)
+    rows = rows if len(rows) <= _SOURCES else rng.choice(rows, _SOURCES, replace=False)
+    few = rng.choice(len(rows), min(_LEARNED_FROM, len(rows)), replace=False)
+    sources, targets = points[rows], points[np.flatnonzero(chosen)]
+    colors = _array(color)
+    values = colors[rows]
+    ways: list[Array] = [colors[chosen]]
+    evidence: list[Array] = []
+    for coordinates in COORDINATES.values():
+        made, distance, spread = _nearest(coordinates(sources), values, coordinates(targets))
+        ways.append(made)
+        evidence += [np.log(distance + 1e-3), spread]
+    for made, mass, error in _by_metrics(sources, values, targets, few):
+        ways.append(made)
+        evidence += [mass, np.full(len(made), np.log(np.clip(error, 1e-3, 4.0)), np.float32)]
+    ways.append(np.broadcast_to(values.mean(0), ways[0].shape))
+    depth, toward = targets.depth, targets.toward
+    deviation = np.log(values.std(0).mean() + 1e-3)
+    evidence += [depth, toward, np.abs(depth), np.abs(toward)]
+    evidence += [np.full(len(depth), value, np.float32) for value in (deviation, seen.mean())]
+    return Continuations(
+        colors=torch.from_numpy(np.stack(ways, axis=1)).float(),
+        evidence=torch.from_numpy(np.stack(evidence, axis=1)).float(),
+    )
+
+
+def _nearest(source: Array, values: Array, wanted: Array) -> tuple[Array, Array, Array]:
+    """Mean colour of the nearest sources, distance of the first, deviation of their colours."""
+    count = min(_NEIGHBORS, len(source))
+    distance, index = cKDTree(source).query(wanted, k=count)
+    distance, index = distance.reshape(-1, count), index.reshape(-1, count)
+    weight = 1.0 / (distance**2 + 0.01 * distance[:, -1:] ** 2 + 1e-9)
+    weight /= weight.sum(1, keepdims=True)
+    colors = values[index]
+    mean = np.einsum("nk,nkc->nc", weight, colors)
+    variance = np.einsum("nk,nkc->nc", weight, (colors - mean[:, None]) ** 2)
+    return mean.astype(np.float32), distance[:, 0], np.sqrt(variance.mean(1))
+
+
+def _by_metrics(
+    sources: PatternPoints, values: Array, wanted: PatternPoints, few: npt.NDArray[np.int64]
+) -> list[tuple[Array, Array, float]]:
+    """Colours, how much is known about each, and the metric's error, for each of the metrics."""
+    known, colors = torch.from_numpy(pattern_features(sources)), torch.from_numpy(values)
+    position = torch.from_numpy(sources.position)
+    made = []
+    for name in METRICS:
+        metric = learn_metric(known[few], colors[few], position[few], full=name == "mapped")
+        found, mass = regress(metric, known, colors, torch.from_numpy(pattern_features(wanted)))
+        made.append((found.numpy(), mass.numpy(), metric.error))
+    return made
+
+
+def _check(known: Tensor, wanted: Tensor) -> None:
+    if bool(known.all()) or not bool(known.any()):
+        raise UsageError(
+            "known",
+            expected="some points with a colour, and some without",
+            got=f"{int(known.sum())} of {len(known)} with a colour",
+        )
+    if bool((wanted & known).any()) or not bool(wanted.any()):
+        raise UsageError(
+            "wanted",
+            expected="at least one point, none of them known",
+            got=f"{int(wanted.sum())} points, {int((wanted & known).sum())} of them known",
+        )
+
+
+def _array(values: Tensor) -> Array:
+    array: Array = values.detach().float().cpu().numpy()
+    return array
