@@ -149,3 +149,20 @@ def test_training_with_shared_parameters_agrees_with_training_without(
 def test_a_process_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fsdp, "PROCESS", "benchmarks.nothing")
     assert "benchmarks.nothing" in str(fsdp.start_processes({}, tmp_path, 2))
+
+
+@pytest.mark.gpu
+def test_a_cuda_graph_and_compiled_blocks_equal_the_eager_loop() -> None:
+    """A few roundings in bf16: other kernels for the same sums, over two layers and two steps."""
+    device, dtype = torch.device("cuda"), torch.bfloat16
+    model = build_model(TINY, device=device, dtype=dtype, released=True)
+    scene = loop.build_scene(TINY, model, device=device, dtype=dtype)
+    cache, compiled = scene.prepare(model), loop._shallow(model)
+    compiled.compile_blocks()
+    once = loop.Loop(scene=scene, size=TINY, steps=2, seed=0)
+    eager = once(loop.calling(model, cache))
+    graphed = once(loop.GraphedModel(model, cache))
+    traced = once(loop.calling(compiled, cache))
+    for name, x in eager.items():
+        assert float((graphed[name] - x).norm() / x.norm()) < 2**-8
+        assert float((traced[name] - x).norm() / x.norm()) < 2**-6

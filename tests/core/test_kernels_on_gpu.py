@@ -1,0 +1,119 @@
+"""The Triton kernels on a real GPU: every operation and its gradients against fp64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from seqtex_core.frames import FrameGroup, Grid, StreamLayout
+from seqtex_core.kernels import using_kernels
+from seqtex_core.modulation import (
+    RowNorm,
+    affine_norm,
+    gated_residual,
+    modulated_norm,
+    residual_norm,
+)
+from seqtex_core.qk_prep import QKNorm, qk_prep
+from seqtex_core.rope import Rope
+
+pytestmark = pytest.mark.gpu
+DEVICE, KERNELS = "cuda", "triton"
+HEADS, DIM = 12, 128
+WIDTH = HEADS * DIM
+LENGTHS = (61, 0, 300)
+ROWS = sum(LENGTHS)
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+Call = Callable[[Sequence[Tensor]], Tensor | tuple[Tensor, ...]]
+
+
+def drawn(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape).to(DEVICE, dtype)
+
+
+def frames() -> StreamLayout:
+    grid = Grid(frames=len(LENGTHS), height=20, width=20)
+    group = FrameGroup(name="views", stream="mv", grid=grid)
+    return StreamLayout(groups=(group,), frame_lengths=LENGTHS, group_lengths=(ROWS,))
+
+
+def distance(got: Tensor, exact: Tensor) -> float:
+    got, exact = got.detach().double(), exact.detach()
+    return float((got - exact).norm() / exact.norm().clamp_min(1e-30))
+
+
+def as_near_as_plain(call: Call, leaves: Sequence[Tensor]) -> None:
+    """Outputs and gradients at most twice (gradients three times) as far from fp64 as plain ones.
+
+    Or within a unit in the last place, where the plain form is lucky.
+    """
+    results = []
+    for kernels, kind in ((KERNELS, None), ("plain", None), ("plain", torch.float64)):
+        own = [t.detach().to(kind or t.dtype).requires_grad_() for t in leaves]
+        with using_kernels(kernels):
+            out = call(own)
+        outs = list(out) if isinstance(out, tuple) else [out]
+        incoming = [torch.cos(torch.arange(o.numel(), device=o.device)).view_as(o) for o in outs]
+        grads = torch.autograd.grad(
+            outs, own, [g.to(o) for g, o in zip(incoming, outs, strict=True)]
+        )
+        results.append([*outs, *grads])
+    for index, (fast, plain, exact) in enumerate(zip(*results, strict=True)):
+        assert fast.shape == plain.shape
+        assert fast.dtype == plain.dtype
+        assert bool(torch.isfinite(fast).all())
+        factor = 2 if index < len(outs) else 3
+        eps = torch.finfo(fast.dtype).eps
+        assert distance(fast, exact) <= max(factor * distance(plain, exact), eps)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("pairing", ["interleaved", "half"])
+@pytest.mark.parametrize("order", ["post_rope", "pre_rope"])
+@pytest.mark.parametrize(("kind", "scope"), [("rms", "inner"), ("rms", "head"), ("layer", "inner")])
+def test_prepared_rows(dtype: torch.dtype, pairing: str, order: str, kind: str, scope: str) -> None:
+    angles = drawn(ROWS, DIM // 2)
+    rope = Rope(cos=angles.cos(), sin=angles.sin(), pairing=pairing)
+    x, geometry = drawn(2, ROWS, WIDTH, dtype=dtype), drawn(1, ROWS, HEADS, DIM, dtype=dtype)
+    weight = 1 + 0.1 * drawn(DIM if scope == "head" else WIDTH, dtype=dtype)
+
+    def call(leaves: Sequence[Tensor]) -> Tensor:
+        norm = QKNorm(weight=leaves[2], eps=1e-6, kind=kind, scope=scope)
+        return qk_prep(
+            leaves[0],
+            norm,
+            num_heads=HEADS,
+            rope=rope,
+            geometry=leaves[1],
+            geometry_order=order,
+        )
+
+    as_near_as_plain(call, [x, geometry, weight])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("operation", ["modulated", "affine", "gated", "sum and norm"])
+def test_norms_gates_and_sums(dtype: torch.dtype, operation: str) -> None:
+    rows = frames()
+    x, update = (drawn(2, ROWS, WIDTH, dtype=dtype) for _ in range(2))
+    shift, factor, gate = (drawn(2, len(LENGTHS), WIDTH) for _ in range(3))
+    leaves = {
+        "modulated": [x, shift, factor],
+        "affine": [x, factor[0, 0], shift[0, 0]],
+        "gated": [x, update, gate],
+        "sum and norm": [x, update, gate, factor, shift],
+    }[operation]
+
+    def call(t: Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
+        if operation == "modulated":
+            return modulated_norm(t[0], t[1], t[2], rows, eps=1e-6)
+        if operation == "affine":
+            return affine_norm(t[0], t[1], t[2], eps=1e-6)
+        if operation == "gated":
+            return gated_residual(t[0], t[1], t[2], rows)
+        return residual_norm(t[0], t[1], rows, gate=t[2], norm=RowNorm(t[3], t[4], 1e-6))
+
+    as_near_as_plain(call, leaves)
