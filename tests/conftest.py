@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import sys
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -14,6 +16,9 @@ import torch
 if not torch.cuda.is_available():  # read by Triton when it is imported; it changes nothing else
     os.environ.setdefault("TRITON_INTERPRET", "1")
 torch.set_num_threads(min(int(os.environ["OMP_NUM_THREADS"]), os.cpu_count() or 1))
+
+# What test files share lies beside them, under names that are unique in the whole tree.
+sys.path += [str(folder) for folder in Path(__file__).parent.iterdir() if folder.is_dir()]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

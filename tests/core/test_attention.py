@@ -1,16 +1,10 @@
-from __future__ import annotations
+"""Attention implementations against the definition: values, gradients, masks, bad inputs."""
 
-import importlib.machinery
-import logging
-import runpy
-import subprocess
-import sys
-import types
 from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F
+from attention_inputs import ALL, CPU, CUDA, RUNS_ON_CPU, make_mask, make_qkv, plain_attention
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -18,39 +12,13 @@ from torch import Tensor
 from seqtex_core.attention import (
     ATTENTION,
     AUTO_ORDER,
-    AttendBase,
     AttentionInputs,
-    AutoAttend,
-    SdpaAttend,
     attention_reference,
     choose_attention,
     chunked,
-    list_attention,
 )
-from seqtex_core.attention.flash import FLASH_3
 from seqtex_core.attention.flex import MAX_CPU_SCORES
-from seqtex_core.errors import MissingDependencyError, UnsupportedError, UsageError
-
-CPU = torch.device("cpu")
-CUDA = torch.device("cuda", 0)
-RUNS_ON_CPU = ("sdpa", "sdpa_flash", "flex", "chunked", "reference")
-OF_TORCH = ("sdpa", "sdpa_cudnn", "sdpa_efficient", "sdpa_flash")
-ALL = ("chunked", "flash_attn", "flex", "reference", *OF_TORCH)
-
-
-def make_qkv(q_len: int, k_len: int, *, heads: int = 3, dim: int = 8) -> tuple[Tensor, ...]:
-    return tuple(torch.randn(2, length, heads, dim) for length in (q_len, k_len, k_len))
-
-
-def make_mask(kind: str, q_len: int, k_len: int) -> Tensor | None:
-    if kind == "none":
-        return None
-    mask = torch.rand(2, 1, q_len, k_len) > 0.4
-    mask[..., 0] = True
-    return mask if kind == "bool" else torch.randn(1, 3, q_len, k_len).where(mask[:1], -torch.inf)
-
-
-# --- the definition ----------------------------------------------------------------------------
+from seqtex_core.errors import UnsupportedError, UsageError
 
 
 def test_reference_is_softmax_attention() -> None:
@@ -87,9 +55,6 @@ def test_output_is_an_average_that_ignores_a_common_key_shift(seed: int, shift: 
     torch.testing.assert_close(attention_reference(q, k + shift, v), out, atol=1e-11, rtol=0)
 
 
-# --- implementations that run on CPU -----------------------------------------------------------
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("lengths", [(1, 1), (63, 127), (127, 1), (1000, 63)])
 @pytest.mark.parametrize("name", RUNS_ON_CPU)
@@ -112,12 +77,6 @@ def test_chunks_of_queries(
     assert "chunked" not in AUTO_ORDER
     with pytest.raises(UnsupportedError, match="takes no mask"):
         ATTENTION.get("chunked")(q, k, v, mask=make_mask("bool", 150, 70))
-
-
-def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention with every step in the dtype of its inputs: the yardstick for fast kernels."""
-    logits = torch.einsum("bqnd,bknd->bnqk", q, k) * q.shape[3] ** -0.5
-    return torch.einsum("bnqk,bknd->bqnd", logits.softmax(dim=-1), v)
 
 
 @pytest.mark.parametrize("kind", ["none", "bool", "additive"])
@@ -187,9 +146,6 @@ def test_flex_on_cpu_says_what_it_cannot_do() -> None:
     assert str(MAX_CPU_SCORES) in reason
 
 
-# --- bad inputs --------------------------------------------------------------------------------
-
-
 def test_tensors_that_do_not_fit_are_refused() -> None:
     q, k, v = make_qkv(3, 4)
     attend = ATTENTION.get("reference")
@@ -210,256 +166,6 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
     ):
         with pytest.raises(UsageError, match=message):
             attend(q, k, v, mask=mask)
-
-
-# --- the list and the choice -------------------------------------------------------------------
-
-
-def test_every_implementation_is_listed_with_its_reason() -> None:
-    listed = dict(list_attention("cpu"))
-    assert sorted(listed) == sorted({*ALL, "xformers"})
-    assert [name for name, reason in listed.items() if reason is None] == sorted(RUNS_ON_CPU)
-    assert all(reason for name, reason in listed.items() if name not in RUNS_ON_CPU)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for the answer without CUDA")
-def test_listing_for_a_missing_device_gives_reasons() -> None:
-    reasons = dict(list_attention("cuda"))
-    assert set(reasons.values()) == {"needs a CUDA device, and there is none"}
-
-
-def test_the_module_prints_the_list(capsys) -> None:
-    runpy.run_module("seqtex_core.attention", run_name="__main__")
-    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert sorted(lines) == sorted({*ALL, "xformers"})
-    assert lines["sdpa"] == "ready"
-
-
-def test_listing_names_imports_nothing() -> None:
-    code = (
-        "import sys, seqtex_core.attention as a; a.ATTENTION.names();"
-        "assert not {'flash_attn', 'xformers', 'triton'} & set(sys.modules);"
-        "assert 'seqtex_core.attention.sdpa' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_auto_takes_the_first_that_fits_and_logs_it_once(caplog) -> None:
-    auto = AutoAttend()
-    with caplog.at_level(logging.INFO, logger="seqtex_core.attention"):
-        for length in (3, 4, 3):
-            auto(*make_qkv(length, 5))
-    fitting = [name for name in AUTO_ORDER if dict(list_attention("cpu"))[name] is None]
-    assert [record.getMessage() for record in caplog.records] == [
-        f"attention: auto chose {fitting[0]} on cpu"
-    ]
-    assert auto.choose(AttentionInputs(device=CPU)).name == fitting[0] == "sdpa"
-
-
-def test_a_named_one_that_cannot_run_raises() -> None:
-    inputs = AttentionInputs(device=CPU)
-    with pytest.raises(UnsupportedError, match=r"sdpa_cudnn.*needs a CUDA device, not cpu"):
-        choose_attention("sdpa_cudnn", inputs)
-    with pytest.raises(UnsupportedError, match=r"sdpa_flash.*takes no mask"):
-        choose_attention("sdpa_flash", AttentionInputs(device=CPU, has_mask=True))
-    with pytest.raises(UsageError, match="Did you mean 'flash_attn'"):
-        choose_attention("flash_atn")
-    with pytest.raises(UsageError, match="flash, efficient, cudnn, math"):
-        SdpaAttend("fast")  # type: ignore[arg-type]
-    assert choose_attention("sdpa", inputs) is ATTENTION.get("sdpa")
-
-
-def test_a_third_party_implementation_is_chosen_by_name(monkeypatch) -> None:
-    class Picky:
-        name = "picky"
-
-        def reason_unsupported(self, inputs: AttentionInputs) -> str | None:
-            return "takes no mask" if inputs.has_mask else None
-
-        def __call__(self, q, k, v, *, mask=None, scale=None):
-            return attention_reference(q, k, v, scale=scale)
-
-    monkeypatch.setitem(ATTENTION._entries, "picky", Picky())
-    assert choose_attention("picky", AttentionInputs(device=CPU)).name == "picky"
-    with pytest.raises(UnsupportedError, match="takes no mask"):
-        choose_attention("picky", AttentionInputs(device=CPU, has_mask=True))
-
-
-# --- packages that need CUDA: contracts, with stand-ins in their place -------------------------
-
-
-def stand_in(monkeypatch, module: str, **functions: Callable[..., object]) -> None:
-    """Put a module with ``functions`` where the package would be."""
-    parent = module.split(".")[0]
-    for name in {parent, module}:
-        made = types.ModuleType(name)
-        made.__spec__ = importlib.machinery.ModuleSpec(name, None)
-        monkeypatch.setitem(sys.modules, name, made)
-    for name, function in functions.items():
-        setattr(sys.modules[module], name, function)
-
-
-def pretend_cuda(monkeypatch, capability: tuple[int, int]) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
-
-
-def blhd_kernel(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """What these packages compute, in their layout ``[B, L, N, D]``; picky about strides."""
-    for x in (q, k, v):
-        assert x.stride(-1) == 1, "channels must be contiguous"
-    heads_first = (x.transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(*heads_first, scale=scale).transpose(1, 2)
-
-
-def flash_2(q, k, v, dropout_p=0.0, softmax_scale=None, causal=False):
-    assert dropout_p == 0.0
-    assert causal is False
-    return blhd_kernel(q, k, v, softmax_scale)
-
-
-def flash_3_early(q, k, v, softmax_scale=None, causal=False):
-    return blhd_kernel(q, k, v, softmax_scale), torch.zeros(1)
-
-
-def memory_efficient_attention(query, key, value, attn_bias=None, p=0.0, scale=None):
-    assert attn_bias is None
-    assert p == 0.0
-    return blhd_kernel(query, key, value, scale)
-
-
-STAND_INS = {
-    "flash_attn": ("flash_attn", {"flash_attn_func": flash_2}),
-    "xformers": ("xformers.ops", {"memory_efficient_attention": memory_efficient_attention}),
-}
-
-
-@pytest.mark.parametrize("name", STAND_INS)
-@pytest.mark.parametrize("lengths", [(1, 1), (63, 127), (127, 63)])
-def test_layout_scale_and_lengths_reach_the_package(monkeypatch, name: str, lengths) -> None:
-    module, functions = STAND_INS[name]
-    stand_in(monkeypatch, module, **functions)
-    q, k, v = make_qkv(*lengths)
-    channels_last = v.transpose(1, 3).contiguous().transpose(1, 3)
-    out = ATTENTION.get(name).attend(q, k, channels_last, None, 0.3)
-    expected = attention_reference(q, k, v, scale=0.3)
-    torch.testing.assert_close(out, expected, atol=2e-6, rtol=0)
-
-
-@pytest.mark.parametrize("name", STAND_INS)
-def test_packages_trace_into_one_graph(monkeypatch, name: str) -> None:
-    module, functions = STAND_INS[name]
-    stand_in(monkeypatch, module, **functions)
-    q, k, v = make_qkv(3, 4)
-    attend = ATTENTION.get(name)
-    traced = torch.compile(lambda *x: attend.attend(*x, None, 0.3), backend="eager", fullgraph=True)
-    assert torch.equal(traced(q, k, v), attend.attend(q, k, v, None, 0.3))
-
-
-def test_flash_3_is_used_on_hopper_only_and_its_tuple_is_opened(monkeypatch) -> None:
-    stand_in(monkeypatch, "flash_attn_interface", flash_attn_func=flash_3_early)
-    flash = ATTENTION.get("flash_attn")
-    inputs = AttentionInputs(device=CUDA, dtype=torch.bfloat16, head_dim=128)
-    pretend_cuda(monkeypatch, (9, 0))
-    assert flash.package(inputs).module == "flash_attn_interface"
-    assert flash.reason_unsupported(inputs) is None
-    pretend_cuda(monkeypatch, (8, 0))
-    assert flash.package(inputs).module == "flash_attn"
-    assert "needs the package flash_attn" in flash.reason_unsupported(inputs)
-    monkeypatch.setattr(type(flash), "package", lambda self, inputs: FLASH_3)
-    q, k, v = make_qkv(3, 4)
-    out = flash.attend(q, k, v, None, 0.3)
-    expected = attention_reference(q, k, v, scale=0.3)
-    torch.testing.assert_close(out, expected, atol=2e-6, rtol=0)
-
-
-@pytest.mark.parametrize("name", ["flash_attn", "xformers", "sdpa_cudnn", "sdpa_flash"])
-def test_guards_of_16_bit_cuda_kernels(monkeypatch, name: str) -> None:
-    for module, functions in STAND_INS.values():
-        stand_in(monkeypatch, module, **functions)
-    pretend_cuda(monkeypatch, (8, 0))
-    attend = ATTENTION.get(name)
-    good = {"device": CUDA, "dtype": torch.bfloat16, "head_dim": 128}
-    assert attend.reason_unsupported(AttentionInputs(**good)) is None
-    for change, message in (
-        ({"dtype": torch.float32}, "float16 or bfloat16"),
-        ({"has_mask": True}, "no mask"),
-        ({"head_dim": 20}, "multiple of 8"),
-        ({"head_dim": 264}, "at most"),
-        ({"device": torch.device("meta")}, "CUDA"),
-    ):
-        assert message in attend.reason_unsupported(AttentionInputs(**good | change))
-
-
-def test_flash_needs_ampere(monkeypatch) -> None:
-    stand_in(monkeypatch, "flash_attn", flash_attn_func=flash_2)
-    pretend_cuda(monkeypatch, (7, 5))
-    reason = ATTENTION.get("flash_attn").reason_unsupported(AttentionInputs(device=CUDA))
-    assert reason == "needs compute capability 8.0 or newer, not 7.5"
-
-
-def test_guards_of_efficient_and_flex_on_cuda(monkeypatch) -> None:
-    pretend_cuda(monkeypatch, (8, 0))
-    stand_in(monkeypatch, "triton")
-    for name in ("sdpa_efficient", "flex"):
-        ask = ATTENTION.get(name).reason_unsupported
-        assert ask(AttentionInputs(device=CUDA, dtype=torch.float32, head_dim=64)) is None
-        assert "float64" in ask(AttentionInputs(device=CUDA, dtype=torch.float64))
-    small = AttentionInputs(device=CUDA, head_dim=8)
-    assert "at least 16" in ATTENTION.get("flex").reason_unsupported(small)
-
-
-@pytest.mark.parametrize(
-    ("name", "module"), [("flash_attn", "flash_attn"), ("xformers", "xformers")]
-)
-def test_missing_package_names_the_pip_line(monkeypatch, name: str, module: str) -> None:
-    hide(monkeypatch, module)
-    pretend_cuda(monkeypatch, (8, 0))
-    inputs = AttentionInputs(device=CUDA, dtype=torch.bfloat16, head_dim=128)
-    with pytest.raises(MissingDependencyError, match=rf"{module}.*no such package.*pip install"):
-        choose_attention(name, inputs)
-    assert "pip install" in ATTENTION.get(name).reason_unsupported(inputs)
-
-
-def hide(monkeypatch, module: str) -> None:
-    find_spec = importlib.util.find_spec
-    for name in [n for n in sys.modules if n.split(".")[0] == module]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *a: None if name == module else find_spec(name)
-    )
-
-
-def test_broken_package_is_not_called_missing(monkeypatch, tmp_path) -> None:
-    hide_all = [n for n in sys.modules if n.split(".")[0] == "flash_attn"]
-    for name in hide_all:
-        monkeypatch.delitem(sys.modules, name)
-    (tmp_path / "flash_attn").mkdir()
-    (tmp_path / "flash_attn" / "__init__.py").write_text("raise OSError('undefined symbol')")
-    monkeypatch.syspath_prepend(tmp_path)
-    pretend_cuda(monkeypatch, (8, 0))
-    inputs = AttentionInputs(device=CUDA, dtype=torch.bfloat16, head_dim=128)
-    with pytest.raises(MissingDependencyError, match=r"OSError: undefined symbol.*broken"):
-        choose_attention("flash_attn", inputs)
-
-
-def test_a_package_without_a_kernel_for_the_inputs_is_a_refusal(monkeypatch) -> None:
-    def no_operator(*args, **kwargs):
-        raise NotImplementedError("No operator found")
-
-    stand_in(monkeypatch, "xformers.ops", memory_efficient_attention=no_operator)
-    with pytest.raises(UnsupportedError, match="no kernel of it takes"):
-        ATTENTION.get("xformers").attend(*make_qkv(3, 4), None, 0.3)
-
-
-def test_a_forced_kernel_is_never_replaced() -> None:
-    attend = SdpaAttend("cudnn")
-    with pytest.raises(UnsupportedError, match="this kernel does not take"):
-        attend.attend(*make_qkv(3, 4), None, 0.3)
-    assert isinstance(attend, AttendBase)
-
-
-# --- the real ones -----------------------------------------------------------------------------
 
 
 @pytest.mark.gpu

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -10,65 +9,27 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sampling_models import (
+    LOCKED,
+    TEXTURE_SHAPE,
+    VIEWS_SHAPE,
+    Groups,
+    PerfectModel,
+    clean_latents,
+    exactly_informed,
+    known,
+    mixing_model,
+    seed,
+)
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from seqtex_core.errors import UsageError
 from seqtex_core.flow_matching import inference_sigmas
 from seqtex_core.frame_plan import FramePlan
 from seqtex_core.frame_run import KnownLatents
 from seqtex_core.roles import CONDITION, CONDITION_SIGMA, DENOISE, NONSENSE, FrameState, Role
-from seqtex_core.sampling import PredictVelocity, StepReport, StepSignal, sample
+from seqtex_core.sampling import sample
 from seqtex_core.tasks import geo2mv, img2tex, mv2tex
-
-Groups = Mapping[str, Tensor]
-VIEWS_SHAPE = (2, 3, 4, 4, 4)
-TEXTURE_SHAPE = (2, 3, 1, 8, 8)
-LOCKED = FrameState(role=Role.DENOISE, lock=True)
-
-
-def seed(value: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(value)
-
-
-def clean_latents(batch: int = 2) -> dict[str, Tensor]:
-    shapes = {"views": VIEWS_SHAPE, "texture": TEXTURE_SHAPE}
-    return {g: torch.randn(batch, *s[1:], generator=seed(9)) for g, s in shapes.items()}
-
-
-def known(clean: Groups | None = None, **options: object) -> KnownLatents:
-    return KnownLatents(
-        shapes={"views": VIEWS_SHAPE, "texture": TEXTURE_SHAPE},
-        clean=clean or {},
-        **options,  # type: ignore[arg-type]
-    )
-
-
-class PerfectModel:
-    """Knows the clean latents, so its velocity is the true one; keeps what it was shown."""
-
-    def __init__(self, clean: Groups) -> None:
-        self.clean = clean
-        self.seen: list[dict[str, Tensor]] = []
-        self.sigmas: list[dict[str, Tensor]] = []
-
-    def __call__(self, latents: Groups, sigmas: Groups) -> dict[str, Tensor]:
-        self.seen.append({group: x.clone() for group, x in latents.items()})
-        self.sigmas.append(dict(sigmas))
-        return {
-            group: (x - self.clean[group]) / sigmas[group][:, None, :, None, None].clamp_min(1e-6)
-            for group, x in latents.items()
-        }
-
-
-def mixing_model(latents: Groups, sigmas: Groups) -> dict[str, Tensor]:
-    """Every frame's velocity depends on every frame of every group that it is given."""
-    level = sum(x.mean(dim=(1, 2, 3, 4)) for x in latents.values())
-    assert isinstance(level, Tensor)
-    return {
-        group: torch.tanh(x + level[:, None, None, None, None]) + sigmas[group].mean()
-        for group, x in latents.items()
-    }
 
 
 @pytest.mark.parametrize("plan", [img2tex(condition_views=(1, 3)), mv2tex(), geo2mv()])
@@ -231,19 +192,6 @@ def test_start_below_one_mixes_the_clean_latents() -> None:
         sample(model, geo2mv(), known(), sigmas=[0.5, 0.0], generator=seed())
 
 
-def exactly_informed(model: PerfectModel, levels: Tensor) -> PredictVelocity:
-    """``model``, told the true level of denoised frames: what a perfect one needs."""
-    steps = iter(levels)
-
-    def predict(latents: Groups, sigmas: Groups) -> Mapping[str, Tensor]:
-        sigma = next(steps)
-        told = math.floor(1000 * min(sigma.item(), 1 - 1e-6)) / 1000
-        true = {n: torch.where((s - told).abs() < 1e-6, sigma, s) for n, s in sigmas.items()}
-        return model(latents, true)
-
-    return predict
-
-
 def test_whole_timesteps_are_told_and_the_solver_stays_exact() -> None:
     clean = clean_latents()
     model = PerfectModel(clean)
@@ -264,150 +212,3 @@ def test_whole_timesteps_are_told_and_the_solver_stays_exact() -> None:
     sample(listen, plan, known(clean), sigmas=levels, generator=seed())
     # t / 1000 in float32, times 1000: off by at most 6e-8 of 1000
     assert told[:3] + told[-1:] == pytest.approx([999, 993, 985, 150], abs=6e-5)
-
-
-@pytest.mark.parametrize("whole", [False, True])
-def test_callback_sees_every_step_and_a_preview(whole: bool) -> None:
-    clean = clean_latents()
-    reports: list[StepReport] = []
-    levels = inference_sigmas(4)
-
-    def callback(report: StepReport) -> None:
-        reports.append(report)
-        for group, x in report.predicted_clean().items():
-            # x - s u with u = (x - x0) / s; level 0.07 keeps the rounding below 1e-6
-            torch.testing.assert_close(x, clean[group], rtol=0, atol=1e-6)
-
-    predict = exactly_informed(PerfectModel(clean), levels) if whole else PerfectModel(clean)
-    sample(
-        predict,
-        replace(img2tex(), whole_timesteps=whole),
-        known(clean),
-        sigmas=levels,
-        generator=seed(),
-        callback=callback,
-    )
-    assert [report.index for report in reports] == [0, 1, 2, 3]
-    assert {report.total for report in reports} == {4}
-    assert [report.sigma for report in reports] == levels[1:].tolist()
-
-
-def test_a_callback_may_stop_and_gets_the_prediction_so_far() -> None:
-    clean = clean_latents()
-    model = PerfectModel(clean)
-
-    def callback(report: StepReport) -> StepSignal | None:
-        return StepSignal.STOP if report.index == 1 else None
-
-    out = sample(
-        model,
-        img2tex(),
-        known(clean),
-        sigmas=inference_sigmas(10),
-        generator=seed(),
-        callback=callback,
-    )
-    assert len(model.seen) == 2
-    assert torch.equal(out["views"][:, :, 0], clean["views"][:, :, 0])
-    torch.testing.assert_close(out["texture"], clean["texture"], rtol=0, atol=1e-6)
-
-
-def test_an_error_in_the_callback_ends_sampling() -> None:
-    model = PerfectModel(clean_latents())
-
-    def callback(report: StepReport) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        sample(
-            model,
-            geo2mv(),
-            known(),
-            sigmas=inference_sigmas(10),
-            generator=seed(),
-            callback=callback,
-        )
-    assert len(model.seen) == 1
-
-
-def test_low_precision_answers_do_not_lower_the_latents_precision() -> None:
-    out = sample(
-        lambda latents, sigmas: {g: x.bfloat16() for g, x in latents.items()},
-        geo2mv(),
-        known(),
-        sigmas=inference_sigmas(3),
-        generator=seed(),
-    )
-    assert out["views"].dtype == torch.float32
-
-
-class ReadBacks(TorchDispatchMode):
-    """Counts operations that would make the host wait for a device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.total = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        self.total += 1
-        if any(word in str(func) for word in ("local_scalar", "nonzero", "is_nonzero", "equal")):
-            self.found.append(str(func))
-        return func(*args, **(kwargs or {}))
-
-
-def test_nothing_is_read_back_from_the_device() -> None:
-    clean = clean_latents()
-    mask = torch.rand(2, 1, 1, 8, 8) < 0.5
-    plan = img2tex().with_frame("views", 2, LOCKED).with_frame("views", 3, NONSENSE)
-    with ReadBacks() as seen:
-        sample(
-            mixing_model,
-            plan,
-            known(clean, lock_masks={"texture": mask}),
-            sigmas=inference_sigmas(4).tolist(),
-            generator=seed(),
-            callback=lambda report: None,
-        )
-    assert seen.total > 50
-    assert seen.found == []
-    with ReadBacks() as control:
-        bool(mask.any())
-    assert control.found
-
-
-@pytest.mark.gpu
-def test_no_step_waits_for_the_device() -> None:
-    clean = clean_latents()
-
-    def callback(report: StepReport) -> None:
-        torch.cuda.set_sync_debug_mode("error" if report.index < report.total - 1 else "default")
-
-    try:
-        sample(
-            mixing_model,
-            img2tex(),
-            known(clean, device="cuda"),
-            sigmas=inference_sigmas(4),
-            generator=seed(),
-            callback=callback,
-        )
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
-@pytest.mark.gpu
-def test_a_cpu_generator_gives_the_same_texture_on_cuda() -> None:
-    clean = clean_latents()
-    results = [
-        sample(
-            mixing_model,
-            img2tex(),
-            known(clean, device=device),
-            sigmas=inference_sigmas(8),
-            generator=seed(),
-        )["texture"].cpu()
-        for device in ("cpu", "cuda")
-    ]
-    # same noise; tanh and means round differently, a few ulps of numbers below 8 per step
-    torch.testing.assert_close(results[0], results[1], rtol=0, atol=2e-5)

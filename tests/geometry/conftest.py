@@ -6,6 +6,8 @@ import base64
 import io
 import json
 import struct
+import sys
+import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from rasterizer_scenes import kaolin_rasterize
+
+from seqtex_geometry.rasterize import RASTERIZERS, Rasterizer
 
 _COMPONENTS = {"f4": 5126, "u4": 5125, "u2": 5123, "i2": 5122, "u1": 5121, "i1": 5120}
 _TYPES = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4", 16: "MAT4"}
@@ -196,3 +202,72 @@ def box_obj(tmp_path: Path) -> Path:
     (tmp_path / "tex" / "paint map.png").write_bytes(png_bytes())
     (tmp_path / "bump.png").write_bytes(png_bytes((90, 90, 90)))
     return path
+
+
+@pytest.fixture
+def rich_glb(gltf_maker, tmp_path, box):
+    """Most of what a real file holds: skins, animation, samplers, transforms, several slots."""
+    maker = gltf_maker()
+    maker.entry("samplers", {"wrapS": 33648, "magFilter": 9728})
+    first, rough = maker.image(name="coat"), maker.image(name="rough")
+    coat = maker.entry("textures", {"source": first, "sampler": 0, "name": "coat"})
+    other = maker.entry("textures", {"source": rough})
+    material = maker.entry(
+        "materials",
+        {
+            "name": "coat",
+            "pbrMetallicRoughness": {
+                "baseColorTexture": {
+                    "index": coat,
+                    "extensions": {"KHR_texture_transform": {"offset": [0.0, 0.25]}},
+                },
+                "baseColorFactor": [0.5, 1, 1, 0.75],
+                "metallicRoughnessTexture": {"index": other},
+            },
+            "normalTexture": {"index": other, "texCoord": 1},
+            "alphaMode": "BLEND",
+            "extras": {"author": "me"},
+        },
+    )
+    skinned = maker.box_primitive(material=material)
+    skinned["attributes"]["TEXCOORD_1"] = maker.accessor(box.uvs[::-1])
+    skinned["attributes"]["JOINTS_0"] = maker.accessor(np.zeros((24, 4)), "u1")
+    skinned["attributes"]["WEIGHTS_0"] = maker.accessor(np.tile([1, 0, 0, 0], (24, 1)))
+    skinned["attributes"]["TANGENT"] = maker.accessor(np.tile([1, 0, 0, 1], (24, 1)))
+    skinned["attributes"]["_CUSTOM"] = maker.accessor(np.arange(24), "u2")
+    skinned["targets"] = [{"POSITION": maker.accessor(np.ones((24, 3)) * 0.1)}]
+    bare = maker.box_primitive(uvs=False, material=material)
+    node = maker.show(skinned, bare, name="body")
+    maker.document["meshes"][0] |= {"weights": [0.0], "extras": {"targetNames": ["puff"]}}
+    joint = maker.entry("nodes", {"name": "bone", "extras": {"x": 1}})
+    maker.document["scenes"][0]["nodes"].append(joint)
+    maker.document["nodes"][node]["skin"] = maker.entry("skins", {"joints": [joint]})
+    times = maker.accessor(np.array([0.0, 1.0]), min=[0.0], max=[1.0])
+    moves = maker.accessor(np.array([[0, 0, 0], [0, 1, 0]]))
+    maker.entry(
+        "animations",
+        {
+            "channels": [{"sampler": 0, "target": {"node": joint, "path": "translation"}}],
+            "samplers": [{"input": times, "output": moves}],
+        },
+    )
+    maker.document["extensionsUsed"] = ["KHR_texture_transform"]
+    maker.document["asset"] |= {"generator": "hand", "extras": {"keep": True}}
+    return maker.write_glb(tmp_path / "rich.glb")
+
+
+@pytest.fixture(params=("reference", "embree", "warp", "kaolin"))
+def rasterizer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Rasterizer:
+    """Every backend that runs here; Kaolin with a stand-in, held to the same suite."""
+    backend = RASTERIZERS.get(request.param)
+    if request.param == "kaolin":
+        names = ("kaolin", "kaolin.render", "kaolin.render.mesh")
+        modules = {name: types.ModuleType(name) for name in names}
+        modules["kaolin.render.mesh"].rasterize = kaolin_rasterize
+        for name, module in modules.items():
+            monkeypatch.setitem(sys.modules, name, module)
+        return backend
+    reason = backend.reason_unsupported(torch.device("cpu"))
+    if reason is not None:
+        pytest.skip(reason)
+    return backend
