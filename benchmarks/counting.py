@@ -20,7 +20,7 @@ from seqtex_core.attention import AttentionInputs
 from seqtex_core.frames import StreamLayout
 from seqtex_core.kernels import KernelInputs
 from seqtex_core.modulation import RowNorm
-from seqtex_core.qk_prep import GeometryOrder, QKNorm
+from seqtex_core.query_key import GeometryOrder, QKNorm
 from seqtex_core.rope import Rope
 
 Kind = Literal["matrix", "attention", "pointwise"]

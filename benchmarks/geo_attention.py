@@ -23,7 +23,7 @@ from seqtex_core.attention import (
 )
 from seqtex_core.attention.geo_attention import GeoAttention, GeoAttentionConfig, Placement
 from seqtex_core.frames import FrameGroup, Grid, TokenLayout
-from seqtex_core.qk_prep import QKNorm, qk_prep, qk_prep_reference, split_heads
+from seqtex_core.query_key import QKNorm, qk_prep, qk_prep_reference, split_heads
 from seqtex_core.rope import Rope, RopeSpec, rope_table, wan_axis_dims
 
 from .accuracy import FACTOR

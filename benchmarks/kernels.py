@@ -12,7 +12,7 @@ from seqtex_core.frames import FrameGroup, Grid, StreamLayout, TokenLayout
 from seqtex_core.kernels import KERNELS, KernelInputs, using_kernels
 from seqtex_core.kernels.choose import Operation
 from seqtex_core.modulation import RowNorm, gated_residual, modulated_norm, residual_norm
-from seqtex_core.qk_prep import QKNorm, qk_prep
+from seqtex_core.query_key import QKNorm, qk_prep
 from seqtex_core.rope import RopeSpec, rope_table, wan_axis_dims
 
 from .formulas import (

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from seqtex_core.frames import FrameGroup, Grid, TokenLayout
-from seqtex_core.qk_prep import QKNorm, qk_prep, qk_prep_reference
+from seqtex_core.query_key import QKNorm, qk_prep, qk_prep_reference
 from seqtex_core.rope import Rope, RopeSpec, apply_rope, rope_table, wan_axis_dims
 from seqtex_core.rope.rotate import Pairing, apply_rope_reference
 

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from .attention.geo_attention import Placement as Placement
     from .attention.geo_attention import geo_attention as geo_attention
     from .attention.geo_attention import geo_attention_reference as geo_attention_reference
+    from .attention.packed import attend_packed as attend_packed
+    from .branch_data import BlockCache as BlockCache
+    from .branch_data import BranchInputs as BranchInputs
+    from .branch_data import BranchTimes as BranchTimes
+    from .branch_data import Hidden as Hidden
     from .checkpoint import load_model as load_model
     from .checkpoint import save_model as save_model
     from .decoupled_config import DecoupledConfig as DecoupledConfig
@@ -52,6 +57,9 @@ if TYPE_CHECKING:
     from .flow_matching import training_sigmas as training_sigmas
     from .flow_matching import velocity_to_clean as velocity_to_clean
     from .flow_matching import velocity_to_noise as velocity_to_noise
+    from .fp8_linear import Fp8Linear as Fp8Linear
+    from .fp8_linear import reason_fp8_unsupported as reason_fp8_unsupported
+    from .fp8_linear import use_fp8_linears as use_fp8_linears
     from .frame_plan import FramePlan as FramePlan
     from .frame_plan import NoisySample as NoisySample
     from .frame_run import KnownLatents as KnownLatents
@@ -62,17 +70,33 @@ if TYPE_CHECKING:
     from .geometry_embedding import GeometryEmbedding as GeometryEmbedding
     from .geometry_embedding import GeometryLatents as GeometryLatents
     from .guidance import with_guidance as with_guidance
+    from .inference import prepare_for_inference as prepare_for_inference
+    from .joint_projection import join_layers as join_layers
+    from .joint_projection import project as project
+    from .kernels import KERNELS as KERNELS
+    from .kernels import list_kernels as list_kernels
+    from .kernels import using_kernels as using_kernels
+    from .kernels.activation import linear_gelu as linear_gelu
     from .lora import LoRALinear as LoRALinear
     from .lora import inject_lora as inject_lora
     from .lora import load_lora_state_dict as load_lora_state_dict
     from .lora import lora_state_dict as lora_state_dict
     from .lora import merge_lora as merge_lora
     from .lora import unmerge_lora as unmerge_lora
+    from .modulation import RowNorm as RowNorm
+    from .modulation import affine_norm as affine_norm
     from .modulation import gated_residual as gated_residual
     from .modulation import modulate as modulate
+    from .modulation import modulated_norm as modulated_norm
+    from .modulation import normed_rows as normed_rows
+    from .modulation import residual_norm as residual_norm
     from .muv_block import MUVBlock as MUVBlock
-    from .qk_prep import QKNorm as QKNorm
-    from .qk_prep import rotate_geometry as rotate_geometry
+    from .packed_layout import PackedLayout as PackedLayout
+    from .parallel import ParallelTrunk as ParallelTrunk
+    from .parallel import parallel_mesh as parallel_mesh
+    from .query_key import QKNorm as QKNorm
+    from .query_key import qk_prep as qk_prep
+    from .query_key import rotate_geometry as rotate_geometry
     from .registry import Registry as Registry
     from .roles import CONDITION as CONDITION
     from .roles import DENOISE as DENOISE
@@ -92,6 +116,11 @@ if TYPE_CHECKING:
     from .sampling import StepReport as StepReport
     from .sampling import StepSignal as StepSignal
     from .sampling import sample as sample
+    from .split_block import SplitBlock as SplitBlock
+    from .split_block import SplitRows as SplitRows
+    from .split_block import Sublayer as Sublayer
+    from .split_block import Sublayers as Sublayers
+    from .step_reuse import ResidualReuse as ResidualReuse
     from .tasks import TASKS as TASKS
     from .tasks import geo2mv as geo2mv
     from .tasks import img2tex as img2tex
@@ -107,6 +136,9 @@ _MODULES = {
     "BackboneBlock": "adapter",
     "BackboneShell": "adapter",
     "BackboneSpec": "adapter",
+    "BlockCache": "branch_data",
+    "BranchInputs": "branch_data",
+    "BranchTimes": "branch_data",
     "CONDITION": "roles",
     "ContractError": "errors",
     "DENOISE": "roles",
@@ -114,6 +146,7 @@ _MODULES = {
     "EulerSampler": "samplers",
     "Extrapolation": "rope",
     "FlowMatchingLoss": "flow_matching",
+    "Fp8Linear": "fp8_linear",
     "FrameGroup": "frames",
     "FramePlan": "frame_plan",
     "FrameState": "roles",
@@ -122,8 +155,10 @@ _MODULES = {
     "GeometryEmbedding": "geometry_embedding",
     "GeometryLatents": "geometry_embedding",
     "Grid": "frames",
+    "Hidden": "branch_data",
     "InputError": "errors",
     "Interpolation": "rope",
+    "KERNELS": "kernels",
     "KeyValue": "adapter",
     "KnownLatents": "frame_run",
     "LoRALinear": "lora",
@@ -132,21 +167,29 @@ _MODULES = {
     "NONSENSE": "roles",
     "NoisySample": "frame_plan",
     "OutOfMemoryError": "errors",
+    "PackedLayout": "packed_layout",
+    "ParallelTrunk": "parallel",
     "Placement": "attention.geo_attention",
-    "QKNorm": "qk_prep",
+    "QKNorm": "query_key",
     "Registry": "registry",
+    "ResidualReuse": "step_reuse",
     "Role": "roles",
     "Rope": "rope",
     "RopeSpec": "rope",
+    "RowNorm": "modulation",
     "RowSublayers": "adapter",
     "Sampler": "samplers",
     "SeqTexError": "errors",
     "SeqTexTransformer": "transformer",
     "SigmaSample": "flow_matching",
+    "SplitBlock": "split_block",
+    "SplitRows": "split_block",
     "StepCache": "transformer",
     "StepReport": "sampling",
     "StepSignal": "sampling",
     "StreamLayout": "frames",
+    "Sublayer": "split_block",
+    "Sublayers": "split_block",
     "TASKS": "tasks",
     "TextContext": "adapter",
     "TimeEmbedding": "adapter",
@@ -156,7 +199,9 @@ _MODULES = {
     "UsageError": "errors",
     "WeightsError": "errors",
     "add_noise": "flow_matching",
+    "affine_norm": "modulation",
     "apply_rope": "rope",
+    "attend_packed": "attention.packed",
     "attention_reference": "attention",
     "bell_weights": "flow_matching",
     "choose_attention": "attention",
@@ -171,21 +216,34 @@ _MODULES = {
     "img2tex": "tasks",
     "inference_sigmas": "flow_matching",
     "inject_lora": "lora",
+    "join_layers": "joint_projection",
+    "linear_gelu": "kernels.activation",
     "list_attention": "attention",
+    "list_kernels": "kernels",
     "load_lora_state_dict": "lora",
     "load_model": "checkpoint",
     "lora_state_dict": "lora",
     "merge_lora": "lora",
     "modulate": "modulation",
+    "modulated_norm": "modulation",
     "mv2tex": "tasks",
+    "normed_rows": "modulation",
+    "parallel_mesh": "parallel",
+    "prepare_for_inference": "inference",
+    "project": "joint_projection",
+    "qk_prep": "query_key",
+    "reason_fp8_unsupported": "fp8_linear",
+    "residual_norm": "modulation",
     "rope_table": "rope",
-    "rotate_geometry": "qk_prep",
+    "rotate_geometry": "query_key",
     "sample": "sampling",
     "save_model": "checkpoint",
     "shift_sigmas": "flow_matching",
     "tex2mv": "tasks",
     "training_sigmas": "flow_matching",
     "unmerge_lora": "lora",
+    "use_fp8_linears": "fp8_linear",
+    "using_kernels": "kernels",
     "velocity_to_clean": "flow_matching",
     "velocity_to_noise": "flow_matching",
     "wan_axis_dims": "rope",

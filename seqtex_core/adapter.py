@@ -22,7 +22,7 @@ from .backbone_data import TextContext as TextContext
 from .backbone_data import TimeEmbedding as TimeEmbedding
 from .errors import UsageError
 from .frames import Grid, StreamLayout, TokenLayout
-from .qk_prep import QKNorm
+from .query_key import QKNorm
 from .rope import Rope
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .errors import UsageError
 from .frames import Grid
-from .qk_prep import QKNorm, qk_prep
+from .query_key import QKNorm, qk_prep
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from .adapter import SHAREABLE
 from .errors import UsageError
 from .frames import Stream
 from .muv_block import UV_KEY_SOURCES, UVKeySource
-from .qk_prep import GeometryOrder
+from .query_key import GeometryOrder
 
 UVBranch = Literal["copy", "shared", "joint"]
 GeometryUse = Literal["attention", "input", "none"]

@@ -25,7 +25,7 @@ from .branch_data import BranchTimes as BranchTimes
 from .branch_data import Hidden as Hidden
 from .frames import STREAMS, Stream
 from .joint_rows import JointRows
-from .qk_prep import GeometryOrder, QKNorm, qk_prep, rotate_geometry
+from .query_key import GeometryOrder, QKNorm, qk_prep, rotate_geometry
 from .split_block import SplitBlock, SplitCrossBlock, after_attention, before_attention
 from .stream_attention import Keys, attend_streams, per_sample
 from .text_rows import TextRows

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from .adapter import BackboneBlock, RowSublayers, TimeEmbedding
 from .frames import StreamLayout
-from .qk_prep import QKNorm, qk_prep
+from .query_key import QKNorm, qk_prep
 
 
 def text_sigma(sigma: Tensor, rows: StreamLayout) -> Tensor:

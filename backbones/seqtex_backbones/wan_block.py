@@ -17,7 +17,7 @@ from seqtex_core.attention import Attend
 from seqtex_core.joint_projection import project
 from seqtex_core.kernels.activation import linear_gelu
 from seqtex_core.modulation import RowNorm
-from seqtex_core.qk_prep import QKNorm, qk_prep
+from seqtex_core.query_key import QKNorm, qk_prep
 from seqtex_core.split_block import SplitCrossBlock, Sublayer, Sublayers
 
 LORA_TARGETS = (

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..checks import check_attention, check_floating, check_shape
 from ..errors import UsageError
-from ..qk_prep import (
+from ..query_key import (
     GeometryOrder,
     QKNorm,
     check_geometry,

@@ -20,7 +20,7 @@ from ..rope.rotate import Rope
 
 if TYPE_CHECKING:
     from ..modulation import RowNorm
-    from ..qk_prep import GeometryOrder, QKNorm
+    from ..query_key import GeometryOrder, QKNorm
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class FusedKernels(Protocol):
         geometry: Tensor | None,
         geometry_order: GeometryOrder,
     ) -> Tensor:
-        """See ``seqtex_core.qk_prep.qk_prep``."""
+        """See ``seqtex_core.query_key.qk_prep``."""
         ...
 
     def modulated_norm(

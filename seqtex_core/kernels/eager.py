@@ -20,7 +20,7 @@ from .choose import KernelInputs
 
 if TYPE_CHECKING:
     from ..modulation import RowNorm
-    from ..qk_prep import GeometryOrder, QKNorm
+    from ..query_key import GeometryOrder, QKNorm
 
 PIECE = 1 << 16
 """Elements of a piece for one thread: three of them in fp32 stay in a cache of a megabyte."""

@@ -13,7 +13,7 @@ from .choose import KernelInputs
 
 if TYPE_CHECKING:
     from ..modulation import RowNorm
-    from ..qk_prep import GeometryOrder, QKNorm
+    from ..query_key import GeometryOrder, QKNorm
 
 
 class PlainKernels:
@@ -37,7 +37,7 @@ class PlainKernels:
         geometry_order: GeometryOrder,
     ) -> Tensor:
         """Norm, rotation, geometry."""
-        from ..qk_prep import normalise, rotate_and_add
+        from ..query_key import normalise, rotate_and_add
 
         rows = normalise(x.to(compute_dtype(x)), num_heads, norm)
         return rotate_and_add(rows, rope, geometry, geometry_order).to(x.dtype)

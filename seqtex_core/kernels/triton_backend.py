@@ -16,7 +16,7 @@ from .triton_residual import residual_norm
 
 if TYPE_CHECKING:
     from ..modulation import RowNorm
-    from ..qk_prep import GeometryOrder, QKNorm
+    from ..query_key import GeometryOrder, QKNorm
 
 _MAX_WIDTH = 16384
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from ..rope.rotate import Rope
 
 if TYPE_CHECKING:
-    from ..qk_prep import QKNorm
+    from ..query_key import QKNorm
 
 STRIP = 16
 """Tokens of a program backward: partial sums of weight gradients are this much smaller than x."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..adapter import SHAREABLE, BackboneShell
 from ..decoupled_config import DecoupledConfig
 from ..muv_block import UV_KEY_SOURCES, BranchInputs, BranchTimes, Hidden
-from ..qk_prep import GEOMETRY_ORDERS
+from ..query_key import GEOMETRY_ORDERS
 from ..transformer import SeqTexTransformer
 from .harness import Harness, Inputs, assert_differs, assert_same
 from .plain_block import PlainMUVBlock

@@ -13,7 +13,7 @@ from ..attention import Attend, attention_reference
 from ..attention.reference import REFERENCE
 from ..frames import Stream
 from ..muv_block import BlockCache, BranchInputs, BranchTimes, Hidden, MUVBlock
-from ..qk_prep import QKNorm, qk_prep_reference
+from ..query_key import QKNorm, qk_prep_reference
 from ..text_rows import text_layout
 
 

@@ -25,7 +25,7 @@ from seqtex_core.modulation import (
     modulated_norm,
     residual_norm,
 )
-from seqtex_core.qk_prep import QKNorm, qk_prep, qk_prep_reference
+from seqtex_core.query_key import QKNorm, qk_prep, qk_prep_reference
 from seqtex_core.rope import Rope
 
 HEADS, DIM = 3, 8

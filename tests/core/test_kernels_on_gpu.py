@@ -17,7 +17,7 @@ from seqtex_core.modulation import (
     modulated_norm,
     residual_norm,
 )
-from seqtex_core.qk_prep import QKNorm, qk_prep
+from seqtex_core.query_key import QKNorm, qk_prep
 from seqtex_core.rope import Rope
 
 pytestmark = pytest.mark.gpu

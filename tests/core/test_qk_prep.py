@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from seqtex_core.errors import UsageError
-from seqtex_core.qk_prep import QKNorm, qk_prep, qk_prep_reference, rotate_geometry
+from seqtex_core.query_key import QKNorm, qk_prep, qk_prep_reference, rotate_geometry
 from seqtex_core.rope import Rope, RopeSpec, apply_rope, rope_for_grid, wan_axis_dims
 
 HEADS, DIM = 3, 8

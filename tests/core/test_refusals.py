@@ -18,7 +18,7 @@ from seqtex_core.attention.geo_attention import geo_attention
 from seqtex_core.errors import UsageError
 from seqtex_core.lora import inject_lora
 from seqtex_core.modulation import modulate
-from seqtex_core.qk_prep import qk_prep_reference
+from seqtex_core.query_key import qk_prep_reference
 from seqtex_core.rope import rope_for_grid
 
 NAN = float("nan")

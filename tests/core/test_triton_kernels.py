@@ -26,7 +26,7 @@ from seqtex_core.modulation import (
     normed_rows,
     residual_norm,
 )
-from seqtex_core.qk_prep import QKNorm, qk_prep, qk_prep_reference
+from seqtex_core.query_key import QKNorm, qk_prep, qk_prep_reference
 from seqtex_core.rope import Rope
 
 pytestmark = pytest.mark.skipif(

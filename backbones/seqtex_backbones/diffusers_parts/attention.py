@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from seqtex_core.adapter import KeyValue, RowSublayers, TextContext
 from seqtex_core.attention import Attend
 from seqtex_core.joint_projection import project
-from seqtex_core.qk_prep import QKNorm, qk_prep
+from seqtex_core.query_key import QKNorm, qk_prep
 
 NormScope = Literal["inner", "head"]
 

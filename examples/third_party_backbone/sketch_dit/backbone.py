@@ -23,7 +23,7 @@ from seqtex_core.attention import Attend
 from seqtex_core.errors import UsageError
 from seqtex_core.frames import Grid, StreamLayout, TokenLayout
 from seqtex_core.modulation import gated_residual, modulate
-from seqtex_core.qk_prep import QKNorm, qk_prep
+from seqtex_core.query_key import QKNorm, qk_prep
 from seqtex_core.rope import Rope, RopeSpec, rope_table, wan_axis_dims
 
 from .model import Block, SketchDiT
