@@ -11,8 +11,9 @@ from torch import Tensor
 
 from seqtex_core.errors import MissingDependencyError, WeightsError
 
-Padding = Literal["zero", "kept"]
-"""Rows beyond the prompt: zeros (Wan), or what the encoder makes of padding (CogVideoX)."""
+Padding = Literal["zero", "cut", "kept"]
+"""Rows beyond the prompt: zeros, the encoder reading the prompt alone (Wan, Cosmos) or what pads it
+as well (LTX-Video); or what the encoder makes of padding (CogVideoX)."""
 
 
 class TextEncoder(Protocol):
@@ -30,8 +31,8 @@ class T5TextEncoder:
         tokenizer: a transformers tokenizer.
         model: a transformers T5 or umT5 encoder.
         max_length: rows; longer prompts are cut.
-        padding: ``"zero"``: padding is masked in the encoder and its rows are zero (Wan);
-            ``"kept"``: no mask, its rows are used (CogVideoX).
+        padding: ``"zero"``: padding is masked in the encoder and its rows are zero; ``"cut"``: no
+            mask, its rows are zero; ``"kept"``: no mask, its rows are used.
     """
 
     def __init__(
@@ -53,13 +54,10 @@ class T5TextEncoder:
             return_tensors="pt",
         )
         device = next(self.model.parameters()).device
-        if self.padding == "kept":
-            kept: Tensor = self.model(batch.input_ids.to(device)).last_hidden_state
-            return kept
         mask = batch.attention_mask.to(device)
-        rows = self.model(batch.input_ids.to(device), attention_mask=mask).last_hidden_state
-        encoded: Tensor = rows * mask.unsqueeze(-1).to(rows.dtype)
-        return encoded
+        seen = mask if self.padding == "zero" else None
+        rows: Tensor = self.model(batch.input_ids.to(device), attention_mask=seen).last_hidden_state
+        return rows if self.padding == "kept" else rows * mask.unsqueeze(-1).to(rows.dtype)
 
 
 def load_text_encoder(

@@ -112,6 +112,44 @@ _add(
     size="11 GB in bfloat16",
     text="T5-v1.1-xxl",
 )
+_add(
+    "ltx-video-2b",
+    "LTX-Video 0.9.0 2B: latents 32x smaller than pixels",
+    hub_id="Lightricks/LTX-Video",
+    size="3.8 GB in bfloat16",
+    text="T5-v1.1-xxl",
+    token_pixels=32,
+)
+_add(
+    "ltx-video-2b-0.9.5",
+    "LTX-Video 0.9.5 2B: latents 32x smaller than pixels",
+    hub_id="Lightricks/LTX-Video-0.9.5",
+    size="3.8 GB in bfloat16",
+    text="T5-v1.1-xxl",
+    token_pixels=32,
+)
+_add(
+    "ltx-video-13b",
+    "LTX-Video 0.9.7 13B: latents 32x smaller than pixels",
+    hub_id="Lightricks/LTX-Video-0.9.7-dev",
+    size="26 GB in bfloat16",
+    text="T5-v1.1-xxl",
+    token_pixels=32,
+)
+_add(
+    "cosmos-predict2-2b-text2image",
+    "Cosmos Predict2 text-to-image 2B, on the latents of Wan2.1",
+    hub_id="nvidia/Cosmos-Predict2-2B-Text2Image",
+    size="3.9 GB in bfloat16",
+    text="T5-11b",
+)
+_add(
+    "cosmos-predict2-14b-text2image",
+    "Cosmos Predict2 text-to-image 14B, on the latents of Wan2.1",
+    hub_id="nvidia/Cosmos-Predict2-14B-Text2Image",
+    size="29 GB in bfloat16",
+    text="T5-11b",
+)
 CATALOG.register(
     "seqtex-released",
     CatalogEntry(

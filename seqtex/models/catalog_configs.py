@@ -6,7 +6,7 @@ from typing import Any
 
 from seqtex_backbones.codecs.protocol import SYMMETRIC_RANGES
 
-from .config import ModelConfig
+from .config import ModelConfig, TextPadding
 
 _NOT_TRAINED = (
     "A video model with an untrained texture branch: train it with `seqtex train`, or give weights "
@@ -25,13 +25,13 @@ def _codec(name: str, **vae: Any) -> dict[str, Any]:
     }
 
 
-def _config(name: str, *, codec: dict[str, Any], kept_padding: bool = False) -> ModelConfig:
+def _config(name: str, *, codec: dict[str, Any], padding: TextPadding = "zero") -> ModelConfig:
     return ModelConfig(
         name=name,
         summary=_NOT_TRAINED,
         backbone={"name": name},
         codec=codec,
-        text_padding="kept" if kept_padding else "zero",
+        text_padding=padding,
         dtype="bfloat16",
     )
 
@@ -56,7 +56,31 @@ WAN2_2_TI2V_5B = _config(
 )
 """The statistics of its latents are in the VAE's own config, which replaces this one on loading."""
 
-COGVIDEOX_2B = _config("cogvideox-2b", codec=_codec("cogvideox_vae"), kept_padding=True)
+COGVIDEOX_2B = _config("cogvideox-2b", codec=_codec("cogvideox_vae"), padding="kept")
 COGVIDEOX_5B = _config(
-    "cogvideox-5b", codec=_codec("cogvideox_vae", scaling_factor=0.7), kept_padding=True
+    "cogvideox-5b", codec=_codec("cogvideox_vae", scaling_factor=0.7), padding="kept"
 )
+
+LTX_VIDEO_2B = _config("ltx-video-2b", codec=_codec("ltx_vae"), padding="cut")
+_LTX_VAE_0_9_5 = _codec(
+    "ltx_vae",
+    block_out_channels=[128, 256, 512, 1024, 2048],
+    down_block_types=["LTXVideo095DownBlock3D"] * 4,
+    decoder_block_out_channels=[256, 512, 1024],
+    layers_per_block=[4, 6, 6, 2, 2],
+    decoder_layers_per_block=[5, 5, 5, 5],
+    spatio_temporal_scaling=[True] * 4,
+    decoder_spatio_temporal_scaling=[True] * 3,
+    decoder_inject_noise=[False] * 4,
+    downsample_type=["spatial", "temporal", "spatiotemporal", "spatiotemporal"],
+    upsample_residual=[True] * 3,
+    upsample_factor=[2, 2, 2],
+    timestep_conditioning=True,
+    spatial_compression_ratio=32,
+    temporal_compression_ratio=8,
+)
+LTX_VIDEO_2B_0_9_5 = _config("ltx-video-2b-0.9.5", codec=_LTX_VAE_0_9_5, padding="cut")
+LTX_VIDEO_13B = _config("ltx-video-13b", codec=_LTX_VAE_0_9_5, padding="cut")
+
+COSMOS_PREDICT2_2B_TEXT2IMAGE = _config("cosmos-predict2-2b-text2image", codec=_codec("wan_vae"))
+COSMOS_PREDICT2_14B_TEXT2IMAGE = _config("cosmos-predict2-14b-text2image", codec=_codec("wan_vae"))

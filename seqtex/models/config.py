@@ -21,8 +21,8 @@ FORMAT = 1
 TextureBase = Literal["none", "projection"]
 """What a model's texture latents are measured from: nothing, or the projection frame's latents."""
 
-TextPadding = Literal["zero", "kept"]
-"""Text rows beyond the prompt: zeros (Wan), or the encoder's own rows of padding (CogVideoX)."""
+TextPadding = Literal["zero", "cut", "kept"]
+"""Text rows beyond the prompt, see ``seqtex_backbones.text.Padding``."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,6 @@ from seqtex.models.memory_needs import codec_on_meta
 from seqtex.models.run_sizes import token_pixels
 from seqtex.models.sources import ModelSources
 from seqtex.models.text import VisitingTextEncoder
-from seqtex_backbones.entry_config import entry_from_config
 from seqtex_core.checkpoint import save_model
 from seqtex_core.errors import UsageError, WeightsError
 
@@ -90,11 +89,11 @@ def test_configs_of_the_catalog_fit_together(name: str) -> None:
     assert (config.sampling.sampler, config.sampling.steps) == ("unipc", 30)
     codec = codec_on_meta(config.codec, "float32")
     latents = codec.encode(torch.empty(1, 3, 64, 64, device="meta"), generator=torch.Generator())
-    backbone: Any = entry_from_config(config.backbone)
+    spec = empty_transformer(config).spec
     assert entry.uv_size == config.uv_size
-    assert entry.token_pixels == token_pixels(codec, empty_transformer(config).spec)
+    assert entry.token_pixels == token_pixels(codec, spec)
     edge = 64 // codec.spatial_factor
-    assert tuple(latents.shape[1:]) == (backbone.config.out_channels, 1, edge, edge)
+    assert tuple(latents.shape[1:]) == (spec.latent_channels, 1, edge, edge)
 
 
 # --- no weights, wrong weights ---------------------------------------------------------------

@@ -40,6 +40,18 @@ def encoder(folder):
     return load_text_encoder(folder, max_length=12)
 
 
+def test_padding_is_masked_cut_off_or_kept(folder):
+    """Rows of the prompt: alone, or with what pads it before them; rows behind it: zero or not."""
+    zero, cut, kept = (
+        load_text_encoder(folder, max_length=12, padding=padding).encode(["a red chair"])
+        for padding in ("zero", "cut", "kept")
+    )
+    assert torch.equal(cut[0, :4], kept[0, :4])
+    assert not torch.allclose(cut[0, :4], zero[0, :4], atol=1e-3)
+    assert torch.equal(cut[0, 4:], torch.zeros(8, 16))
+    assert kept[0, 4:].abs().sum(-1).min() > 0
+
+
 def test_rows_beyond_the_prompt_are_zero(encoder):
     rows = encoder.encode(["a red chair", ""])
     assert rows.shape == (2, 12, 16)
