@@ -54,7 +54,6 @@ if TYPE_CHECKING:
     from .flow_matching import flow_matching_loss as flow_matching_loss
     from .flow_matching import inference_sigmas as inference_sigmas
     from .flow_matching import shift_sigmas as shift_sigmas
-    from .flow_matching import training_sigmas as training_sigmas
     from .flow_matching import velocity_to_clean as velocity_to_clean
     from .flow_matching import velocity_to_noise as velocity_to_noise
     from .fp8_linear import Fp8Linear as Fp8Linear
@@ -240,7 +239,6 @@ _MODULES = {
     "save_model": "checkpoint",
     "shift_sigmas": "flow_matching",
     "tex2mv": "tasks",
-    "training_sigmas": "flow_matching",
     "unmerge_lora": "lora",
     "use_fp8_linears": "fp8_linear",
     "using_kernels": "kernels",

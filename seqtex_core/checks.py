@@ -1,13 +1,39 @@
-"""Shape checks for public functions: one place, one wording."""
+"""Checks of arguments for public functions: one place, one wording.
+
+None of them reads a value from a GPU.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from .errors import UsageError
+
+
+def check_type(name: str, value: object, kind: type, *, remedy: str = "") -> None:
+    """Refuse a value that is not a ``kind``.
+
+    Raises:
+        UsageError: names both types, and prints no value.
+    """
+    if not isinstance(value, kind):
+        got = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+        raise UsageError(name, expected=f"a {kind.__name__}", got=got, remedy=remedy)
+
+
+def check_mapping(name: str, value: object, of: str = "tensors") -> None:
+    """Refuse anything but a mapping by group name.
+
+    Raises:
+        UsageError: such as a bare tensor.
+    """
+    if not isinstance(value, Mapping):
+        raise UsageError(
+            name, expected=f"a mapping of {of} by group name", got=type(value).__name__
+        )
 
 
 def check_shape(name: str, tensor: Tensor, shape: Sequence[int | None], letters: str) -> None:
@@ -23,7 +49,7 @@ def check_shape(name: str, tensor: Tensor, shape: Sequence[int | None], letters:
         UsageError: not a tensor, another number of dimensions, or a size that differs.
     """
     if not isinstance(tensor, Tensor):
-        raise UsageError(name, expected=f"a tensor [{letters}]", got=repr(tensor))
+        raise UsageError(name, expected=f"a tensor [{letters}]", got=type(tensor).__name__)
     fits = tensor.ndim == len(shape) and all(
         want is None or size == want for size, want in zip(tensor.shape, shape, strict=True)
     )
@@ -40,6 +66,45 @@ def check_floating(name: str, tensor: Tensor) -> None:
     """
     if not tensor.is_floating_point():
         raise UsageError(name, expected="a floating-point tensor", got=str(tensor.dtype))
+
+
+def check_like(name: str, tensor: Tensor, weight: Tensor) -> None:
+    """Refuse a tensor that a layer with ``weight`` cannot read; autocast converts dtypes itself.
+
+    Raises:
+        UsageError: no floating point, another device, or another dtype without autocast.
+    """
+    check_floating(name, tensor)
+    if tensor.device != weight.device:
+        raise UsageError(
+            name, expected=f"one on {weight.device}, as the weights", got=str(tensor.device)
+        )
+    if tensor.dtype == weight.dtype or weight.dtype.itemsize == 1:  # 8-bit layers convert, too
+        return
+    kind = tensor.device.type
+    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+        raise UsageError(name, expected=f"{weight.dtype}, as the weights", got=str(tensor.dtype))
+
+
+def check_levels(name: str, sigma: Tensor) -> None:
+    """Refuse noise levels that are not in [0, 1], as far as the host sees them.
+
+    Values are read on a CPU only: on a GPU that would make the host wait in every step.
+
+    Raises:
+        UsageError: no floating point, NaN, or a level outside [0, 1].
+    """
+    check_floating(name, sigma)
+    if sigma.device.type != "cpu" or type(sigma) is not Tensor or torch.compiler.is_compiling():
+        return
+    if not bool(((sigma >= 0) & (sigma <= 1)).all()):
+        low, high = (float(x) for x in sigma.detach().aminmax())
+        raise UsageError(
+            name,
+            expected="noise levels in [0, 1]",
+            got=f"{low:g} to {high:g}",
+            remedy="Divide timesteps by 1000.",
+        )
 
 
 def check_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> None:
@@ -79,5 +144,8 @@ def check_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None)
         )
         if not fits:
             raise UsageError(
-                "mask", expected=f"broadcastable to {list(full)}", got=str(list(mask.shape))
+                "mask",
+                expected=f"[B, N, Lq, Lk] = {list(full)}, 1 for any of them",
+                got=str(list(mask.shape)),
+                remedy="Use mask[None, None]." if mask.shape == full[2:] else "",
             )

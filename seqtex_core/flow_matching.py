@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from .checks import check_shape
+from .checks import check_mapping, check_shape
 from .errors import UsageError
 from .noise import Generators, draw_indices
 
@@ -39,18 +39,6 @@ def shift_sigmas(sigmas: Tensor, shift: float) -> Tensor:
     if not shift > 0:
         raise UsageError("shift", expected="a positive number", got=str(shift))
     return shift * sigmas / (1 + (shift - 1) * sigmas)
-
-
-def training_sigmas(num: int = NUM_LEVELS, shift: float = DEFAULT_SHIFT) -> Tensor:
-    """Training levels ``[num]``, float32, from 1 down: entry ``i`` is ``(num - i) / num`` shifted.
-
-    Raises:
-        UsageError: ``num`` < 1 or ``shift`` <= 0.
-    """
-    if not isinstance(num, int) or num < 1:
-        raise UsageError("num", expected="a whole number of at least 1", got=repr(num))
-    base = torch.arange(num, 0, -1, dtype=torch.float64) / num
-    return shift_sigmas(base, shift).float()
 
 
 def inference_sigmas(steps: int, shift: float = DEFAULT_SHIFT) -> Tensor:
@@ -143,13 +131,18 @@ class TrainingSchedule:
     def __post_init__(self) -> None:
         if self.weighting not in ("bell", "uniform"):
             raise UsageError("weighting", expected="'bell' or 'uniform'", got=repr(self.weighting))
-        if self.num_levels < 1 or not self.shift > 0:
+        whole = isinstance(self.num_levels, int)
+        if not whole or self.num_levels < 1 or not self.shift > 0:
             raise UsageError("TrainingSchedule", expected="positive numbers", got=str(self))
 
     @cached_property
     def sigmas(self) -> Tensor:
-        """The table of levels, ``[num_levels]``."""
-        return training_sigmas(self.num_levels, self.shift)
+        """The table of levels, ``[num_levels]``, float32, from 1 down.
+
+        Entry ``i`` is ``(num_levels - i) / num_levels``, shifted.
+        """
+        base = torch.arange(self.num_levels, 0, -1, dtype=torch.float64) / self.num_levels
+        return shift_sigmas(base, self.shift).float()
 
     @cached_property
     def weights(self) -> Tensor:
@@ -276,13 +269,14 @@ def flow_matching_loss(
             frame's mean is weighted by them, and a frame whose mask is all 0 counts as 0.
 
     Raises:
-        UsageError: a group to be trained is missing, shapes differ, or a mask of a group that
-            is not in the sample.
+        UsageError: a group to be trained is missing, shapes differ, a mask of a group that is not
+            in the sample, or one with a negative weight (looked for on a CPU only).
 
     Source:
         arXiv 2507.04285, Eq. 4: ``E || u - (eps - S0) ||^2``.
     """
-    _check_weights(sample, weight, masks or {})
+    check_mapping("velocity", velocity)
+    _check_weights(sample, weight, {} if masks is None else masks)
     groups: dict[str, Tensor] = {}
     samples: dict[str, Tensor] = {}
     for name in sample.trained_groups:
@@ -307,6 +301,7 @@ def flow_matching_loss(
 
 
 def _check_weights(sample: NoisySample, weight: Tensor | None, masks: Mapping[str, Tensor]) -> None:
+    check_mapping("masks", masks)
     if unknown := sorted(set(masks) - set(sample.latents)):
         raise UsageError("masks", expected=f"groups of {[*sample.latents]}", got=str(unknown))
     for name, mask in masks.items():
@@ -317,6 +312,8 @@ def _check_weights(sample: NoisySample, weight: Tensor | None, masks: Mapping[st
                 expected=f"broadcastable to {list(full)}",
                 got=str(list(mask.shape)),
             )
+        if mask.device.type == "cpu" and mask.dtype != torch.bool and bool((mask < 0).any()):
+            raise UsageError(f"masks[{name!r}]", expected="weights of 0 or more", got="negative")
     if weight is not None:
         batch = next(iter(sample.target.values())).shape[0]
         check_shape("weight", weight, (batch,), "B")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import check_shape
+from .checks import check_levels, check_mapping, check_shape, check_type
 from .errors import UsageError
 from .flow_matching import add_noise
 from .frame_run import FrameRun, KnownLatents
@@ -57,7 +57,8 @@ class FramePlan:
             those of the other roles stay exact. Without effect on training.
 
     Raises:
-        UsageError: no group, an empty group, no frame to denoise, or a level out of range.
+        UsageError: no group, an empty group, what is no ``FrameState``, no frame to denoise, or a
+            level out of range.
     """
 
     name: str
@@ -68,8 +69,16 @@ class FramePlan:
     whole_timesteps: bool = False
 
     def __post_init__(self) -> None:
+        check_mapping("groups", self.groups, of="frame states")
         if not self.groups or not all(self.groups.values()):
             raise UsageError("frame plan", expected="groups with frames", got=str(self.groups))
+        for group, states in self.groups.items():
+            if not all(isinstance(state, FrameState) for state in states):
+                raise UsageError(
+                    f"frames of {group!r}",
+                    expected="frame states such as CONDITION, DENOISE, FrameState(role=...)",
+                    got=repr(states),
+                )
         if not any(self.has_role(group, Role.DENOISE) for group in self.groups):
             raise UsageError("frame plan", expected="a frame to denoise", got="none")
         for sigma in (self.condition_sigma, self.nonsense_sigma):
@@ -101,9 +110,10 @@ class FramePlan:
         """Noise level of every frame, ``{group: [B, F]}``, for current levels ``sigma`` ``[B]``.
 
         Raises:
-            UsageError: ``sigma`` has another shape.
+            UsageError: ``sigma`` has another shape, or levels outside [0, 1].
         """
         check_shape("sigma", sigma, (None,), "B")
+        check_levels("sigma", sigma)
         levels = {}
         for group in self.groups:
             # x + slope * sigma with slope 0 or 1, so that no value is read back from the device
@@ -175,13 +185,14 @@ class FramePlan:
 
         Args:
             clean: clean latents of every required group, ``[B, C, F, H, W]``.
-            sigma: current noise level of every sample, ``[B]``.
+            sigma: current noise level of every sample, ``[B]``, in [0, 1].
             generator: one, or one per sample.
             streams: see :meth:`required_groups`.
 
         Raises:
-            UsageError: latents missing or of another shape.
+            UsageError: latents missing or of another shape, or levels outside [0, 1].
         """
+        check_mapping("clean", clean)
         groups = self.required_groups(streams)
         levels = self.sigmas(sigma)
         latents: dict[str, Tensor] = {}
@@ -278,6 +289,7 @@ class FramePlan:
         if group not in clean:
             raise UsageError(f"clean[{group!r}]", expected=expected, got="nothing")
         x0 = clean[group]
+        check_type(f"clean[{group!r}]", x0, Tensor)
         if x0.ndim != 5 or x0.shape[0] != batch or x0.shape[2] != len(self.groups[group]):
             raise UsageError(f"clean[{group!r}]", expected=expected, got=str(tuple(x0.shape)))
         if not torch.is_floating_point(x0):

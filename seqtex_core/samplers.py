@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Protocol
 
@@ -53,6 +53,23 @@ class EulerSampler:
             last = len(self.sigmas) - 2
             raise UsageError("step index", expected=f"0 to {last}", got=str(index))
         return latents + (self.sigmas[index + 1] - self.sigmas[index]) * velocity
+
+
+def level_list(sigmas: Tensor | Iterable[float]) -> list[float]:
+    """Noise levels as numbers.
+
+    Raises:
+        UsageError: a single number, such as a number of steps.
+    """
+    levels = sigmas.tolist() if isinstance(sigmas, Tensor) else sigmas
+    if not isinstance(levels, Iterable):
+        raise UsageError(
+            "sigmas",
+            expected="noise levels [steps + 1]",
+            got=repr(levels),
+            remedy="Use inference_sigmas(steps).",
+        )
+    return list(levels)
 
 
 def check_sigmas(sigmas: Sequence[float]) -> None:

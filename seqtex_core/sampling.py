@@ -15,7 +15,7 @@ from .frame_plan import FramePlan
 from .frame_run import FrameRun, KnownLatents, Latents, ModelInput
 from .frames import Stream
 from .noise import Generators
-from .samplers import EulerSampler, SamplerFactory
+from .samplers import EulerSampler, SamplerFactory, level_list
 
 PredictVelocity = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Mapping[str, Tensor]]
 """``(latents {group: [B, C, F, H, W]}, sigmas {group: [B, F]}) -> velocity {group: ...}``."""
@@ -102,7 +102,8 @@ def sample(
     Raises:
         UsageError: inputs that do not fit the plan, or a model answer that does not fit them.
     """
-    levels = sigmas.tolist() if isinstance(sigmas, Tensor) else list(sigmas)
+    levels = level_list(sigmas)
+    _check_factory(sampler)
     run = plan.start(known, sigmas=levels, generator=generator, streams=streams)
     samplers = {group: sampler(levels) for group in run.stepped_groups}
     latents = run.initial_latents()
@@ -128,6 +129,16 @@ def sample(
         if callback(report) is StepSignal.STOP:
             return report.predicted_clean()
     return run.finish(latents)
+
+
+def _check_factory(sampler: SamplerFactory) -> None:
+    if not callable(sampler):
+        raise UsageError(
+            "sampler",
+            expected="a class or function that makes one sampler from the levels",
+            got=f"one {type(sampler).__name__}",
+            remedy="Give the class itself: every group gets a sampler of its own.",
+        )
 
 
 def _answer(velocity: Mapping[str, Tensor], group: str, latents: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seqtex_backbones.unipc import SAMPLERS, UniPCSampler, check_diffusers_version
 from seqtex_core.errors import MissingDependencyError, UnsupportedError, UsageError
-from seqtex_core.flow_matching import inference_sigmas, training_sigmas
+from seqtex_core.flow_matching import TrainingSchedule, inference_sigmas
 from seqtex_core.frame_run import KnownLatents
 from seqtex_core.samplers import EulerSampler
 from seqtex_core.sampling import sample
@@ -38,7 +38,8 @@ def test_inference_levels_are_those_of_diffusers(steps: int, shift: float) -> No
 def test_training_levels_are_those_of_diffusers(shift: float) -> None:
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
     # diffusers computes its table in float32: two roundings of numbers up to 1
-    torch.testing.assert_close(training_sigmas(1000, shift), scheduler.sigmas, rtol=0, atol=2.4e-7)
+    ours = TrainingSchedule(shift=shift).sigmas
+    torch.testing.assert_close(ours, scheduler.sigmas, rtol=0, atol=2.4e-7)
 
 
 def test_the_sampler_works_with_the_levels_as_passed() -> None:

@@ -160,8 +160,8 @@ def test_tensors_that_do_not_fit_are_refused() -> None:
         with pytest.raises(UsageError, match=message):
             attend(*bad)
     for mask, message in (
-        (torch.ones(3, 4, dtype=torch.bool), r"broadcastable to \[2, 3, 3, 4\]"),
-        (torch.ones(1, 1, 4, 4, dtype=torch.bool), "broadcastable"),
+        (torch.ones(3, 4, dtype=torch.bool), r"\[2, 3, 3, 4\], 1 for any"),
+        (torch.ones(1, 1, 4, 4, dtype=torch.bool), "1 for any"),
         (torch.ones(1, 1, 3, 4, dtype=torch.int64), "boolean or floating point"),
     ):
         with pytest.raises(UsageError, match=message):

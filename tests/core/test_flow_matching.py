@@ -19,7 +19,6 @@ from seqtex_core.flow_matching import (
     inference_sigmas,
     model_timesteps,
     shift_sigmas,
-    training_sigmas,
     velocity_to_clean,
     velocity_to_noise,
 )
@@ -56,15 +55,10 @@ def test_published_levels() -> None:
     times = (lowered * 1000).to(torch.int64)
     assert times[:3].tolist() == [999, 993, 985]
     assert times[-1] == 150
-    assert training_sigmas()[0] == 1
-    assert training_sigmas()[985].item() == pytest.approx(CONDITION_SIGMA, abs=6e-8)  # one ulp
-    assert training_sigmas(shift=1.0)[-1].item() == pytest.approx(0.001, abs=1e-9)
-
-
-@pytest.mark.parametrize("call", [lambda: inference_sigmas(0), lambda: training_sigmas(0)])
-def test_empty_tables_are_refused(call: object) -> None:
-    with pytest.raises(UsageError):
-        call()  # type: ignore[operator]
+    trained = TrainingSchedule().sigmas
+    assert trained[0] == 1
+    assert trained[985].item() == pytest.approx(CONDITION_SIGMA, abs=6e-8)  # one ulp
+    assert TrainingSchedule(shift=1.0).sigmas[-1].item() == pytest.approx(0.001, abs=1e-9)
 
 
 def test_a_shift_that_is_not_positive_is_refused() -> None:

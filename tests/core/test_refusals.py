@@ -55,6 +55,29 @@ def sample_with(answer: object, **given: object) -> object:
     )
 
 
+def sample_by(sampler: object, sigmas: object = (1.0, 0.0)) -> object:
+    return core.sample(
+        lambda x, s: x,
+        core.geo2mv(),
+        core.KnownLatents(shapes={"views": (1, 1, 4, 2, 2)}),
+        sigmas=sigmas,  # type: ignore[arg-type]
+        sampler=sampler,  # type: ignore[arg-type]
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def noised(
+    clean: object = None, *, texture: object = None, sigma: Tensor | None = None
+) -> core.NoisySample:
+    views = latents(2, 1, 4, 2, 2)
+    given = {"views": views, "texture": latents(2, 1, 1, 4, 4) if texture is None else texture}
+    return core.img2tex().training_sample(
+        given if clean is None else clean,  # type: ignore[arg-type]
+        torch.tensor([0.5, 0.7]) if sigma is None else sigma,
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
 X, Y = latents(2, 1, 3, 4, 4), latents(2, 1, 3, 4, 5)
 Q = latents(1, 4, 2, 8)
 LAYER = core.GeoAttention(core.GeoAttentionConfig(dim=16, num_heads=2))
@@ -148,6 +171,34 @@ CASES: dict[str, tuple[str, Callable[[], object]]] = {
     "the root itself": (
         "LoRA target",
         lambda: inject_lora(torch.nn.Linear(2, 2), [""], rank=1, alpha=1),
+    ),
+    "states by role": (
+        "frames of 'video'",
+        lambda: core.FramePlan(
+            name="x",
+            groups={"video": (core.Role.CONDITION, core.Role.DENOISE)},  # type: ignore[dict-item]
+        ),
+    ),
+    "plan of no groups": ("groups", lambda: core.FramePlan(name="x", groups=(core.DENOISE,))),  # type: ignore[arg-type]
+    "clean latents of no group": ("clean", lambda: noised(clean=X)),
+    "clean latents as a list": ("clean['texture']", lambda: noised(texture=[0.0])),
+    "timesteps": ("sigma", lambda: noised(sigma=torch.tensor([0.5, 500.0]))),
+    "level above 1": ("sigma", lambda: noised(sigma=torch.tensor([0.5, 1.0001]))),
+    "level below 0": ("sigma", lambda: noised(sigma=torch.tensor([-0.1, 1.0]))),
+    "level that is no number": ("sigma", lambda: noised(sigma=torch.tensor([NAN, 0.5]))),
+    "whole levels": ("sigma", lambda: noised(sigma=torch.tensor([0, 1]))),
+    "velocity of no group": ("velocity", lambda: core.flow_matching_loss(X, training_sample())),  # type: ignore[arg-type]
+    "negative mask": (
+        "masks['views']",
+        lambda: loss_with(masks={"views": -torch.ones(1, 1, 4, 1, 1)}),
+    ),
+    "mask of no group name": ("masks", lambda: loss_with(masks=X)),
+    "half a level": ("TrainingSchedule", lambda: core.TrainingSchedule(num_levels=2.5)),  # type: ignore[arg-type]
+    "sampler made already": ("sampler", lambda: sample_by(core.EulerSampler([1.0, 0.0]))),
+    "steps for levels": ("sigmas", lambda: sample_by(core.EulerSampler, sigmas=4)),
+    "a tensor's one level": (
+        "sigmas",
+        lambda: sample_by(core.EulerSampler, sigmas=torch.tensor(1.0)),
     ),
     "no folder": ("/nowhere", lambda: core.save_model(LAYER, "/nowhere/x.safetensors")),
 }
