@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from seqtex_core.adapter import (
     Backbone,
-    BackboneBlock,
     BackboneShell,
     BackboneSpec,
     KeyValue,
@@ -22,28 +21,26 @@ from seqtex_core.adapter import (
 from seqtex_core.attention import Attend
 from seqtex_core.errors import UsageError
 from seqtex_core.frames import Grid, StreamLayout, TokenLayout
-from seqtex_core.modulation import gated_residual, modulate
+from seqtex_core.joint_projection import project
+from seqtex_core.modulation import RowNorm, modulated_norm
 from seqtex_core.query_key import QKNorm, qk_prep
 from seqtex_core.rope import Rope, RopeSpec, rope_table, wan_axis_dims
+from seqtex_core.split_block import SplitCrossBlock, Sublayer, Sublayers
 
 from .model import Block, SketchDiT
 
-
-class Tables(NamedTuple):
-    """Shift, scale and gate of attention, then of the feed-forward; each ``[B, F, D]``, fp32."""
-
-    shift: Tensor
-    scale: Tensor
-    gate: Tensor
-    ffn_shift: Tensor
-    ffn_scale: Tensor
-    ffn_gate: Tensor
+EPS = 1e-5
+"""Of the norms that have no weights."""
 
 
-class SketchBlock(BackboneBlock):
-    """One block; frames keep their tables apart, no table is expanded to tokens."""
+class SketchBlock(SplitCrossBlock):
+    """What each sublayer computes between its norm and its sum; the library does the rest."""
 
     shareable: ClassVar[Mapping[str, tuple[str, ...]]] = {"cross_attn": ("text_attn",)}
+    joint_projections: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("attn.q", "attn.k", "attn.v"),
+        ("text_attn.k", "text_attn.v"),
+    )
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -62,15 +59,15 @@ class SketchBlock(BackboneBlock):
         """RMS norm of each head."""
         return _norm(self.attn.k_norm)
 
-    def modulation(self, time: TimeEmbedding) -> Tables:
-        """The six tables of every frame."""
-        return Tables(*self.tables(time.projected).float().chunk(6, dim=-1))
-
-    def pre_attention(
-        self, hidden_states: Tensor, modulation: Tables, rows: StreamLayout
-    ) -> Tensor:
-        """Input of self-attention."""
-        return _shifted_norm(hidden_states, modulation.shift, modulation.scale, rows)
+    def modulation(self, time: TimeEmbedding) -> Sublayers:
+        """Norms and gates, a row per frame; attention to the text has a norm of its own alone."""
+        shift, scale, gate, *of_ffn = self.tables(time.projected).float().chunk(6, dim=-1)
+        text = RowNorm(self.text_norm.weight, self.text_norm.bias, self.text_norm.eps)
+        return Sublayers(
+            attention=Sublayer(RowNorm(1 + scale, shift, EPS), gate),
+            cross=Sublayer(text),
+            feed_forward=Sublayer(RowNorm(1 + of_ffn[1], of_ffn[0], EPS), of_ffn[2]),
+        )
 
     def query(self, normed: Tensor) -> Tensor:
         """Projected queries."""
@@ -79,49 +76,34 @@ class SketchBlock(BackboneBlock):
 
     def key_value(self, normed: Tensor) -> tuple[Tensor, Tensor]:
         """Projected keys and values."""
-        return self.attn.k(normed), self.attn.v(normed)
+        key, value = project(normed, (self.attn.k, self.attn.v))
+        return key, value
 
-    def post_attention(
-        self,
-        hidden_states: Tensor,
-        attended: Tensor,
-        normed: Tensor,
-        modulation: Tables,
-        rows: StreamLayout,
-    ) -> Tensor:
-        """Output projection, gate, residual."""
-        del normed
-        update = self.attn.out(attended.flatten(2))
-        return gated_residual(hidden_states, update, modulation.gate, rows)
+    def attention_update(self, attended: Tensor) -> Tensor:
+        """Output projection."""
+        update: Tensor = self.attn.out(attended.flatten(2))
+        return update
 
     def cross_key_values(self, context: TextContext) -> tuple[KeyValue, ...]:
         """Keys and values of the text."""
-        attn, text = self.text_attn, context.text
-        norm, heads, mask = _norm(attn.k_norm), self.num_heads, context.key_mask
-        return (KeyValue.of(attn.k(text), attn.v(text), norm, num_heads=heads, mask=mask),)
+        attn, heads = self.text_attn, self.num_heads
+        key, value = project(context.text, (attn.k, attn.v))
+        norm, mask = _norm(attn.k_norm), context.key_mask
+        return (KeyValue.of(key, value, norm, num_heads=heads, mask=mask),)
 
-    def cross_attention(
-        self,
-        hidden_states: Tensor,
-        key_values: tuple[KeyValue, ...],
-        modulation: Tables,
-        rows: StreamLayout,
-        attend: Attend,
+    def cross_update(
+        self, normed: Tensor, key_values: tuple[KeyValue, ...], attend: Attend
     ) -> Tensor:
-        """Attention to the text, not modulated."""
-        del modulation, rows
+        """Attention to the text."""
         attn, (text,) = self.text_attn, key_values
-        projected = attn.q(self.text_norm(hidden_states))
-        query = qk_prep(projected, _norm(attn.q_norm), num_heads=self.num_heads)
-        attended = attend(query, text.key, text.value, mask=text.mask)
-        update: Tensor = attn.out(attended.flatten(2))
-        return hidden_states + update
+        query = qk_prep(attn.q(normed), _norm(attn.q_norm), num_heads=self.num_heads)
+        update: Tensor = attn.out(attend(query, text.key, text.value, mask=text.mask).flatten(2))
+        return update
 
-    def feed_forward(self, hidden_states: Tensor, modulation: Tables, rows: StreamLayout) -> Tensor:
-        """Feed-forward, gate, residual."""
-        shift, scale = modulation.ffn_shift, modulation.ffn_scale
-        update = self.ffn(_shifted_norm(hidden_states, shift, scale, rows))
-        return gated_residual(hidden_states, update, modulation.ffn_gate, rows)
+    def feed_forward_update(self, normed: Tensor) -> Tensor:
+        """Feed-forward network."""
+        update: Tensor = self.ffn(normed)
+        return update
 
 
 class SketchShell(BackboneShell):
@@ -176,7 +158,8 @@ class SketchShell(BackboneShell):
     def head(self, hidden_states: Tensor, time: TimeEmbedding, rows: StreamLayout) -> Tensor:
         """Last norm and projection; token vectors are ``(C, ph, pw)``."""
         shift, scale = self.last_tables(time.embedding).float().chunk(2, dim=-1)
-        tokens: Tensor = self.patch_out(_shifted_norm(hidden_states, shift, scale, rows))
+        normed = modulated_norm(hidden_states, shift, 1 + scale, rows, eps=EPS)
+        tokens: Tensor = self.patch_out(normed)
         return tokens
 
     def unpatchify(self, tokens: Tensor, grid: Grid) -> Tensor:
@@ -250,8 +233,3 @@ class SketchBackbone(Backbone):
 
 def _norm(layer: nn.RMSNorm) -> QKNorm:
     return QKNorm(weight=layer.weight, eps=1e-6, kind="rms", scope="head")
-
-
-def _shifted_norm(x: Tensor, shift: Tensor, scale: Tensor, rows: StreamLayout) -> Tensor:
-    normed = functional.layer_norm(x.float(), x.shape[-1:])
-    return modulate(normed, shift, scale, rows).type_as(x)
