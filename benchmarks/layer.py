@@ -56,17 +56,17 @@ def _case(size: ModelSize, dtype: torch.dtype, session: Session) -> Case:
         name=f"{size.layers} x d={size.dim}, {size.layer.num_mv}+{size.layer.num_uv}",
         dtype=dtype,
         candidates=[
-            Candidate(name=OURS, call=_call(merged, scene)),
+            Candidate(name=OURS, call=model_call(merged, scene)),
             Candidate(name=RELEASED, call=as_released),
             Candidate(
                 name=VIEWS_ONLY,
-                call=_call(merged, scene, with_uv=False),
+                call=model_call(merged, scene, with_uv=False),
                 work=step_work(size, itemsize=itemsize, with_uv=False),
                 expected=lambda: _expected(unmerged, scene, with_uv=False),
             ),
             Candidate(
                 name=EVERYWHERE,
-                call=_call(merged, larger),
+                call=model_call(merged, larger),
                 work=step_work(large, itemsize=itemsize),
                 check=_finite,
                 notes=("too long for an fp64 reference; `scaling` compares shorter ones",),
@@ -81,9 +81,16 @@ def _case(size: ModelSize, dtype: torch.dtype, session: Session) -> Case:
     )
 
 
-def _call(
+def model_call(
     model: SeqTexTransformer, scene: Scene, *, with_uv: bool = True
 ) -> Callable[[], dict[str, Tensor]]:
+    """One call, with everything that stays over the steps made beforehand.
+
+    Args:
+        model: of one layer.
+        scene: what it sees.
+        with_uv: the texture too.
+    """
     cache = scene.prepare(model)
     seen = (scene.latents, scene.sigmas) if with_uv else scene.only_views()
 

@@ -1,8 +1,8 @@
 """``parallel``: what each of 2, 4 and 8 devices would compute and send, and the time that allows.
 
-Nothing is timed. FLOP and bytes are counted from the library's own code on the meta device, one
-process after the other, in a process group that moves nothing. Times are a projection from these
-counts and the assumptions below.
+FLOP and bytes are counted from the library's own code on the meta device, one process after the
+other, in a process group that moves nothing. Times are a projection from these counts and the
+pieces below; on CUDA the rate of one device is measured, on a CPU nothing is.
 """
 
 from __future__ import annotations
@@ -23,25 +23,51 @@ from seqtex_core.parallel import ParallelTrunk, Spread, parallel_mesh
 from .counting import CountedAttend, count
 from .counts import META
 from .formulas import layer_flop, layer_work
+from .layer import model_call
 from .models import ModelSize, build_model, build_scene
 from .result import Row, Scalar
 from .runner import Session, describe
+from .step import step_work
+from .timing import time_interleaved
 
-FLOP_PER_S = 543e12
-"""Useful FLOP per second of one device, all else hidden in it: 951 TFLOP in the 1.75 s that 30
-steps on one H100 should take. Smaller pieces per device are assumed to run at the same rate."""
-LINK_BYTES_PER_S = 360e9
-"""Into one device: 0.8 of NVLink 4's 450 GB/s per direction."""
-LATENCY_S = 20e-6
-"""Of one collective operation."""
-ASSUMPTIONS = (
-    f"projected, not measured: {FLOP_PER_S / 1e12:.0f} useful TFLOP/s per device whatever the "
-    f"piece, {LINK_BYTES_PER_S / 1e9:.0f} GB/s into each, {LATENCY_S * 1e6:.0f} us per collective",
-    "exchanges inside a branch wait for each other and for the computation; what mv processes send "
-    "to uv processes is hidden behind it",
-)
 LAYERS = 30
 OVERLAPPED = "to the uv branch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pieces:
+    """What a projection is made of.
+
+    Args:
+        flop_per_s: useful FLOP per second of one device, all else hidden in it; by default 951
+            TFLOP in the 1.75 s that 30 steps on one H100 should take.
+        link_bytes_per_s: into one device; by default 0.8 of NVLink 4's 450 GB/s per direction.
+        latency_s: of one collective operation.
+        measured: the rate is that of a full-size layer, measured just now.
+    """
+
+    flop_per_s: float = 543e12
+    link_bytes_per_s: float = 360e9
+    latency_s: float = 20e-6
+    measured: bool = False
+
+    def layer_s(self, share: Share) -> float:
+        """Time of a layer for one process."""
+        waited = sum(n for kind, n in share.received.items() if kind != OVERLAPPED)
+        exchanges = waited / self.link_bytes_per_s + share.collectives * self.latency_s
+        return share.flop / self.flop_per_s + exchanges
+
+    @property
+    def notes(self) -> tuple[str, str]:
+        """What is assumed, in words."""
+        origin = "as measured on this device" if self.measured else "as the goal for an H100 says"
+        return (
+            f"projected, not measured: {self.flop_per_s / 1e12:.0f} useful TFLOP/s per device, "
+            f"{origin}, whatever the piece, {self.link_bytes_per_s / 1e9:.0f} GB/s into each, "
+            f"{self.latency_s * 1e6:.0f} us per collective",
+            "exchanges inside a branch wait for each other and for the computation; what mv "
+            "processes send to uv processes is hidden behind it",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,23 +123,43 @@ class Share:
     collectives: int
     once: int
 
-    @property
-    def layer_s(self) -> float:
-        """Time of a layer under the assumptions."""
-        waited = sum(n for kind, n in self.received.items() if kind != OVERLAPPED)
-        return self.flop / FLOP_PER_S + waited / LINK_BYTES_PER_S + self.collectives * LATENCY_S
-
 
 def run(session: Session) -> list[Row]:
     """One row per plan."""
-    rows = list(plan_rows(PLANS, ModelSize()))
+    pieces = measured_pieces(ModelSize(), session) if session.on_cuda else Pieces()
+    rows = list(plan_rows(PLANS, ModelSize(), pieces))
     for row in rows:
         session.say(f"{describe(row)}{_summary(row)}")
     return rows
 
 
-def plan_rows(plans: Sequence[Plan], size: ModelSize) -> Iterator[Row]:
-    """Rows of the plans; "wrong" where the processes together do not do the work of a layer."""
+def measured_pieces(size: ModelSize, session: Session) -> Pieces:
+    """The rate at which one device computes a layer now; links are assumed.
+
+    Args:
+        size: of the model; one layer.
+        session: has the device.
+    """
+    model = build_model(size, device=session.device, dtype=torch.bfloat16, seed=session.seed)
+    scene = build_scene(size, model, device=session.device, dtype=torch.bfloat16)
+    calls = {"layer": model_call(model, scene)}
+    seconds = time_interleaved(calls, session.device, session.budget)["layer"].median_s
+    flop = step_work(size, itemsize=2).flop
+    assert flop is not None
+    return Pieces(flop_per_s=flop / seconds, measured=True)
+
+
+def plan_rows(
+    plans: Sequence[Plan], size: ModelSize, pieces: Pieces | None = None
+) -> Iterator[Row]:
+    """Rows of the plans; "wrong" where the processes together do not do the work of a layer.
+
+    Args:
+        plans: how many devices, and who does what.
+        size: of the model.
+        pieces: what times are projected from.
+    """
+    pieces = pieces or Pieces()
     total = sum(layer_flop(size.layer).values())
     for plan in plans:
         row = Row(
@@ -123,7 +169,7 @@ def plan_rows(plans: Sequence[Plan], size: ModelSize) -> Iterator[Row]:
             dtype="bfloat16",
             parameters=size.parameters() | {"layers": LAYERS, "devices": plan.devices},
             work=layer_work(size.layer),
-            notes=ASSUMPTIONS,
+            notes=pieces.notes,
         )
         try:
             shares = [count_share(plan, branch, size) for branch in range(plan.branches)]
@@ -133,7 +179,7 @@ def plan_rows(plans: Sequence[Plan], size: ModelSize) -> Iterator[Row]:
         done = plan.sequence * sum(share.flop for share in shares)
         if done != total:
             row = replace(row, status="wrong", reason=f"{done} FLOP in all, formula {total}")
-        yield row.with_metrics(**_projection(plan, shares, total))
+        yield row.with_metrics(**_projection(plan, shares, total, pieces))
 
 
 def count_share(plan: Plan, branch: int, size: ModelSize) -> Share:
@@ -227,13 +273,15 @@ class _Exchanges(ExitStack):
         self._add("all-to-all", out.nbytes, 1 - 1 / len(received))
 
 
-def _projection(plan: Plan, shares: Sequence[Share], total: int) -> dict[str, Scalar]:
+def _projection(
+    plan: Plan, shares: Sequence[Share], total: int, pieces: Pieces
+) -> dict[str, Scalar]:
     """Times under the assumptions, beside what was counted."""
-    slowest = max(share.layer_s for share in shares)
-    fill = shares[0].layer_s if plan.branches == 2 else 0.0
-    once = max(share.once for share in shares) / LINK_BYTES_PER_S
+    slowest = max(map(pieces.layer_s, shares))
+    fill = pieces.layer_s(shares[0]) if plan.branches == 2 else 0.0
+    once = max(share.once for share in shares) / pieces.link_bytes_per_s
     step = fill + LAYERS * slowest + once
-    alone = LAYERS * total / FLOP_PER_S
+    alone = LAYERS * total / pieces.flop_per_s
     busiest = max(share.flop for share in shares)
     return {
         "devices": plan.devices,
