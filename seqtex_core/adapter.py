@@ -42,13 +42,13 @@ class RowSublayers(ABC):
 
     @property
     @abstractmethod
-    def q_norm(self) -> QKNorm:
-        """Norm of the queries."""
+    def q_norm(self) -> QKNorm | None:
+        """Norm of the queries; ``None`` for none."""
 
     @property
     @abstractmethod
-    def k_norm(self) -> QKNorm:
-        """Norm of the keys."""
+    def k_norm(self) -> QKNorm | None:
+        """Norm of the keys; ``None`` for none."""
 
     @abstractmethod
     def modulation(self, time: TimeEmbedding) -> Any:

@@ -65,8 +65,12 @@ class BackboneSpec:
         """Token grid of latents with ``size`` frames, rows and columns.
 
         Raises:
-            UsageError: a size is not a multiple of the patch.
+            UsageError: not three whole numbers, or one that is not a multiple of the patch.
         """
+        if len(size) != 3 or not all(isinstance(number, int) for number in size):
+            raise UsageError(
+                f"latent size of {name!r}", expected="latent (frames, rows, columns)", got=str(size)
+            )
         if any(s % p or s < p for s, p in zip(size, self.patch_size, strict=True)):
             raise UsageError(
                 f"latent size of {name!r}",
@@ -129,7 +133,13 @@ class KeyValue:
 
     @classmethod
     def of(
-        cls, key: Tensor, value: Tensor, norm: QKNorm, *, num_heads: int, mask: Tensor | None = None
+        cls,
+        key: Tensor,
+        value: Tensor,
+        norm: QKNorm | None,
+        *,
+        num_heads: int,
+        mask: Tensor | None = None,
     ) -> Self:
         """From projections ``[B, S, N*D]``, keys not yet normalised."""
         return cls(

@@ -40,7 +40,8 @@ def save_model(
         metadata: text for the header (a configuration, a step).
 
     Raises:
-        UsageError: adapters are merged into the weights: loading would add them again.
+        UsageError: adapters are merged into the weights (loading would add them again), the path
+            is a folder or in none that exists, or metadata is not text.
     """
     _refuse_merged(module)
     write_tensors(Path(path), unique_tensors(module), metadata=metadata)

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .checks import check_type
 from .errors import UsageError
 
 Stream = Literal["mv", "uv"]
@@ -55,7 +56,7 @@ class FrameGroup:
         grid: token grid after patchify.
 
     Raises:
-        UsageError: an unknown stream.
+        UsageError: an unknown stream, or what is no ``Grid``.
     """
 
     name: str
@@ -65,6 +66,7 @@ class FrameGroup:
     def __post_init__(self) -> None:
         if self.stream not in STREAMS:
             raise UsageError("stream", expected=f"one of {STREAMS}", got=repr(self.stream))
+        check_type("grid", self.grid, Grid)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +140,9 @@ class TokenLayout:
 
     Args:
         groups: all groups; names are unique.
-        keep: optional packing: per group name the sorted indices (int64, ``[K]``) of the tokens
-            that are present, into the group's ``F*H*W`` tokens. Groups not named keep all.
+        keep: optional packing: per group name which of the group's ``F*H*W`` tokens are present, as
+            sorted indices (int64, ``[K]``) or as a boolean mask (``[F*H*W]`` or ``[F, H, W]``),
+            which is turned into indices. Groups not named keep all.
 
     Raises:
         UsageError: repeated names, or indices that are not sorted, unique and inside the grid.
@@ -152,19 +155,10 @@ class TokenLayout:
         names = [group.name for group in self.groups]
         if len(set(names)) != len(names) or not names:
             raise UsageError("frame groups", expected="at least one, unique names", got=str(names))
-        for name, index in self.keep.items():
-            if name not in names:
-                raise UsageError("keep", expected=f"groups among {names}", got=repr(name))
-            limit = self.group(name).grid.num_tokens
-            bad = index.ndim != 1 or index.dtype != torch.int64
-            if bad or (index.numel() and (index[0] < 0 or index[-1] >= limit)):
-                raise UsageError(
-                    f"keep[{name!r}]",
-                    expected=f"int64 indices [K] in [0, {limit})",
-                    got=f"{index.dtype} {tuple(index.shape)}",
-                )
-            if bool((index[1:] <= index[:-1]).any()):
-                raise UsageError(f"keep[{name!r}]", expected="sorted, unique", got="unsorted")
+        if unknown := sorted(set(self.keep) - set(names)):
+            raise UsageError("keep", expected=f"groups among {names}", got=str(unknown))
+        kept = {name: _kept_indices(self.group(name), given) for name, given in self.keep.items()}
+        object.__setattr__(self, "keep", kept)
 
     @classmethod
     def of(cls, groups: Iterable[FrameGroup]) -> TokenLayout:
@@ -285,6 +279,30 @@ class TokenLayout:
         frame = index // group.grid.tokens_per_frame
         counts: list[int] = torch.bincount(frame, minlength=group.grid.frames).tolist()
         return counts
+
+
+def _kept_indices(group: FrameGroup, given: Tensor) -> Tensor:
+    """Indices of a group's kept tokens, from indices or from a mask."""
+    subject, grid = f"keep[{group.name!r}]", group.grid
+    check_type(subject, given, Tensor)
+    shape, limit = tuple(given.shape), grid.num_tokens
+    if given.dtype == torch.bool and shape in ((limit,), (grid.frames, grid.height, grid.width)):
+        return given.flatten().nonzero().flatten()
+    if given.dtype != torch.int64 or given.ndim != 1:
+        raise UsageError(
+            subject,
+            expected=f"int64 indices [K] or a boolean mask [{limit}]",
+            got=f"{given.dtype} {shape}",
+        )
+    if bool((given[1:] <= given[:-1]).any()):
+        raise UsageError(subject, expected="sorted, unique indices", got="others")
+    if given.numel() and (given[0] < 0 or given[-1] >= limit):
+        raise UsageError(
+            subject,
+            expected=f"indices from 0 to {limit - 1}",
+            got=f"{int(given[0])} to {int(given[-1])}",
+        )
+    return given
 
 
 def _joined(streams: Sequence[StreamLayout]) -> StreamLayout:

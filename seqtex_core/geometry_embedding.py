@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from .checks import check_floating, check_type
 from .errors import UsageError
 
 
@@ -20,12 +21,18 @@ class GeometryLatents:
     Args:
         position: latents of the position map, ``[B, C, F, H, W]``, sized like the group's latents.
         normal: latents of the normal map, likewise.
+
+    Raises:
+        UsageError: no floating-point tensors, or different shapes.
     """
 
     position: Tensor
     normal: Tensor
 
     def __post_init__(self) -> None:
+        for name, maps in (("position", self.position), ("normal", self.normal)):
+            check_type(f"geometry latents: {name}", maps, Tensor)
+            check_floating(f"geometry latents: {name}", maps)
         if self.position.shape != self.normal.shape or self.position.ndim != 5:
             raise UsageError(
                 "geometry latents",

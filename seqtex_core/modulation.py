@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import check_shape
+from .checks import check_shape, check_type
 from .frames import StreamLayout
 from .kernels.choose import kernels_for
 
@@ -47,9 +47,11 @@ def per_frame(
         ``[B, L, D]``, in the dtype that ``function`` returns.
 
     Raises:
-        UsageError: rows of another number than the stream has.
+        UsageError: rows of another number than the stream has, or values of other frames.
     """
-    check_shape("hidden_states", hidden_states, (None, rows.num_tokens, None), "B L D")
+    _check_rows(hidden_states, rows)
+    for value in values:
+        check_shape("values per frame", value, (None, rows.num_frames, None), "B F D")
     length = rows.uniform_length()
     if length is not None:
         tokens = hidden_states.unflatten(1, (rows.num_frames, length))
@@ -86,6 +88,9 @@ def modulate(normed: Tensor, shift: Tensor, scale: Tensor, rows: StreamLayout) -
         shift: per frame, ``[B, F, D]``.
         scale: per frame, ``[B, F, D]``.
         rows: the stream's layout.
+
+    Raises:
+        UsageError: rows of another number than the stream has, or tables of other frames.
     """
     return per_frame(lambda x, s, c: x * (1 + c) + s, rows, normed, shift, scale)
 
@@ -112,7 +117,7 @@ def modulated_norm(
     Raises:
         UsageError: rows of another number than the stream has.
     """
-    check_shape("hidden_states", hidden_states, (None, rows.num_tokens, None), "B L D")
+    _check_rows(hidden_states, rows)
     kernels = kernels_for("norm", hidden_states, hidden_states.shape[-1], shift, factor)
     return kernels.modulated_norm(hidden_states, shift, factor, rows, eps=eps, out=out)
 
@@ -159,7 +164,7 @@ def gated_residual(
         gate: per frame, ``[B, F, D]``, fp32.
         rows: the stream's layout.
     """
-    check_shape("hidden_states", hidden_states, (None, rows.num_tokens, None), "B L D")
+    _check_rows(hidden_states, rows)
     kernels = kernels_for("gate", hidden_states, hidden_states.shape[-1], update, gate)
     return kernels.gated_residual(hidden_states, update, gate, rows)
 
@@ -192,7 +197,12 @@ def residual_norm(
     Raises:
         UsageError: rows of another number than the stream has.
     """
-    check_shape("hidden_states", hidden_states, (None, rows.num_tokens, None), "B L D")
+    _check_rows(hidden_states, rows)
     width = hidden_states.shape[-1]
     kernels = kernels_for("norm", hidden_states, width, update, gate, norm.factor, norm.shift)
     return kernels.residual_norm(hidden_states, update, rows, gate=gate, norm=norm, out=out)
+
+
+def _check_rows(hidden_states: Tensor, rows: StreamLayout) -> None:
+    check_type("rows", rows, StreamLayout, remedy="Use layout.all_rows or layout.streams[...].")
+    check_shape("hidden_states", hidden_states, (None, rows.num_tokens, None), "B L D")

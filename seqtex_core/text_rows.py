@@ -149,12 +149,12 @@ class SharedTextRows(RowSublayers):
         self._modulation = modulation
 
     @property
-    def q_norm(self) -> QKNorm:
+    def q_norm(self) -> QKNorm | None:
         """The block's."""
         return self.block.q_norm
 
     @property
-    def k_norm(self) -> QKNorm:
+    def k_norm(self) -> QKNorm | None:
         """The block's."""
         return self.block.k_norm
 

@@ -175,11 +175,16 @@ def write_tensors(
         metadata: text stored in the header.
 
     Raises:
-        UsageError: the folder does not exist.
+        UsageError: the folder does not exist, the path is a folder, or metadata that is not text.
     """
+    texts = dict(metadata or {})
+    if wrong := sorted(str(key) for key, value in texts.items() if not isinstance(value, str)):
+        raise UsageError(
+            f"metadata of {path.name}", expected="texts", got=f"other values of {', '.join(wrong)}"
+        )
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
-        save_file(contiguous, temporary, metadata={"format": "pt", **(metadata or {})})
+        save_file(contiguous, temporary, metadata={"format": "pt", **texts})
 
 
 @contextmanager
@@ -187,8 +192,10 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary file beside ``path`` that takes its name when the block ends well.
 
     Raises:
-        UsageError: the folder does not exist.
+        UsageError: the folder does not exist, or the path is a folder.
     """
+    if path.is_dir():
+        raise UsageError(str(path), expected="a file", got="a folder")
     if not path.parent.is_dir():
         raise UsageError(str(path), expected="a path in a folder that exists", got="none such")
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

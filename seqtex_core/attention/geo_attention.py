@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_attention, check_floating, check_shape
+from ..checks import check_attention, check_like, check_shape, check_type
 from ..errors import UsageError
 from ..query_key import (
     GeometryOrder,
@@ -42,7 +42,7 @@ class Placement:
         text_at: text rows come first or last.
 
     Raises:
-        UsageError: a negative number of text rows, or an unknown place.
+        UsageError: a negative number of text rows, an unknown place, or what is no ``Rope``.
     """
 
     rope: Rope | None = None
@@ -55,6 +55,8 @@ class Placement:
             raise UsageError("num_text", expected="0 or more", got=str(self.num_text))
         if self.text_at not in ("front", "end"):
             raise UsageError("text_at", expected="'front' or 'end'", got=repr(self.text_at))
+        if self.rope is not None:
+            check_type("rope", self.rope, Rope, remedy="Take one of those that rope_table gives.")
 
     def rows(self, which: slice) -> Placement:
         """Position and geometry of some of the rows.
@@ -100,7 +102,7 @@ def geo_attention(
     *,
     q_placement: Placement = NOWHERE,
     k_placement: Placement | None = None,
-    order: GeometryOrder = "post_rope",
+    geometry_order: GeometryOrder = "post_rope",
     attend: Attend | None = None,
     mask: Tensor | None = None,
 ) -> Tensor:
@@ -114,8 +116,8 @@ def geo_attention(
         v: values, ``[B, Lk, N, D]``.
         q_placement: position and geometry of the query rows.
         k_placement: of the key rows; ``None``: the same as the queries' (self-attention).
-        order: ``"post_rope"``: geometry is added after the rotation (paper); ``"pre_rope"``:
-            before it (released weights).
+        geometry_order: ``"post_rope"``: geometry is added after the rotation (paper);
+            ``"pre_rope"``: before it (released weights).
         attend: attention implementation; by default the first that fits.
         mask: boolean (True = may attend) or additive, broadcastable to ``[B, N, Lq, Lk]``.
 
@@ -126,9 +128,9 @@ def geo_attention(
     Source: paper Eq. 5-7.
     """
     check_attention(q, k, v, mask)
-    check_order(order)
-    q = _place(q, q_placement, order)
-    k = _place(k, q_placement if k_placement is None else k_placement, order)
+    check_order(geometry_order)
+    q = _place(q, q_placement, geometry_order)
+    k = _place(k, q_placement if k_placement is None else k_placement, geometry_order)
     return (choose_attention() if attend is None else attend)(q, k, v, mask=mask)
 
 
@@ -139,19 +141,19 @@ def geo_attention_reference(
     *,
     q_placement: Placement = NOWHERE,
     k_placement: Placement | None = None,
-    order: GeometryOrder = "post_rope",
+    geometry_order: GeometryOrder = "post_rope",
     mask: Tensor | None = None,
 ) -> Tensor:
     """The definition of :func:`geo_attention`: fp32 (fp64 for fp64 inputs) from end to end."""
-    check_order(order)
+    check_order(geometry_order)
 
     def place(rows: Tensor, placement: Placement) -> Tensor:
         text, others = placement.split(rows)
-        if placement.geometry is not None and order == "pre_rope":
+        if placement.geometry is not None and geometry_order == "pre_rope":
             others = others + placement.geometry
         if placement.rope is not None:
             others = apply_rope_reference(others, placement.rope)
-        if placement.geometry is not None and order == "post_rope":
+        if placement.geometry is not None and geometry_order == "post_rope":
             others = others + placement.geometry
         return placement.join(text, others)
 
@@ -188,7 +190,7 @@ class GeoAttentionConfig:
         qk_norm_scope: over all heads together or each head alone.
         eps: of that norm.
         bias: whether the four projections have one.
-        order: geometry after (paper) or before (released weights) the rotation.
+        geometry_order: geometry after (paper) or before (released weights) the rotation.
         attention: name of an attention implementation.
 
     Raises:
@@ -204,13 +206,15 @@ class GeoAttentionConfig:
     qk_norm_scope: Literal["inner", "head"] = "inner"
     eps: float = 1e-6
     bias: bool = True
-    order: GeometryOrder = "post_rope"
+    geometry_order: GeometryOrder = "post_rope"
     attention: str = "auto"
 
     def __post_init__(self) -> None:
         optional = [size for size in (self.head_dim, self.context_dim) if size is not None]
-        if min(self.dim, self.num_heads, *optional) < 1 or self.geometry_dim < 0:
-            raise UsageError("GeoAttentionConfig", expected="positive sizes", got=str(self))
+        sizes = [self.dim, self.num_heads, *optional]
+        whole = all(isinstance(size, int) for size in (*sizes, self.geometry_dim))
+        if not whole or min(sizes) < 1 or self.geometry_dim < 0:
+            raise UsageError("GeoAttentionConfig", expected="positive whole sizes", got=str(self))
         if self.head_dim is None and self.dim % self.num_heads:
             raise UsageError(
                 "num_heads", expected=f"a divisor of {self.dim}", got=str(self.num_heads)
@@ -221,7 +225,9 @@ class GeoAttentionConfig:
             raise UsageError(
                 "qk_norm_scope", expected="'inner' or 'head'", got=repr(self.qk_norm_scope)
             )
-        check_order(self.order)
+        if not self.eps >= 0:
+            raise UsageError("eps", expected="0 or more", got=repr(self.eps))
+        check_order(self.geometry_order)
 
     @property
     def inner_dim(self) -> int:
@@ -281,14 +287,18 @@ class GeoAttention(nn.Module):
             mask: boolean (True = may attend) or additive, broadcastable to ``[B, N, L, Lk]``.
 
         Raises:
-            UsageError: shapes that do not fit; geometry although there is no caster; a
-                placement of a context that is not given.
+            UsageError: shapes that do not fit; another dtype or device than the weights have;
+                geometry although there is no caster; a placement of a context that is not given.
         """
         if context is None and context_placement is not NOWHERE:
             raise UsageError("context_placement", expected="none without a context", got="one")
         check_shape("hidden_states", hidden_states, (None, None, self.config.dim), "B L C")
         rows = hidden_states if context is None else context
-        check_shape("context", rows, (hidden_states.shape[0], None, self.to_k.in_features), "B L C")
+        check_like("hidden_states", hidden_states, self.to_q.weight)
+        if context is not None:
+            batch, width = hidden_states.shape[0], self.to_k.in_features
+            check_shape("context", context, (batch, None, width), "B L C")
+            check_like("context", context, self.to_k.weight)
         placement = self._cast(placement)
         other = placement if context is None else self._cast(context_placement)
         q = self._prepare(self.to_q(hidden_states), self.norm_q, placement)
@@ -307,8 +317,8 @@ class GeoAttention(nn.Module):
             raise UsageError(
                 "geometry", expected="None, as geometry_dim is 0", got=str(list(embedding.shape))
             )
-        check_floating("geometry", embedding)
         check_shape("geometry", embedding, (None, None, self.config.geometry_dim), "B L G")
+        check_like("geometry", embedding, self.geometry_caster.weight)
         return split_heads(self.geometry_caster(embedding), self.config.num_heads)
 
     def _cast(self, placement: Placement) -> Placement:
@@ -338,7 +348,7 @@ class GeoAttention(nn.Module):
             num_heads=heads,
             rope=placement.rope,
             geometry=placement.geometry,
-            geometry_order=config.order,
+            geometry_order=config.geometry_order,
         )
         if placement.num_text == 0:
             return placed

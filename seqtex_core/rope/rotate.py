@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..checks import check_floating, check_shape
+from ..checks import check_floating, check_shape, check_type
 from ..errors import UsageError
 
 Pairing = Literal["interleaved", "half"]
@@ -151,8 +151,9 @@ def check_rope(x: Tensor, rope: Rope) -> None:
     """Refuse a table that does not fit ``x [B, L, N, D]``.
 
     Raises:
-        UsageError: other rows, heads or width than ``x`` has, or another device.
+        UsageError: no ``Rope``, other rows, heads or width than ``x`` has, or another device.
     """
+    check_type("rope", rope, Rope, remedy="rope_table gives one per stream: take one of them.")
     check_shape("x", x, (None, rope.num_rows, None, rope.head_dim), "B L N D")
     check_floating("x", x)
     if rope.cos.ndim == 3:

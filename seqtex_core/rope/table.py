@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from ..checks import check_shape
+from ..checks import check_shape, check_type
 from ..errors import UsageError
 from ..frames import Grid, Stream, TokenLayout
 from .rotate import Pairing, Rope
@@ -111,7 +111,13 @@ def spread_policy(spread: GridSpread, layout: TokenLayout) -> RopePolicy:
 
 
 def wan_axis_dims(head_dim: int) -> AxisDims:
-    """Channels per axis (frames, height, width) in Wan and its relatives: 44, 42, 42 for 128."""
+    """Channels per axis (frames, height, width) in Wan and its relatives: 44, 42, 42 for 128.
+
+    Raises:
+        UsageError: an odd number.
+    """
+    if head_dim < 2 or head_dim % 2:
+        raise UsageError("head_dim", expected="an even number", got=str(head_dim))
     spatial = 2 * (head_dim // 6)
     return head_dim - 2 * spatial, spatial, spatial
 
@@ -134,8 +140,8 @@ class RopeSpec:
         pairing: which channels form a plane.
 
     Raises:
-        UsageError: odd or negative ``axis_dims`` or not three, a base that is not positive, or
-            an unknown pairing.
+        UsageError: odd or negative ``axis_dims`` or not three, a base that is not positive, an
+            unknown pairing, or a policy that is none (a class, not made yet).
     """
 
     axis_dims: AxisDims
@@ -153,6 +159,12 @@ class RopeSpec:
             )
         if self.pairing not in ("interleaved", "half"):
             raise UsageError("pairing", expected="'interleaved' or 'half'", got=repr(self.pairing))
+        if isinstance(self.policy, type) or not hasattr(self.policy, "spatial_positions"):
+            raise UsageError(
+                "policy",
+                expected="Extrapolation(), Interpolation(...) or another RopePolicy",
+                got=repr(self.policy),
+            )
 
     @property
     def _bases(self) -> tuple[float, ...]:
@@ -196,10 +208,12 @@ def rope_table(
         device: where the tables go; CPU by default.
 
     Raises:
-        UsageError: positions for an unknown group, or not one per frame.
+        UsageError: no ``TokenLayout``, positions for an unknown group, or not one per frame.
 
     Source: paper Alg. 1.
     """
+    check_type("layout", layout, TokenLayout, remedy="Use TokenLayout.of([group, ...]).")
+    check_type("spec", spec, RopeSpec)
     given = dict(frame_positions or {})
     for name, positions in given.items():
         frames = layout.group(name).grid.frames

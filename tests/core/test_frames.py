@@ -125,8 +125,9 @@ def test_groups_have_unique_names(groups: tuple[FrameGroup, ...]) -> None:
         (torch.tensor([0.0]), "int64"),
         (torch.tensor([[0]]), "int64"),
         (torch.tensor([0], dtype=torch.int32), "int64"),
-        (torch.tensor([-1, 2]), r"\[0, 12\)"),
-        (torch.tensor([0, 12]), r"\[0, 12\)"),
+        (torch.tensor([-1, 2]), r"0 to 11, got -1 to 2"),
+        (torch.tensor([0, 12]), r"0 to 11, got 0 to 12"),
+        (torch.ones(11).bool(), r"mask \[12\], got torch.bool \(11,\)"),
         (torch.tensor([3, 3]), "unique"),
         (torch.tensor([4, 3]), "sorted"),
         (torch.tensor([5, 20, 6]), "sorted"),
@@ -135,6 +136,15 @@ def test_groups_have_unique_names(groups: tuple[FrameGroup, ...]) -> None:
 def test_kept_indices_are_sorted_unique_and_inside(index: torch.Tensor, told: str) -> None:
     with pytest.raises(UsageError, match=told):
         TokenLayout(groups=(VIEWS,), keep={"views": index})
+
+
+def test_a_mask_of_kept_tokens_becomes_their_indices() -> None:
+    mask = torch.zeros(VIEWS.grid.num_tokens).bool()
+    mask[[1, 4, 5]] = True
+    shape = (VIEWS.grid.frames, VIEWS.grid.height, VIEWS.grid.width)
+    for shown in (mask, mask.view(shape)):
+        layout = TokenLayout(groups=(VIEWS,), keep={"views": shown})
+        assert layout.keep["views"].tolist() == [1, 4, 5]
 
 
 def test_unknown_groups_are_named_with_the_known() -> None:

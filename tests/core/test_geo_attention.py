@@ -88,9 +88,11 @@ def test_matches_its_definition(assert_as_accurate, name: str, order: str, dtype
     q_len, k_len = lengths(name)
     q, k, v = (x.to(dtype) for x in (rows(q_len), rows(k_len), rows(k_len)))
     where = place(name)
-    exact = geo_attention_reference(q.double(), k.double(), v.double(), order=order, **where)
-    plain = geo_attention(q, k, v, order=order, attend=PlainAttend(), **where)
-    assert_as_accurate(geo_attention(q, k, v, order=order, **where), plain, exact)
+    exact = geo_attention_reference(
+        q.double(), k.double(), v.double(), geometry_order=order, **where
+    )
+    plain = geo_attention(q, k, v, geometry_order=order, attend=PlainAttend(), **where)
+    assert_as_accurate(geo_attention(q, k, v, geometry_order=order, **where), plain, exact)
 
 
 @pytest.mark.parametrize(("name", "order"), list(itertools.product(CASES, ORDERS)))
@@ -99,8 +101,8 @@ def test_matches_its_definition_in_fp64(name: str, order: str) -> None:
     q_len, k_len = lengths(name)
     q, k, v = (x.double() for x in (rows(q_len), rows(k_len), rows(k_len)))
     where = place(name)
-    expected = geo_attention_reference(q, k, v, order=order, **where)
-    ours = geo_attention(q, k, v, order=order, **where)
+    expected = geo_attention_reference(q, k, v, geometry_order=order, **where)
+    ours = geo_attention(q, k, v, geometry_order=order, **where)
     torch.testing.assert_close(ours, expected, atol=1e-12, rtol=0)
 
 
@@ -123,7 +125,7 @@ def test_definition_is_the_equation_of_the_paper() -> None:
         weights = (torch.einsum("bqnd,bknd->bnqk", q_rows, k_rows) / DIM**0.5).softmax(-1)
         expected = torch.einsum("bnqk,bknd->bqnd", weights, v)
         ours = geo_attention_reference(
-            q, k, v, q_placement=Placement(rope=table, geometry=c), order=order
+            q, k, v, q_placement=Placement(rope=table, geometry=c), geometry_order=order
         )
         torch.testing.assert_close(ours, expected, atol=1e-12, rtol=0)
 
@@ -146,7 +148,7 @@ def test_gradients_match_the_definition(name: str, order: str) -> None:
             )
     out_grad = rows(q_len).double()
     ours, plain = (
-        torch.autograd.grad(run(*leaves[:3], order=order, **where), leaves, out_grad)
+        torch.autograd.grad(run(*leaves[:3], geometry_order=order, **where), leaves, out_grad)
         for run in (geo_attention, geo_attention_reference)
     )
     for fast, slow in zip(ours, plain, strict=True):
@@ -158,7 +160,7 @@ def test_zero_geometry_is_plain_attention_exactly(order: str) -> None:
     q, k, v = rows(MV), rows(MV), rows(MV)
     table = TABLES["mv"]
     zero = Placement(rope=table, geometry=torch.zeros(1, MV, HEADS, DIM))
-    with_zero = geo_attention(q, k, v, q_placement=zero, order=order)
+    with_zero = geo_attention(q, k, v, q_placement=zero, geometry_order=order)
     without = geo_attention(q, k, v, q_placement=Placement(rope=table))
     assert torch.equal(with_zero, without)
     assert torch.equal(geo_attention(q, k, v), ATTENTION.get("sdpa")(q, k, v))
@@ -248,7 +250,7 @@ def test_bad_placements_are_refused() -> None:
         with pytest.raises(UsageError, match=message):
             geo_attention(q, q, q, q_placement=where)
     with pytest.raises(UsageError, match="geometry_order"):
-        geo_attention(q, q, q, order="before")  # type: ignore[arg-type]
+        geo_attention(q, q, q, geometry_order="before")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="0 or more"):
         Placement(num_text=-1)
     with pytest.raises(UsageError, match="'front' or 'end'"):

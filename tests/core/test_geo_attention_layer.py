@@ -51,7 +51,9 @@ def test_a_new_layer_learns_geometry_at_once() -> None:
 @pytest.mark.parametrize("num_text", [0, 3])
 def test_layer_is_projections_norms_and_the_definition(norm, order: str, num_text: int) -> None:
     kind, scope = (None, "inner") if norm is None else norm.split()
-    layer = open_caster(make_layer(qk_norm=kind, qk_norm_scope=scope, order=order)).double()
+    layer = open_caster(
+        make_layer(qk_norm=kind, qk_norm_scope=scope, geometry_order=order)
+    ).double()
     x = torch.randn(2, MV + num_text, HEADS * DIM, dtype=torch.float64)
     embedding = torch.randn(2, MV, G, dtype=torch.float64)
     where = {"rope": TABLES["mv"], "num_text": num_text, "text_at": "end"}
@@ -70,7 +72,7 @@ def test_layer_is_projections_norms_and_the_definition(norm, order: str, num_tex
         heads(layer.to_k(x), layer.norm_k),
         heads(layer.to_v(x), None),
         q_placement=Placement(geometry=c, **where),
-        order=order,
+        geometry_order=order,
     )
     ours = layer(x, placement=Placement(geometry=embedding, **where))
     torch.testing.assert_close(ours, layer.to_out(expected.flatten(2)), atol=1e-12, rtol=0)
@@ -142,7 +144,7 @@ def test_bad_layers_and_inputs_are_refused() -> None:
         ({"dim": 0}, "positive"),
         ({"qk_norm": "batch"}, "'rms', 'layer' or None"),
         ({"qk_norm_scope": "all"}, "'inner' or 'head'"),
-        ({"order": "before"}, "geometry_order"),
+        ({"geometry_order": "before"}, "geometry_order"),
         ({"attention": "sdpaa"}, "Did you mean"),
     ):
         with pytest.raises(UsageError, match=message):

@@ -81,9 +81,9 @@ def noised(
 X, Y = latents(2, 1, 3, 4, 4), latents(2, 1, 3, 4, 5)
 Q = latents(1, 4, 2, 8)
 LAYER = core.GeoAttention(core.GeoAttentionConfig(dim=16, num_heads=2))
-ROWS = core.TokenLayout.of(
-    [core.FrameGroup(name="a", stream="mv", grid=core.Grid(frames=2, height=2, width=2))]
-).streams["mv"]
+GROUP = core.FrameGroup(name="a", stream="mv", grid=core.Grid(frames=2, height=2, width=2))
+LAYOUT = core.TokenLayout.of([GROUP])
+ROWS = LAYOUT.streams["mv"]
 CASES: dict[str, tuple[str, Callable[[], object]]] = {
     "loss weight of another batch": ("weight", lambda: loss_with(weight=torch.ones(3))),
     "mask of no group": ("masks", lambda: loss_with(masks={"viws": torch.ones(1, 1, 4, 1, 1)})),
@@ -200,13 +200,78 @@ CASES: dict[str, tuple[str, Callable[[], object]]] = {
         "sigmas",
         lambda: sample_by(core.EulerSampler, sigmas=torch.tensor(1.0)),
     ),
+    "grid as a tuple": (
+        "grid",
+        lambda: core.FrameGroup(name="a", stream="mv", grid=(1, 2, 3)),  # type: ignore[arg-type]
+    ),
+    "policy as a class": (
+        "policy",
+        lambda: core.RopeSpec(axis_dims=(4, 4, 4), policy=core.Interpolation),  # type: ignore[arg-type]
+    ),
+    "odd head": ("head_dim", lambda: core.wan_axis_dims(15)),
+    "table of groups": ("layout", lambda: core.rope_table([], core.RopeSpec(axis_dims=(4, 4, 4)))),  # type: ignore[arg-type]
+    "tables of all streams": ("rope", lambda: core.apply_rope(Q, {"mv": rope_of(4)})),  # type: ignore[arg-type]
+    "placement in all streams": ("rope", lambda: core.Placement(rope={"mv": rope_of(4)})),  # type: ignore[arg-type]
+    "kept tokens as numbers": ("keep['a']", lambda: kept([0, 1])),
+    "kept tokens beyond the grid": ("keep['a']", lambda: kept(torch.tensor([0, 8]))),
+    "kept mask of another size": ("keep['a']", lambda: kept(torch.ones(7).bool())),
+    "frames as whole layout": ("rows", lambda: modulated(2, rows=LAYOUT)),
+    "modulation of one frame": ("values per frame", lambda: modulated(1)),
+    "modulation without frames": ("values per frame", lambda: modulated(None)),
+    "geometry as a tensor": (
+        "geometry latents",
+        lambda: core.GeometryLatents(position=X.long(), normal=X),
+    ),
+    "half a channel": (
+        "GeoAttentionConfig",
+        lambda: core.GeoAttentionConfig(dim=16.0, num_heads=2),  # type: ignore[arg-type]
+    ),
+    "channels by name": (
+        "GeoAttentionConfig",
+        lambda: core.GeoAttentionConfig(dim="16", num_heads=2),  # type: ignore[arg-type]
+    ),
+    "negative eps": ("eps", lambda: core.GeoAttentionConfig(dim=16, num_heads=2, eps=-1)),
+    "order of the layer": (
+        "geometry_order",
+        lambda: core.GeoAttentionConfig(dim=16, num_heads=2, geometry_order="post"),  # type: ignore[arg-type]
+    ),
+    "no tensor": ("hidden_states", lambda: LAYER(latents(1, 4, 16).numpy())),
+    "rows of another precision": ("hidden_states", lambda: LAYER(latents(1, 4, 16).double())),
+    "rows of whole numbers": ("hidden_states", lambda: LAYER(latents(1, 4, 16).long())),
+    "rows elsewhere": ("hidden_states", lambda: LAYER(latents(1, 4, 16).to("meta"))),
+    "context of another precision": (
+        "context",
+        lambda: LAYER(latents(1, 4, 16), context=latents(1, 3, 16).half()),
+    ),
+    "geometry of another precision": ("geometry", lambda: embedded(latents(1, 4, 6).half())),
+    "mask of two axes": ("mask", lambda: geo_attention(Q, Q, Q, mask=torch.ones(4, 4).bool())),
+    "a folder": ("/", lambda: core.save_model(LAYER, "/")),
+    "metadata of numbers": (
+        "metadata",
+        lambda: core.save_model(LAYER, "/tmp/x.safetensors", metadata={"step": 3}),  # type: ignore[dict-item]
+    ),
     "no folder": ("/nowhere", lambda: core.save_model(LAYER, "/nowhere/x.safetensors")),
 }
 
 
 def geometry_reference(order: str) -> Tensor:
     where = core.Placement(rope=rope_of(4), geometry=Q)
-    return core.geo_attention_reference(Q, Q, Q, q_placement=where, order=order)  # type: ignore[arg-type]
+    return core.geo_attention_reference(Q, Q, Q, q_placement=where, geometry_order=order)  # type: ignore[arg-type]
+
+
+def kept(index: object) -> core.TokenLayout:
+    return core.TokenLayout(groups=(GROUP,), keep={"a": index})  # type: ignore[dict-item]
+
+
+def modulated(frames: int | None, rows: object = ROWS) -> Tensor:
+    table = latents(1, 8) if frames is None else latents(1, frames, 8)
+    return modulate(latents(1, 8, 8), table, table, rows)  # type: ignore[arg-type]
+
+
+def embedded(geometry: Tensor) -> Tensor:
+    layer = core.GeoAttention(core.GeoAttentionConfig(dim=16, num_heads=2, geometry_dim=6))
+    where = core.Placement(geometry=geometry)
+    return layer(latents(1, 4, 16), placement=where)  # type: ignore[no-any-return]
 
 
 def placed(geometry: Tensor) -> Tensor:
@@ -219,6 +284,16 @@ def test_nonsense_is_named(case: str) -> None:
     with pytest.raises(UsageError) as caught:
         call()
     assert caught.value.subject.startswith(subject)
+
+
+def test_a_message_names_the_kind_of_a_wrong_argument_and_not_its_values() -> None:
+    with pytest.raises(UsageError, match=r"\[B L C\], got ndarray\."):
+        LAYER(torch.rand(1, 4, 16).numpy())
+
+
+def test_autocast_converts_what_a_layer_reads() -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert LAYER(latents(1, 4, 16).bfloat16()).dtype == torch.bfloat16
 
 
 def test_masks_of_the_whole_batch_are_taken() -> None:
