@@ -385,7 +385,7 @@ class MUVBlock(nn.Module):
     def _prepare(
         self,
         projected: Tensor,
-        norm: QKNorm,
+        norm: QKNorm | None,
         stream: Stream,
         reads: _Reads,
     ) -> Tensor:

@@ -46,7 +46,7 @@ class PlainMUVBlock(MUVBlock):
         """See ``MUVBlock.forward``; the cache and the attention implementation are not used."""
         del cache, attend
 
-        def heads(projected: Tensor, norm: QKNorm, stream: Stream | None) -> Tensor:
+        def heads(projected: Tensor, norm: QKNorm | None, stream: Stream | None) -> Tensor:
             branch = inputs[stream] if stream else None
             tokens = branch.geometry_tokens if branch else None
             cast = None if tokens is None else self.geometry_caster(tokens)
