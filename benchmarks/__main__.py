@@ -78,11 +78,13 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _goals(options: argparse.Namespace) -> int:
-    from .goals import measured_benchmarks, write_goals
+    from .goals import measured_benchmarks, not_yet_measured, write_goals
     from .suite import run_each
 
     if options.measure:
+        kind = {"device": options.device, "quick": options.quick}
         names = measured_benchmarks(options.device)
+        names = not_yet_measured(names, options.out or RESULTS, **kind)
         for path in run_each(names, minutes=options.minutes, **_settings(options)):
             print(path, flush=True)
     else:

@@ -11,6 +11,7 @@ import torch
 
 from seqtex_core.errors import UsageError
 
+from . import context
 from .goal_figures import Find, Record
 from .goal_table import GOALS, Goal
 from .report import latest_runs
@@ -92,6 +93,24 @@ def plain(found: Sequence[Outcome]) -> str:
 def measured_benchmarks(device: str, goals: Sequence[Goal] = GOALS) -> list[str]:
     """The benchmarks behind the goals of a device, in the order of the goals."""
     return list(dict.fromkeys(goal.benchmark for goal in goals if goal.device == device))
+
+
+def not_yet_measured(names: Sequence[str], results: Path, *, device: str, quick: bool) -> list[str]:
+    """Those of the benchmarks that have no result of this commit and kind of run.
+
+    Args:
+        names: of benchmarks.
+        results: root of the results.
+        device: "cpu" or "cuda".
+        quick: whether quick runs are asked for.
+    """
+    commit, known = context.commit()["hash"], set()
+    for path in sorted(results.glob("*/*.json")):
+        run = read_run(path)
+        alike = (run["device"]["type"], run["quick"], run["commit"]["hash"])
+        if alike == (device, quick, commit):
+            known |= {row["benchmark"] for row in run["rows"] if row["status"] != "failed"}
+    return [name for name in names if name not in known]
 
 
 def write_goals(results: Path) -> tuple[Path, str]:

@@ -22,7 +22,15 @@ from benchmarks.goal_figures import (
     total_ratio,
 )
 from benchmarks.goal_table import GOALS, Goal
-from benchmarks.goals import Outcome, markdown, measured_benchmarks, outcomes, plain, write_goals
+from benchmarks.goals import (
+    Outcome,
+    markdown,
+    measured_benchmarks,
+    not_yet_measured,
+    outcomes,
+    plain,
+    write_goals,
+)
 from benchmarks.gpu_tests import counted, gpu_test_files
 from benchmarks.result import Row, read_run
 from benchmarks.runner import Session
@@ -127,6 +135,26 @@ def test_verdicts(run_file: Path, tmp_path: Path) -> None:
     assert [one.verdict for one in outcomes(tmp_path, goals=goals[:1])] == ["missed"]
 
 
+def test_what_this_commit_has_measured_is_not_measured_again(
+    run_file: Path, tmp_path: Path
+) -> None:
+    written(run_file, tmp_path, quick=True, n=7.0)
+    names = ["rope", "vae"]
+
+    def left(*, quick: bool = True, device: str = "cpu") -> list[str]:
+        return not_yet_measured(names, tmp_path, device=device, quick=quick)
+
+    assert left() == ["vae"]
+    assert left(quick=False) == left(device="cuda") == names
+    path = next(tmp_path.glob("*/*.json"))
+    run = json.loads(path.read_text())
+    path.write_text(json.dumps(run | {"commit": {"hash": "0" * 40, "dirty": False}}))
+    assert left() == names
+    run["rows"][0]["status"] = "failed"
+    path.write_text(json.dumps(run))
+    assert left() == names
+
+
 def test_tables_have_a_line_per_goal_with_its_command() -> None:
     found = [
         Outcome(goal=goal(at_least=2.0), verdict="missed", figure=1.5, source="here"),
@@ -141,7 +169,7 @@ def test_tables_have_a_line_per_goal_with_its_command() -> None:
 def test_every_goal_names_a_benchmark_and_the_wanted_ones_come_first_on_a_gpu() -> None:
     assert all(one.benchmark in BENCHMARKS for one in GOALS)
     names = measured_benchmarks("cuda")
-    assert names[:3] == ["geo_attention", "kernels", "loop"]
+    assert names[:3] == ["geo_attention", "kernels", "loop"]  # of ten minutes the first five
     assert len(names) == len(set(names))
 
 
