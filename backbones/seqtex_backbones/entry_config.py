@@ -33,7 +33,8 @@ def entry_from_config(config: Mapping[str, Any]) -> BackboneEntry:
             "config": {its sizes}}``.
 
     Raises:
-        UsageError: an unknown name or architecture, or sizes that it does not have.
+        UsageError: an unknown name or architecture, sizes that it does not have, or sizes without
+            an architecture.
     """
     name = config.get("name")
     if not isinstance(name, str) or not set(config) <= {"name", "architecture", "config"}:
@@ -43,5 +44,13 @@ def entry_from_config(config: Mapping[str, Any]) -> BackboneEntry:
             got=str(dict(config)),
         )
     if "architecture" not in config:
+        if "config" in config:
+            raise UsageError(
+                f"config of backbone {name!r}",
+                expected="an architecture beside it: the sizes of a registered name are its own",
+                got=f"{dict(config['config'])} alone",
+                remedy="Give architecture and all sizes, under another name: "
+                + ", ".join(ARCHITECTURES.names()),
+            )
         return BACKBONES.get(name)
     return ARCHITECTURES.get(config["architecture"])(name, config.get("config", {}))

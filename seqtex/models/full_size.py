@@ -51,6 +51,7 @@ def find_parts(
     sources: ModelSources,
     *,
     with_text: bool,
+    with_vae: bool = True,
     on_progress: OnProgress | None = None,
 ) -> FullSizeParts:
     """The parts of a full-size model on this disk, after downloading what a hub id names.
@@ -59,6 +60,7 @@ def find_parts(
         entry: the model.
         sources: as the user gave them.
         with_text: whether the text encoder of a hub id is downloaded too.
+        with_vae: whether the model's codec is a VAE with weights.
         on_progress: told about downloads. Optional.
 
     Raises:
@@ -67,7 +69,7 @@ def find_parts(
     text_parts = [f"{name}/" for name in TEXT_FOLDERS] if with_text else []
     pipeline = None
     if sources.weights is not None:
-        folders = ["", "transformer/", "vae/", *text_parts]
+        folders = ["", "transformer/", *(["vae/"] if with_vae else []), *text_parts]
         pipeline = _local(sources.weights, folders, on_progress)
         find_weights(pipeline)  # what is not there at all is told before what goes with it
     elif sources.random_seed is None:
@@ -75,7 +77,7 @@ def find_parts(
     vae = None if sources.vae is None else _local(sources.vae, ["", "vae/"], on_progress)
     if vae is not None and (vae / "vae").is_dir():
         vae = vae / "vae"
-    if vae is None and pipeline is not None:
+    if with_vae and vae is None and pipeline is not None:
         vae = pipeline / "vae"
         if not vae.is_dir():
             raise missing_vae(entry, str(sources.weights))

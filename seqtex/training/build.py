@@ -1,66 +1,44 @@
-"""The model of a run: its config from the base and the overrides, its first weights."""
+"""The transformer of a run with its first weights."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
-from seqtex_backbones.entry_config import entry_from_config
-from seqtex_backbones.registry import load_backbone
 from seqtex_core import checkpoint
 from seqtex_core.errors import UsageError, WeightsError
 from seqtex_core.transformer import SeqTexTransformer
 
-from ..models.config import WEIGHTS_NAME, ModelConfig
-from ..models.folder import BUILT_IN, model_folder
-from ..models.load import build_transformer
-from .config import TrainingConfig, merge_tables
+from ..models.config import WEIGHTS_NAME
+from ..models.load import DTYPES, build_transformer
+from .config import ModelSection, TrainingConfig
+from .starting_point import StartingPoint
 
 
-def model_config(config: TrainingConfig) -> ModelConfig:
-    """The config of the model that a run trains.
+def first_transformer(config: TrainingConfig, point: StartingPoint) -> SeqTexTransformer:
+    """The transformer at step 0.
 
-    Raises:
-        WeightsError: no such base, or overrides that are no model config.
-    """
-    section = config.model
-    base = section.base if section.base in BUILT_IN else config.path(section.base)
-    record = ModelConfig.read(model_folder(base)).to_json()
-    record = merge_tables(record, section.overrides)
-    return ModelConfig.from_json(record, source="[model.overrides]")
+    What trains is fp32; what is frozen is in the model's own dtype under ``precision = "bf16"``.
 
-
-def text_folder(config: TrainingConfig, model: ModelConfig) -> Path | None:
-    """Folder of the model's text encoder, in that of the base; ``None`` without text."""
-    if model.text_encoder is None:
-        return None
-    base = config.model.base
-    return model_folder(base if base in BUILT_IN else config.path(base)) / model.text_encoder
-
-
-def first_transformer(config: TrainingConfig, model: ModelConfig) -> SeqTexTransformer:
-    """The transformer at step 0; what trains is fp32.
+    Args:
+        config: of the run.
+        point: what it starts from.
 
     Raises:
         WeightsError: weights that are missing or do not fit.
-        UsageError: weights asked for twice.
+        UsageError: weights asked for twice, or frozen weights that would be random.
     """
-    section = config.model
-    if section.backbone_weights is not None and section.weights == "base":
-        raise UsageError(
-            "[model] backbone_weights", expected="none with weights = 'base'", got="both"
-        )
-    if section.backbone_weights is not None:
-        transformer = _on_backbone(config, model, section.backbone_weights)
+    section, model = config.model, point.model
+    _check_weights(section, point)
+    dtype = torch.float32 if config.run.precision == "fp32" else DTYPES[model.dtype]
+    if point.backbone_weights is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(model.seed)
+            transformer = point.load(model, point.backbone_weights, dtype=dtype)
     else:
         transformer = build_transformer(model)
     if section.weights == "base":
-        base = section.base if section.base in BUILT_IN else config.path(section.base)
-        path = model_folder(base) / WEIGHTS_NAME
-        if not path.is_file():
-            raise WeightsError(str(path), expected="the weights of the base", got="no such file")
-        checkpoint.load_model(transformer, path)
+        assert point.folder is not None, "checked above"
+        checkpoint.load_model(transformer, point.folder / WEIGHTS_NAME)
     for parameter in transformer.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -71,16 +49,35 @@ def first_transformer(config: TrainingConfig, model: ModelConfig) -> SeqTexTrans
                 "[run] compile",
                 expected="false with [model.overrides] foreground: every batch has other lengths",
                 got="true",
+                remedy="foreground = 'none' computes all tokens.",
             )
         transformer.compile_blocks()
     return transformer.train()
 
 
-def _on_backbone(config: TrainingConfig, model: ModelConfig, weights: str) -> SeqTexTransformer:
-    local = config.path(weights)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(model.seed)
-        backbone = load_backbone(
-            entry_from_config(model.backbone), weights=local if local.exists() else weights
+def _check_weights(section: ModelSection, point: StartingPoint) -> None:
+    """Refuse weights asked for twice, missing ones, and random ones that would stay random."""
+    if section.weights == "base":
+        if section.backbone_weights is not None:
+            raise UsageError(
+                "[model] backbone_weights", expected="none with weights = 'base'", got="both"
+            )
+        if point.folder is None:
+            raise UsageError(
+                "[model] weights",
+                expected="'seed', with backbone_weights: a full-size model's name brings no files",
+                got="'base'",
+                remedy="To train a model on, give its folder as base.",
+            )
+        path = point.folder / WEIGHTS_NAME
+        if not path.is_file():
+            raise WeightsError(str(path), expected="the weights of the base", got="no such file")
+    elif section.backbone_weights is None and point.model.decoupled.mv_train == "lora":
+        raise UsageError(
+            "[model] backbone_weights",
+            expected="pretrained weights: mv_train = 'lora' freezes the backbone, whose weights "
+            "would stay random",
+            got="none",
+            remedy="Give backbone_weights or weights = 'base', or train everything: "
+            "[model.overrides.decoupled] mv_train = 'full'.",
         )
-        return SeqTexTransformer(backbone, model.decoupled)

@@ -13,6 +13,8 @@ from torch import Tensor
 from seqtex_backbones.text import TextEncoder
 from seqtex_core.weight_files import WeightFiles, write_tensors
 
+from ..models.sources import TEXT_FOLDERS
+
 _ROWS, _LENGTH = "rows", "length"
 
 
@@ -95,15 +97,17 @@ class CaptionRows:
         return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()}.safetensors"
 
 
-def folder_identity(folder: Path) -> str:
+def encoder_identity(folder: Path) -> str:
     """What tells one encoder's folder from another: names and sizes of all files, small ones read.
 
     Weights are told apart by their size and name only, since hashing them takes minutes.
     """
     parts = []
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        size = path.stat().st_size
-        small = size <= 1 << 20 and path.suffix == ".json"
-        content = hashlib.sha256(path.read_bytes()).hexdigest() if small else ""
-        parts.append(f"{path.relative_to(folder).as_posix()} {size} {content}")
+    for name in TEXT_FOLDERS:
+        place = folder / name
+        for path in sorted(p for p in place.rglob("*") if p.is_file()):
+            size = path.stat().st_size
+            small = size <= 1 << 20 and path.suffix == ".json"
+            content = hashlib.sha256(path.read_bytes()).hexdigest() if small else ""
+            parts.append(f"{name}/{path.relative_to(place).as_posix()} {size} {content}")
     return "\n".join(parts)

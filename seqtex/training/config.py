@@ -24,11 +24,17 @@ class ModelSection:
     """What trains.
 
     Args:
-        base: a built-in model or a model folder, relative to the config file; its ``seqtex.json``.
-        overrides: entries of that file replaced, table by table.
+        base: what is built: that of the ``seqtex.json`` of a built-in model or of a model folder,
+            relative to the config file; or a full-size model by name.
+        overrides: entries of that config replaced, table by table; a backbone or a codec of another
+            name replaces the whole table. ``"none"`` for what is not wanted.
         weights: ``"seed"``: random; ``"base"``: those of the model folder.
         backbone_weights: pretrained weights of the backbone: a folder, a safetensors file or a hub
             id; random if not given. Not together with ``weights = "base"``.
+        vae_weights: of a full-size model: a folder or a hub id; ``vae/`` in the folder of
+            ``backbone_weights`` if not given.
+        text_weights: likewise, for captions: a folder with ``text_encoder/`` and ``tokenizer/``;
+            ``"none"`` for all-zero text rows.
         name: of the trained model; that of the base if not given.
         summary: what the trained model is good and bad for.
     """
@@ -37,6 +43,8 @@ class ModelSection:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     weights: Literal["seed", "base"] = "seed"
     backbone_weights: str | None = None
+    vae_weights: str | None = None
+    text_weights: str | None = None
     name: str | None = None
     summary: str | None = None
 

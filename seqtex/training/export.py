@@ -74,6 +74,8 @@ def write_model(
         (scratch / TRAINING_RECORD).write_text(text + "\n", encoding="utf-8")
     if text_encoder is not None and config.text_encoder is not None:
         link = folder / config.text_encoder
+        if link.is_symlink():
+            link.unlink()
         if not link.exists():
             link.symlink_to(text_encoder.resolve(), target_is_directory=True)
 

@@ -21,7 +21,6 @@ from ..models.config import ModelConfig
 from ..models.load import load_model
 from .batch import BatchSource
 from .batches import BatchShape
-from .build import text_folder
 from .checkpoints import CheckpointFolder
 from .comparison import comparable, differences
 from .config import TrainingConfig
@@ -50,6 +49,7 @@ class Run:
         parallel: how processes share the work.
         source: where samples come from.
         encoder: pictures to latents.
+        text_folder: of the text encoder that the trained model has, or ``None``.
         transformer: what trains.
         module: the objective as the loop calls it.
         state: all that changes.
@@ -64,6 +64,7 @@ class Run:
     parallel: Parallel
     source: BatchSource
     encoder: BatchEncoder
+    text_folder: Path | None
     transformer: SeqTexTransformer
     module: nn.Module
     state: TrainingState
@@ -111,7 +112,7 @@ class Run:
                 weights,
                 self._record(step),
                 codec=self.encoder.codec,
-                text_encoder=text_folder(self.config, self.model),
+                text_encoder=self.text_folder,
             )
             if output.preview_count:
                 self._preview(step, folder, say)

@@ -6,28 +6,27 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from seqtex_backbones.text import load_text_encoder
 from seqtex_core.tasks import VIEWS
 from seqtex_core.transformer import SeqTexTransformer
 
-from ..models.config import ModelConfig
-from ..models.folder import BUILT_IN, model_folder
-from ..models.load import load_codec
+from ..models.load import DTYPES
 from .batch import SOURCES, SourceContext
 from .batches import BatchShape
-from .build import first_transformer, model_config, text_folder
-from .caption_rows import CaptionRows, folder_identity
+from .build import first_transformer
+from .caption_rows import CaptionRows, encoder_identity
 from .config import TrainingConfig
 from .ema import PowerAverage
 from .encode import BatchEncoder
-from .export import trained_config
 from .latent_cache import LatentCache
 from .logs import Say
 from .objective import FlowMatchingObjective
 from .optimizer import make_optimizer
 from .parallel import Parallel
 from .run import Run
+from .starting_point import StartingPoint, starting_point
 from .state import TrainingState
 from .task_mix import TaskMix
 from .trainable import count_parts, frozen_fingerprint, report_parts, trained_parameters
@@ -46,8 +45,9 @@ def set_up_run(config: TrainingConfig, folder: Path, parallel: Parallel, *, say:
         UsageError, WeightsError: settings or weights that cannot be used.
     """
     shape = BatchShape.of(config, rank=parallel.rank, world_size=parallel.world_size)
-    model = trained_config(model_config(config), config.model)
-    transformer = first_transformer(config, model).to(parallel.device)
+    point = starting_point(config)
+    model = point.model
+    transformer = first_transformer(config, point).to(parallel.device)
     source = SOURCES.get(config.data.source)(
         config.data.options,
         SourceContext(
@@ -80,7 +80,8 @@ def set_up_run(config: TrainingConfig, folder: Path, parallel: Parallel, *, say:
         model=model,
         parallel=parallel,
         source=source,
-        encoder=_encoder(config, model, transformer, parallel.device),
+        encoder=_encoder(config, point, transformer, parallel.device),
+        text_folder=point.text_folder,
         transformer=transformer,
         module=module,
         state=TrainingState(
@@ -96,24 +97,31 @@ def set_up_run(config: TrainingConfig, folder: Path, parallel: Parallel, *, say:
 
 def _encoder(
     config: TrainingConfig,
-    model: ModelConfig,
+    point: StartingPoint,
     transformer: SeqTexTransformer,
     device: torch.device,
 ) -> BatchEncoder:
-    base = config.model.base
-    folder = model_folder(base if base in BUILT_IN else config.path(base))
-    codec = load_codec(folder, model, device=device)
+    model, codec, place = point.model, point.codec, point.text_folder
+    if isinstance(codec, nn.Module):
+        codec.to(device)
     section = config.data
     cache = None
     if section.cache_latents is not None:
         cache = LatentCache(config.path(section.cache_latents), codec.to_config())
     text_encoder = None
-    place, length = text_folder(config, model), transformer.spec.text_length
     if place is not None:
-        load = partial(load_text_encoder, place, max_length=length, padding=model.text_padding)
+        length = transformer.spec.text_length
+        load = partial(
+            load_text_encoder,
+            place,
+            device=device,
+            dtype=DTYPES[model.dtype],
+            max_length=length,
+            padding=model.text_padding,
+        )
         text_encoder = CaptionRows(
-            partial(load, device=device),
-            identity=f"{length} {model.text_padding}\n{folder_identity(place)}",
+            load,
+            identity=f"{length} {model.text_padding}\n{encoder_identity(place)}",
             folder=None if section.cache_latents is None else config.path(section.cache_latents),
         )
     return BatchEncoder(

@@ -26,7 +26,7 @@ from seqtex.models.folder import CONFIG_NAME, model_folder
 from seqtex.models.load import load_model
 from seqtex.training import trainer
 from seqtex.training.batch import SourceContext
-from seqtex.training.caption_rows import CaptionRows, folder_identity
+from seqtex.training.caption_rows import CaptionRows, encoder_identity
 from seqtex.training.config import DataSection
 from seqtex.training.encode import BatchEncoder
 from seqtex.training.posthoc import export_average
@@ -137,13 +137,16 @@ def test_texts_are_encoded_once_and_only_their_rows_are_stored(tmp_path: Path) -
 
 
 def test_another_encoder_has_another_identity(tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
-    (tmp_path / "model" / "model.safetensors").write_bytes(b"0" * 10)
-    first = folder_identity(tmp_path)
-    assert folder_identity(tmp_path) == first
-    (tmp_path / "model" / "config.json").write_text("[]")
-    assert folder_identity(tmp_path) != first
+    (tmp_path / "text_encoder").mkdir()
+    (tmp_path / "text_encoder" / "config.json").write_text("{}")
+    (tmp_path / "text_encoder" / "model.safetensors").write_bytes(b"0" * 10)
+    first = encoder_identity(tmp_path)
+    assert encoder_identity(tmp_path) == first
+    (tmp_path / "transformer").mkdir()
+    (tmp_path / "transformer" / "config.json").write_text("beside it")
+    assert encoder_identity(tmp_path) == first
+    (tmp_path / "text_encoder" / "config.json").write_text("[]")
+    assert encoder_identity(tmp_path) != first
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ from seqtex.training.build import first_transformer
 from seqtex.training.noise_levels import NoiseLevels
 from seqtex.training.objective import FlowMatchingObjective, make_noisy
 from seqtex.training.run import Run
+from seqtex.training.starting_point import starting_point
 from seqtex_backbones.codecs.pixel import PixelCodec
 from seqtex_core.checkpoint import save_model
 from seqtex_core.errors import UsageError
@@ -304,7 +305,6 @@ def test_a_model_trains_on_foreground_and_is_sampled_so(tmp_path: Path) -> None:
 
 
 def test_compiled_blocks_would_be_compiled_for_every_batch() -> None:
-    config = tiny_config(compile=True)
-    model = replace(CONFIG, foreground=0)
+    config = tiny_config(compile=True)  # its base is trained on foreground
     with pytest.raises(UsageError, match="compile"):
-        first_transformer(config, model)
+        first_transformer(config, starting_point(config))

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from seqtex.cli.train import parse_settings
-from seqtex.training.build import model_config
 from seqtex.training.comparison import comparable, differences
 from seqtex.training.config import TrainingConfig, merge_tables, read_config
+from seqtex.training.starting_point import model_config
 from seqtex_core.errors import InputError, UsageError, WeightsError
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.toml"))

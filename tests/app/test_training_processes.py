@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from training_runs import make_run, tiny_config
 
 from seqtex.training import trainer
-from seqtex.training.build import first_transformer, model_config
+from seqtex.training.build import first_transformer
+from seqtex.training.starting_point import starting_point
 from seqtex.training.trainable import trained_parameters
 from seqtex_core.weight_files import WeightFiles
 
@@ -114,7 +115,7 @@ def test_fsdp_really_shards(two_processes: Path) -> None:
 
 def first_weights() -> dict[str, torch.nn.Parameter]:
     config = tiny_config(8)
-    return trained_parameters(first_transformer(config, model_config(config)))
+    return trained_parameters(first_transformer(config, starting_point(config)))
 
 
 def command(out: Path, *more: str) -> list[str]:

@@ -38,7 +38,7 @@ def test_a_stage_begins_with_a_fresh_copy_if_asked(tmp_path: Path, restart: bool
 
 
 def test_adapters_are_merged_into_the_copy(tmp_path: Path) -> None:
-    run = make_run(with_lora(tiny_config()), tmp_path)
+    run = make_run(with_lora(tiny_config(), tmp_path), tmp_path)
     block = next(run.transformer.muv_blocks())
     with torch.no_grad():
         for name, parameter in block.mv.named_parameters():

@@ -218,7 +218,7 @@ def test_another_length_of_the_average_afterwards(whole: Path, tmp_path: Path) -
 
 def test_only_what_should_train_trains(tmp_path: Path) -> None:
     said: list[str] = []
-    run = make_run(with_lora(tiny_config(4)), tmp_path, say=said.append)
+    run = make_run(with_lora(tiny_config(4), tmp_path), tmp_path, say=said.append)
     before = {name: p.detach().clone() for name, p in run.transformer.named_parameters()}
     counts = {count.part: count for count in count_parts(run.transformer)}
     assert counts["MV branch and shared"].trained == 0

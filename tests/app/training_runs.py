@@ -22,6 +22,10 @@ from seqtex.training.optimizer import OptimizerConfig
 from seqtex.training.parallel import Parallel, SingleProcess
 from seqtex.training.run import Run
 from seqtex.training.run_setup import set_up_run
+from seqtex.training.starting_point import model_config
+from seqtex_backbones.entry_config import entry_from_config
+from seqtex_backbones.registry import load_backbone, native_tensors
+from seqtex_core.weight_files import write_tensors
 
 MODEL = {
     "view_size": 8,
@@ -69,10 +73,14 @@ def tiny_config(steps: int = 8, **run: object) -> TrainingConfig:
     )
 
 
-def with_lora(config: TrainingConfig) -> TrainingConfig:
-    """The same run with a frozen backbone and adapters."""
+def with_lora(config: TrainingConfig, folder: Path) -> TrainingConfig:
+    """The same run with adapters on a frozen backbone, whose weights are written to ``folder``."""
     changed = {**MODEL, "decoupled": {"mv_train": "lora", "lora_rank": 2}}
-    return replace(config, model=replace(config.model, overrides=changed))
+    section = replace(config.model, overrides=changed)
+    model = model_config(replace(config, model=section))
+    path = folder / "backbone.safetensors"
+    write_tensors(path, native_tensors(load_backbone(entry_from_config(model.backbone), seed=3)))
+    return replace(config, model=replace(section, backbone_weights=str(path)))
 
 
 def make_run(

@@ -110,7 +110,7 @@ class SketchDiT(nn.Module):
     def __init__(
         self,
         *,
-        channels: int = 4,
+        channels: int = 12,
         dim: int = 48,
         heads: int = 2,
         depth: int = 2,
