@@ -78,26 +78,48 @@ def check_replaceable(target: Path, *, overwrite: bool) -> None:
         )
 
 
-def check_folder(folder: Path, *, record: str, overwrite: bool) -> None:
+def check_folder(folder: Path, *, record: str, overwrite: bool, option: str = "--out") -> None:
     """Make sure that results may be written into ``folder``: new, empty, or written by us before.
 
     Args:
         folder: need not exist.
         record: name of the file that our results leave there.
         overwrite: accept other folders too; files of the same names are replaced.
+        option: what the user named it with.
 
     Raises:
         UsageError: it is a file, cannot be written, or holds somebody else's files.
     """
-    check_writable(folder / record)
+    check_writable(folder / record, option=option)
     ours = overwrite or not folder.exists() or (folder / record).is_file()
     if not ours and any(folder.iterdir()):
         raise UsageError(
-            "--out",
+            option,
             expected="a new or empty folder, or one with results of ours",
             got=f"{folder}, which has other files and no {record}",
             remedy="Add --overwrite to write there all the same, or choose another name.",
         )
+
+
+def check_holds_no_input(folder: Path, inputs: Iterable[Path], *, option: str) -> None:
+    """Refuse to write into a folder from which something is read.
+
+    Args:
+        folder: need not exist.
+        inputs: files that are read.
+        option: what the user named the folder with.
+
+    Raises:
+        UsageError: an input lies in the folder, or below it.
+    """
+    for file in inputs:
+        if folder.resolve() in file.resolve().parents:
+            raise UsageError(
+                option,
+                expected="a folder without inputs, which might be replaced",
+                got=f"{folder}, which has {file}",
+                remedy="Choose another folder.",
+            )
 
 
 def check_unedited(files: Iterable[Path], *, record: Path, overwrite: bool) -> None:

@@ -21,6 +21,7 @@ from seqtex_geometry.maps import SurfaceMaps, uv_map_layers, uv_maps, view_maps
 from seqtex_geometry.mesh import Mesh
 from seqtex_geometry.rasterize import Rasterizer, choose_rasterizer
 from seqtex_geometry.surface import SurfaceTensors
+from seqtex_geometry.uv_tiles import flat_uv_share
 from seqtex_geometry.working_copy import normalize
 
 from .manifest import FileRecord
@@ -28,6 +29,9 @@ from .prepare_options import PrepareOptions
 from .references import ReferenceImage, ReferenceSource, read_references
 from .silhouettes import Reference, fit_reference
 from .stages import OnProgress, StageClock
+
+_MOST_FLAT = 0.5
+"""Share of the surface whose UVs may lie on single points; more is no layout to paint on."""
 
 UvSource = Literal["author", "unwrapped", "none"]
 
@@ -129,7 +133,7 @@ def prepare_job(
         on_progress: told about the stages.
 
     Raises:
-        InputError: the mesh or an image is rejected, or a reference does not fit its view.
+        InputError: the mesh, its UVs or an image is rejected, or a reference does not fit its view.
         UsageError: an unknown view, axis, device or rasterizer; ``--keep-uv`` without UVs.
         UnsupportedError: the device or the named rasterizer cannot be used.
     """
@@ -216,6 +220,14 @@ def _with_uvs(
     if options.uv == "as_is":
         return mesh, "author" if asset.has_uvs else "none"
     if options.uv != "unwrap" and asset.has_uvs:
+        share = flat_uv_share(mesh)
+        if share > _MOST_FLAT:
+            raise InputError(
+                asset.path.name,
+                expected="UVs that spread the surface over a texture",
+                got=f"UVs that keep {share:.0%} of it on single points",
+                remedy="Use --unwrap to make new UVs.",
+            )
         return mesh, "author"
     if options.uv == "keep":
         raise InputError(
@@ -240,7 +252,9 @@ def _uv_sentence(mesh: Mesh, source: UvSource) -> str:
     if source == "none":
         return "none"
     owner = "the author's" if source == "author" else "new, made by xatlas"
-    return f"{owner}, {sets} texture{'' if sets == 1 else 's'}"
+    flat = flat_uv_share(mesh)
+    note = f"; {flat:.0%} of the surface lies on single points of it" if flat >= 0.005 else ""
+    return f"{owner}, {sets} texture{'' if sets == 1 else 's'}{note}"
 
 
 def _settings(

@@ -67,8 +67,8 @@ def load_asset(path: str | Path, *, up: str | None = None, front: str | None = N
         front: axis that the object faces. Optional; +z for y up, -y for z up.
 
     Raises:
-        InputError: the file is missing, damaged, of unknown format, has no faces, has positions
-            that are not finite, or a base colour image of it cannot be read.
+        InputError: the file is missing, damaged, of unknown format, has no faces with an area, has
+            positions that are not finite, or a base colour image of it cannot be read.
         UsageError: ``up`` or ``front`` is not an axis, or both lie on one line.
     """
     path = Path(path)
@@ -91,7 +91,15 @@ def load_asset(path: str | Path, *, up: str | None = None, front: str | None = N
             remedy="Check its permissions.",
         ) from error
     check_mesh_arrays(str(path), parsed.vertices, parsed.faces)
-    mesh, notes = _build_mesh(parsed)
+    degenerate = count_degenerate(parsed.vertices, parsed.faces)
+    if degenerate == len(parsed.faces):
+        raise InputError(
+            str(path),
+            expected="faces with an area",
+            got=f"none among {degenerate}: their corners lie on lines or points",
+            remedy="Check the scale of the object (a 0 in it?), and export it again.",
+        )
+    mesh, notes = _build_mesh(parsed, degenerate)
     return MeshAsset(
         path=path,
         format=file_format,
@@ -137,7 +145,7 @@ def _reader(path: Path, file_format: str) -> Callable[[Path], ParsedFile]:
     )
 
 
-def _build_mesh(parsed: ParsedFile) -> tuple[Mesh, list[str]]:
+def _build_mesh(parsed: ParsedFile, degenerate: int) -> tuple[Mesh, list[str]]:
     face_uvs = parsed.face_uvs
     has_uvs = np.asarray(np.isfinite(face_uvs).all(axis=(1, 2)))
     if not has_uvs.all():
@@ -155,7 +163,7 @@ def _build_mesh(parsed: ParsedFile) -> tuple[Mesh, list[str]]:
         vertex_colors=parsed.vertex_colors,
         corner_source=_corner_source(parsed),
     )
-    return mesh, _mesh_notes(parsed, mesh, has_uvs)
+    return mesh, _mesh_notes(parsed, mesh, has_uvs, degenerate)
 
 
 def _corner_source(parsed: ParsedFile) -> IntArray | None:
@@ -175,7 +183,7 @@ def _corner_source(parsed: ParsedFile) -> IntArray | None:
     return source
 
 
-def _mesh_notes(parsed: ParsedFile, mesh: Mesh, has_uvs: np.ndarray) -> list[str]:
+def _mesh_notes(parsed: ParsedFile, mesh: Mesh, has_uvs: np.ndarray, degenerate: int) -> list[str]:
     notes = []
     if mesh.face_uvs is None:
         notes.append("no UVs: the mesh has to be unwrapped")
@@ -191,7 +199,6 @@ def _mesh_notes(parsed: ParsedFile, mesh: Mesh, has_uvs: np.ndarray) -> list[str
         notes.append(f"{instances} parts repeat another part and share its texels")
     if lies_far_out(parsed.vertices[parsed.faces].reshape(-1, 3)):
         notes.append("positions lie far from the origin; many programs will blur them")
-    degenerate = count_degenerate(parsed.vertices, parsed.faces)
     if degenerate:
         notes.append(f"{degenerate} faces have no area; they are kept")
     if mesh.vertex_colors is not None and (mesh.vertex_colors[:, :3] < 0.999).any():

@@ -13,6 +13,7 @@ from .load.parsed import BORDER_TOLERANCE
 from .mesh import FloatArray, IntArray, Mesh
 
 MAX_TILES = 64
+_FLAT = 1e-13  # twice an area in UV space: a millionth of a texel of a 4096 texture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,23 @@ def uv_report(mesh: Mesh) -> UVReport:
         degenerate=float((np.abs(areas) <= 1e-14).sum()) / count,
         mirrored=float((areas < -1e-14).sum()) / count,
     )
+
+
+def flat_uv_share(mesh: Mesh) -> float:
+    """Share of the surface that has UVs, but on a single point or line of the texture.
+
+    Such faces show one texel however large they are: dummy UVs, or a palette of plain colours.
+    """
+    if mesh.face_uvs is None:
+        return 0.0
+    has_uvs = np.isfinite(mesh.face_uvs).all(axis=(1, 2))
+    corners = mesh.vertices[mesh.faces[has_uvs]].astype(np.float64)
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    areas = np.linalg.norm(normals, axis=1)
+    edges = mesh.face_uvs[has_uvs, 1:].astype(np.float64) - mesh.face_uvs[has_uvs, :1]
+    flat = np.abs(edges[:, 0, 0] * edges[:, 1, 1] - edges[:, 0, 1] * edges[:, 1, 0]) <= _FLAT
+    total = float(areas.sum())
+    return float(areas[flat].sum()) / total if total > 0 else 0.0
 
 
 def wrap_face_uvs(face_uvs: FloatArray) -> tuple[FloatArray, IntArray]:

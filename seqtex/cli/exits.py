@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
+import os
+import re
 import signal
 import sys
 import threading
@@ -20,6 +22,7 @@ __all__ = ["INTERRUPTED", "TERMINATED", "naming_smaller_setting", "run_guarded"]
 INTERRUPTED = 130
 TERMINATED = 143
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # NumPy's, which has no number
 
 
 def run_guarded(command: Callable[[], None], *, debug: bool) -> int:
@@ -34,10 +37,25 @@ def run_guarded(command: Callable[[], None], *, debug: bool) -> int:
         6 contract broken, 130 interrupted, 143 terminated, 1 anything else.
     """
     try:
+        code = _guarded(command, debug=debug)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # who reads the output, such as `head`, has what it wanted
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  what is flushed at the end goes there
+        return 0
+    return code
+
+
+def _guarded(command: Callable[[], None], *, debug: bool) -> int:
+    try:
         with _terminate_as_exit():
             command()
+    except BrokenPipeError:
+        raise
     except (SystemExit, KeyboardInterrupt) as stop:
         code = _code(stop)
+        if isinstance(stop.__context__, BrokenPipeError):  # as rich and click tell it
+            raise stop.__context__ from None
         if code == INTERRUPTED:
             sys.stderr.write("\nInterrupted. No file was left half-written.\n")
         return code
@@ -68,7 +86,7 @@ def as_known_error(error: Exception) -> SeqTexError | None:
         return error
     if is_out_of_memory(error):
         return out_of_memory("Use smaller sizes, or a machine with more memory.")
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if isinstance(error, OSError) and (error.errno in _FULL or _SHORT_WRITE.search(str(error))):
         return _disk_full(error)
     return None
 

@@ -9,7 +9,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from seqtex.launched import ParallelKind, launched_processes
-from seqtex.outputs import STEPS_RECORD, check_folder, check_replaceable, resolve_output
+from seqtex.outputs import (
+    STEPS_RECORD,
+    check_folder,
+    check_holds_no_input,
+    check_replaceable,
+    resolve_output,
+)
 from seqtex.prepare_options import PrepareOptions
 from seqtex.references import ReferenceImage, read_references
 from seqtex_geometry.asset import MeshAsset, load_asset
@@ -95,7 +101,15 @@ def texture_file(
     if request.text is not None:
         check_text_reference(out, overwrite=request.overwrite)
     if request.save_intermediates is not None:
-        check_folder(request.save_intermediates, record=STEPS_RECORD, overwrite=request.overwrite)
+        check_folder(
+            request.save_intermediates,
+            record=STEPS_RECORD,
+            overwrite=request.overwrite,
+            option="--save-intermediates",
+        )
+        check_holds_no_input(
+            request.save_intermediates, references.values(), option="--save-intermediates"
+        )
     with naming_smaller_setting(_smaller(request)):
         made = None
         if request.text is not None:

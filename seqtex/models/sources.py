@@ -101,16 +101,21 @@ class ModelSources:
             raise missing_encoder(name, prompt)
         lacking = [f"{part}/" for part in TEXT_FOLDERS if not (folder / part).is_dir()]
         if lacking and folder.exists():
-            raise missing_encoder(name, prompt, got=f"no {' and no '.join(lacking)} in {folder}")
+            flag = "--prompt" if self.text is None else f"--text-weights {self.text}"
+            got = f"no {' and no '.join(lacking)} in {folder}"
+            raise missing_encoder(name, prompt, got=got, flag=flag)
 
 
-def missing_encoder(name: str, prompt: str, *, got: str = "neither") -> UsageError:
+def missing_encoder(
+    name: str, prompt: str, *, got: str = "neither", flag: str = "--prompt"
+) -> UsageError:
     """What to give for a prompt that nothing can encode.
 
     Args:
         name: of the model.
         prompt: of the run.
         got: what is there instead.
+        flag: that is at fault.
     """
     if name not in CATALOG and got == "neither":
         return UsageError(
@@ -119,12 +124,15 @@ def missing_encoder(name: str, prompt: str, *, got: str = "neither") -> UsageErr
             got=repr(prompt),
             remedy="Leave --prompt out; the reference image decides.",
         )
+    given = flag != "--prompt"
     return UsageError(
-        "--prompt",
-        expected="something to encode it: --text-weights DIR, with text_encoder/ and tokenizer/, "
-        "or --text-embeddings FILE",
+        flag,
+        expected="a folder with text_encoder/ and tokenizer/"
+        if given
+        else "something to encode it: --text-weights DIR, with text_encoder/ and tokenizer/, or "
+        "--text-embeddings FILE",
         got=got,
-        remedy="Leave --prompt out: the text rows are then zero.",
+        remedy="" if given else "Leave --prompt out: the text rows are then zero.",
     )
 
 

@@ -238,3 +238,36 @@ def test_a_rasterizer_that_cannot_run_here(
 ) -> None:
     """The empty package called kaolin on PyPI, no package, or no CUDA: each is a reason."""
     assert "Backends that run here" in refused(seqtex, work, [*good, "--rasterizer", "kaolin"], 4)
+
+
+def test_a_mesh_without_area(seqtex: Seqtex, work: Path, good: list[str | Path]) -> None:
+    (work / "flat.obj").write_text("v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\nf 1 1 2\n")
+    message = refused(seqtex, work, with_mesh(good, work / "flat.obj"), 3)
+    assert "none among 2" in message
+
+
+def test_uvs_that_are_no_layout(seqtex: Seqtex, work: Path, good: list[str | Path]) -> None:
+    """Dummy UVs or a palette: nothing can be painted there, so nothing is pretended."""
+    vertices, faces = trimesh.creation.box().vertices, trimesh.creation.box().faces
+    lines = [f"v {x} {y} {z}" for x, y, z in vertices] + ["vt 0.5 0.5"]
+    lines += ["f " + " ".join(f"{i + 1}/1" for i in face) for face in faces]
+    (work / "dummy.obj").write_text("\n".join(lines))
+    message = refused(seqtex, work, with_mesh(good, work / "dummy.obj"), 3)
+    assert "100% of it on single points" in message
+    assert "--unwrap" in message
+
+
+def test_intermediates_go_where_no_input_is(
+    seqtex: Seqtex, work: Path, good: list[str | Path]
+) -> None:
+    """A painted-over picture among the intermediates of an earlier run is not replaced."""
+    steps = work / "steps"
+    (steps / "references").mkdir(parents=True)
+    (steps / "steps.json").write_text("{}")
+    (steps / "references" / "0_front.png").write_bytes((work / "views/0_front.png").read_bytes())
+    command = with_image(good, steps / "references" / "0_front.png")
+    message = refused(seqtex, work, [*command, "--save-intermediates", steps], 2)
+    assert "--save-intermediates" in message
+    assert "without inputs" in message
+    message = refused(seqtex, work, [*good, "--save-intermediates", work / "figure.glb"], 2)
+    assert "--save-intermediates" in message

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import io
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,3 +156,36 @@ def test_it_runs_outside_the_main_thread() -> None:
     thread.start()
     thread.join()
     assert codes == [0]
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(start: Callable[..., Any]) -> None:
+    """As `seqtex info | head -1`: whoever writes, be it rich, click or print."""
+    for words in (["texture", "--help"], ["--version"]):
+        process = start(words)
+        process.stdout.close()
+        assert process.wait(timeout=60) == 0
+        assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_broken_pipe_is_no_error(wrapped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def command() -> None:
+        try:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+        except BrokenPipeError:
+            if wrapped:
+                raise SystemExit(1)  # noqa: B904  as rich and click do
+            raise
+
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert run_guarded(command, debug=False) == 0
+
+
+def test_a_short_write_of_an_array_is_a_full_disk(capsys: pytest.CaptureFixture[str]) -> None:
+    """NumPy's error has no number."""
+
+    def command() -> None:
+        raise OSError("24513 requested and 3040 written")
+
+    assert run_guarded(command, debug=False) == 4
+    assert "room for what is written" in capsys.readouterr().err
