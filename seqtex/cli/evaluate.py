@@ -15,6 +15,8 @@ from .options import DeviceOption, OverwriteOption, check_choice
 from .progress import StageReporter
 
 if TYPE_CHECKING:
+    import torch
+
     from seqtex.evaluation.cases import CaseSource
     from seqtex.evaluation.methods import TexturingMethod
 
@@ -71,11 +73,13 @@ def evaluate(
 ) -> None:
     """Measure models and the methods that need none: DIR/results.json, results.md, pictures.png."""
     from seqtex.data.splits import split_kinds
-    from seqtex.evaluation.report import RESULTS, to_markdown, write_report
+    from seqtex.evaluation.report import RESULTS, TABLE, summary_tables, write_report
     from seqtex.evaluation.run import EvaluationSettings, run_evaluation
     from seqtex.outputs import check_folder
+    from seqtex.prepare import choose_device
 
     check_choice("--view", view, VIEW_NAMES)
+    numbers, place = parsed_steps(steps), choose_device(device)
     check_folder(out, record=RESULTS, overwrite=overwrite)
     shards = any(folder.glob("*.tar"))
     chosen = textures or ("own" if shards else "held-out")
@@ -87,10 +91,13 @@ def evaluate(
         given_view=VIEW_NAMES.index(view),
         batch_size=batch_size,
     )
-    methods = _methods(models or [], parsed_steps(steps), device=device, seed=seed)
+    methods = _methods(models or [], numbers, device=place, seed=seed)
     with StageReporter() as reporter, naming_smaller_setting("Lower --batch-size."):
         found = run_evaluation(objects, methods, settings, on_progress=reporter)
-    typer.echo(to_markdown(write_report(out, found, objects, settings)))
+    record = write_report(out, found, objects, settings)
+    typer.echo("\n".join(summary_tables(record)), err=True)
+    typer.echo(f"All tables, and what is measured: {out / TABLE}", err=True)
+    typer.echo(out)
 
 
 def _objects(folder: Path, *, shards: bool, own: bool) -> CaseSource:
@@ -109,18 +116,15 @@ def _objects(folder: Path, *, shards: bool, own: bool) -> CaseSource:
 
 
 def _methods(
-    models: list[str], steps: tuple[int, ...], *, device: str, seed: int
+    models: list[str], steps: tuple[int, ...], *, device: torch.device, seed: int
 ) -> list[TexturingMethod]:
-    import torch
-
     from seqtex.evaluation.methods import baselines
     from seqtex.evaluation.model_method import ModelMethod
 
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     methods = baselines()
     for text in models:
         name, folder = named_model(text)
-        methods += ModelMethod.load(folder, name=name, device=chosen, steps=steps, seed=seed)
+        methods += ModelMethod.load(folder, name=name, device=device, steps=steps, seed=seed)
     return methods
 
 
@@ -150,5 +154,7 @@ def parsed_steps(text: str | None) -> tuple[int, ...]:
         return ()
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise UsageError("--steps", expected="whole numbers, commas between", got=repr(text))
+        raise UsageError(
+            "--steps", expected="whole numbers of 1 or more, commas between", got=repr(text)
+        )
     return tuple(dict.fromkeys(int(part) for part in parts))

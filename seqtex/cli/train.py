@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tomllib
 from pathlib import Path
@@ -52,7 +53,8 @@ def train(
         finished = _train(config, out, changes, resume=resume, device=device)
     if not finished:
         raise SystemExit(TERMINATED)
-    print(out / "model")
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(out / "model")
 
 
 def _export_average(out: Path, sigma_rel: float) -> Path:
@@ -96,16 +98,17 @@ def _nested(keys: list[str], value: str) -> dict[str, Any]:
 def _train(path: Path, out: Path, changes: dict[str, Any], *, resume: bool, device: str) -> bool:
     import torch
 
+    from seqtex.prepare import choose_device
     from seqtex.training.config import read_config
     from seqtex.training.parallel import make_parallel
     from seqtex.training.run_setup import set_up_run
     from seqtex.training.trainer import train as run_training
 
+    chosen = choose_device(device)
     config = read_config(path, changes)
     if config.run.num_threads:
         torch.set_num_threads(config.run.num_threads)
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    parallel = make_parallel(config.run.strategy, torch.device(chosen))
+    parallel = make_parallel(config.run.strategy, chosen)
 
     def say(text: str) -> None:
         if parallel.rank == 0:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from seqtex_core.errors import UsageError
 from seqtex_core.tasks import TEXTURE, VIEWS
 
@@ -50,7 +52,7 @@ class ModelMethod:
         folder: str,
         *,
         name: str,
-        device: str = "cpu",
+        device: torch.device | str = "cpu",
         steps: Sequence[int] = (),
         seed: int = 0,
     ) -> list[ModelMethod]:

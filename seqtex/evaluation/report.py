@@ -74,11 +74,25 @@ def to_json(
 
 
 def to_markdown(record: Mapping[str, Any]) -> str:
-    """Tables of a result: means, medians and differences with their intervals."""
+    """Tables of a result, those of single objects too if there are few, and what they mean."""
+    lines = summary_tables(record)
+    if len(record["objects"]) <= MOST_ROWS:
+        lines += _object_tables(record)
+    lines += [f"- `{name}`: {text}." for name, text in record["measures"].items()]
+    lines += [
+        "",
+        *(f"- *{name}*: {facts['description']}." for name, facts in record["methods"].items()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def summary_tables(record: Mapping[str, Any]) -> list[str]:
+    """Lines of Markdown: means, medians and differences with their intervals."""
     excluded = record["excluded"]
     reasons = ", ".join(f"{count} {reason}" for reason, count in excluded.items())
     total = len(record["objects"])
-    lines = [
+    return [
         f"{total} objects of {_set(record['bank'])}, textures: "
         f"{', '.join(record['settings']['kinds']) or 'their own'}. Excluded: {reasons or 'none'}. "
         f"Mean, [95% bootstrap interval], median.",
@@ -91,15 +105,6 @@ def to_markdown(record: Mapping[str, Any]) -> str:
         *_table(record, "differences", list(MEASURES)[:4], wins=True),
         "",
     ]
-    if total <= MOST_ROWS:
-        lines += _object_tables(record)
-    lines += [f"- `{name}`: {text}." for name, text in record["measures"].items()]
-    lines += [
-        "",
-        *(f"- *{name}*: {facts['description']}." for name, facts in record["methods"].items()),
-        "",
-    ]
-    return "\n".join(lines)
 
 
 def _set(described: Mapping[str, Any]) -> str:

@@ -38,13 +38,16 @@ class BatchShape:
             UsageError: the batch cannot be split evenly.
         """
         size, micro = config.run.batch_size, config.run.micro_batch
-        micro = micro or size // world_size
-        if micro < 1 or size % (micro * world_size):
+        parts = (micro or 1) * world_size
+        if size % parts:
+            told = f"{micro or 1} (micro_batch) x {world_size} (processes)"
             raise UsageError(
                 "[run] batch_size",
-                expected="a multiple of micro_batch x number of processes",
-                got=f"{size} for {micro} x {world_size}",
+                expected=f"a multiple of {told}",
+                got=str(size),
+                remedy=f"The nearest is {max(round(size / parts), 1) * parts}.",
             )
+        micro = micro or size // world_size
         return cls(batch_size=size, micro_batch=micro, rank=rank, world_size=world_size)
 
     @property

@@ -13,6 +13,7 @@ from seqtex_core.errors import InputError, UsageError
 
 from .noise_levels import NoiseLevels
 from .optimizer import OptimizerConfig
+from .ranges import check_ranges
 from .tables import from_table
 
 Precision = Literal["fp32", "bf16"]
@@ -205,24 +206,19 @@ class TrainingConfig:
     folder: str = "."
 
     def __post_init__(self) -> None:
-        if not self.stages or any(s.steps < 1 or s.learning_rate <= 0 for s in self.stages):
-            raise UsageError(
-                "[[stages]]", expected="at least one, with steps and a learning rate", got="none"
-            )
+        if not self.stages:
+            raise UsageError("[[stages]]", expected="at least one", got="none")
+        check_ranges(self)
+        for stage in self.stages:
+            if stage.learning_rate <= 0:
+                raise UsageError(
+                    "[[stages]] learning_rate", expected="above 0", got=f"{stage.learning_rate:g}"
+                )
         if self.ema.export_sigma_rel not in self.ema.sigma_rels:
             raise UsageError(
                 "[ema] export_sigma_rel",
                 expected=f"one of sigma_rels {self.ema.sigma_rels}",
                 got=str(self.ema.export_sigma_rel),
-            )
-        if self.run.batch_size < 1 or self.run.micro_batch < 0:
-            raise UsageError("[run] batch_size", expected="at least 1", got=str(self.run))
-        positive = (self.output.log_every, self.output.checkpoint_every, self.output.keep)
-        if min(positive) < 1:
-            raise UsageError(
-                "[output]",
-                expected="log_every, checkpoint_every, keep of 1 or more",
-                got=str(positive),
             )
 
     @property

@@ -106,13 +106,21 @@ def make_parallel(strategy: Strategy, device: torch.device) -> Parallel:
         device: of a single process; several processes on CUDA take one card each.
 
     Raises:
-        UsageError: several processes for ``"single"``.
+        UsageError: several processes for ``"single"``, or ``"ddp"`` or ``"fsdp"`` without a
+            launcher.
         MissingDependencyError: accelerate is not installed and DDP is wanted.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if strategy == "single" and world_size > 1:
         raise UsageError(
             "[run] strategy", expected="ddp or fsdp for several processes", got="single"
+        )
+    if strategy in ("ddp", "fsdp") and "WORLD_SIZE" not in os.environ:
+        raise UsageError(
+            f"[run] strategy {strategy}",
+            expected="processes started by a launcher",
+            got="a single process without WORLD_SIZE",
+            remedy="Start with: torchrun --nproc-per-node N -m seqtex train CONFIG",
         )
     if strategy == "fsdp":
         from .parallel_fsdp import FullyShardedProcesses

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -10,8 +9,6 @@ import torch
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-
-from seqtex_core.errors import UsageError
 
 from .objective import FlowMatchingObjective
 from .process_group import ProcessGroup, local_device
@@ -22,21 +19,11 @@ class FullyShardedProcesses(ProcessGroup):
 
     Args:
         device: ``cpu``, or ``cuda`` for one card per process.
-
-    Raises:
-        UsageError: not started by a launcher.
     """
 
     name = "fsdp"
 
     def __init__(self, device: torch.device) -> None:
-        if "WORLD_SIZE" not in os.environ:
-            raise UsageError(
-                "[run] strategy fsdp",
-                expected="processes started by a launcher",
-                got="a single process without WORLD_SIZE",
-                remedy="Start with: torchrun --nproc-per-node N -m seqtex train CONFIG",
-            )
         own = local_device(device)
         if not distributed.is_initialized():
             distributed.init_process_group("nccl" if own.type == "cuda" else "gloo")

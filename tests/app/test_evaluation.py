@@ -284,10 +284,12 @@ def test_command_writes_results_that_fit_the_schema(seqtex, bank, model, tmp_pat
     for name in ("one", "two"):
         done = seqtex(*command, "-o", tmp_path / name)
         assert done.code == 0, done.err
-        assert "| mine, 2 steps |" in done.out
+        assert "| mine, 2 steps |" in done.err
+        assert "results.md" in done.err
+        assert done.out == f"{tmp_path / name}\n"
         runs.append(json.loads((tmp_path / name / "results.json").read_text()))
         assert (tmp_path / name / "pictures.png").stat().st_size > 1000
-        assert (tmp_path / name / "results.md").read_text() == done.out.removesuffix("\n")
+        assert "| mine, 2 steps |" in (tmp_path / name / "results.md").read_text()
     assert problems(runs[0], RESULT_SCHEMA) == []
     assert problems({**runs[0], "objects": [{}]}, RESULT_SCHEMA)
     for name in ("summary", "differences", "objects"):
@@ -303,10 +305,14 @@ def test_command_refuses_what_it_cannot_do(seqtex, bank, tmp_path) -> None:
         (("--count", "9"), 2),
         (("--view", "top"), 2),
         (("--steps", "2,x"), 2),
+        (("--steps", "0"), 2),
+        (("--device", "gpu"), 2),
         (("--model", "=x"), 2),
         (("--model", "nowhere"), 4),
     ):
         assert seqtex("evaluate", bank.folder, "-o", tmp_path / "o", *arguments).code == code
+    if not torch.cuda.is_available():
+        assert seqtex("evaluate", bank.folder, "-o", tmp_path / "o", "--device", "cuda").code == 4
     assert not (tmp_path / "o").exists()
     assert seqtex("evaluate", tmp_path / "none", "-o", tmp_path / "o").code == 3
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from seqtex.cli.train import parse_settings
+from seqtex.training.batches import BatchShape
 from seqtex.training.comparison import comparable, differences
-from seqtex.training.config import TrainingConfig, merge_tables, read_config
+from seqtex.training.config import Strategy, TrainingConfig, merge_tables, read_config
+from seqtex.training.parallel import make_parallel
 from seqtex.training.starting_point import model_config
 from seqtex_core.errors import InputError, UsageError, WeightsError
 
@@ -53,6 +58,18 @@ def test_shipped_configs_were_found() -> None:
         (SMALL + "[noise]\nhigh_noise_bias = 0", "high_noise_bias"),
         (SMALL + "[ema]\nexport_sigma_rel = 0.07", "export_sigma_rel"),
         (SMALL + "[output]\nkeep = 0", "keep"),
+        ("seed = -1\n" + SMALL, r"seed: expected 0 to 2\^63 - 1, got -1"),
+        (SMALL + "[output]\npreview_count = -1", r"\[output\] preview_count: .* 0 or more, got -1"),
+        (SMALL + "[output]\npreview_every = -1", "preview_every"),
+        (SMALL + "[output]\npreview_steps = 0", "preview_steps"),
+        (SMALL + "[output]\ncheckpoint_minutes = -1", "checkpoint_minutes"),
+        (SMALL + "[ema]\nsnapshot_every = -1", "snapshot_every"),
+        (SMALL + "warmup_steps = -1", r"\[\[stages\]\] warmup_steps"),
+        (SMALL.replace("1e-3", "0.0"), "learning_rate"),
+        (SMALL + "[loss]\nuv_weight = nan", "uv_weight"),
+        (SMALL + "[run]\nbatch_size = 0", r"\[run\] batch_size: expected 1 or more, got 0"),
+        (SMALL.replace("[[stages]]", "prefetch = -1\n[[stages]]"), "prefetch"),
+        (SMALL.replace("[[stages]]", "caption_dropout = 1.1\n[[stages]]"), "caption_dropout"),
         (SMALL + "[model]\nbase = 3", "base"),
         ("[data]\nsource = 'sphere'", "stages"),
         (SMALL.replace("source", "sources"), "source"),
@@ -91,6 +108,49 @@ def test_settings_of_the_command_line() -> None:
         with pytest.raises(UsageError, match="--set"):
             parse_settings([bad])
     assert merge_tables({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}) == {"a": {"b": 3, "c": 2}}
+
+
+def test_a_batch_is_split_evenly(tmp_path: Path) -> None:
+    config = read_config(written(tmp_path, SMALL), {"run": {"batch_size": 6, "micro_batch": 4}})
+    with pytest.raises(
+        UsageError, match=r"multiple of 4 \(micro_batch\) x 1 .*got 6.*nearest is 8"
+    ):
+        BatchShape.of(config, rank=0, world_size=1)
+    for world_size, micro in ((1, 6), (2, 3), (3, 2)):
+        whole = read_config(written(tmp_path, SMALL), {"run": {"batch_size": 6}})
+        assert BatchShape.of(whole, rank=0, world_size=world_size).micro_batch == micro
+    with pytest.raises(UsageError, match=r"x 4 \(processes\)"):
+        BatchShape.of(whole, rank=0, world_size=4)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_several_processes_need_a_launcher(
+    strategy: Strategy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(UsageError, match=rf"strategy {strategy}.*launcher.*torchrun"):
+        make_parallel(strategy, torch.device("cpu"))
+
+
+def test_devices_that_are_not_there(tmp_path: Path, seqtex: Callable[..., Any]) -> None:
+    path, out = written(tmp_path, SMALL), tmp_path / "run"
+    odd = seqtex("train", path, "-o", out, "--device", "gpu")
+    assert (odd.code, "--device" in odd.err) == (2, True)
+    if not torch.cuda.is_available():
+        missing = seqtex("train", path, "-o", out, "--device", "cuda")
+        assert missing.code == 4
+        assert "device 'cuda'" in missing.err
+    assert not out.exists()
+
+
+def test_one_process_of_several_says_where_the_model_is(
+    tmp_path: Path, seqtex: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seqtex.cli.train._train", lambda *_, **__: True)
+    path, out = written(tmp_path, SMALL), tmp_path / "run"
+    for rank, said in (("0", f"{out / 'model'}\n"), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        assert seqtex("train", path, "-o", out).out == said
 
 
 def test_stages_follow_one_another(tmp_path: Path) -> None:
