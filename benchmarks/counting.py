@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from seqtex_core.attention import AttentionInputs
 from seqtex_core.frames import StreamLayout
 from seqtex_core.kernels import KernelInputs
-from seqtex_core.modulation import RowNorm
+from seqtex_core.modulation import NormKind, RowNorm
 from seqtex_core.query_key import GeometryOrder, QKNorm
 from seqtex_core.rope import Rope
 
@@ -166,10 +166,11 @@ class CountedKernels:
         rows: StreamLayout,
         *,
         eps: float,
+        kind: NormKind = "layer",
         out: Tensor | None = None,
     ) -> Tensor:
         """Rows read and written."""
-        del rows, eps
+        del rows, eps, kind
         return _one_kernel(
             "fused norm", x.new_empty(x.shape) if out is None else out, x, shift, factor
         )

@@ -8,7 +8,7 @@ differ in length, on a GPU, is it expanded, one sublayer at a time.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,19 +17,24 @@ from .checks import check_shape, check_type
 from .frames import StreamLayout
 from .kernels.choose import kernels_for
 
+NormKind = Literal["layer", "rms"]
+
 
 class RowNorm(NamedTuple):
-    """A LayerNorm in front of a sublayer, and what it is multiplied with and shifted by.
+    """A norm in front of a sublayer, and what it is multiplied with and shifted by.
 
     Attributes:
         factor: of each frame, ``[B, F, D]`` (1 plus the scale, fp32), or of all rows, ``[D]``.
         shift: likewise.
         eps: of the norm.
+        kind: ``"layer"`` subtracts the mean of a row first, ``"rms"`` does not; the latter only
+            with values per frame.
     """
 
     factor: Tensor
     shift: Tensor
     eps: float
+    kind: NormKind = "layer"
 
 
 def per_frame(
@@ -102,9 +107,10 @@ def modulated_norm(
     rows: StreamLayout,
     *,
     eps: float,
+    kind: NormKind = "layer",
     out: Tensor | None = None,
 ) -> Tensor:
-    """``layer_norm(hidden_states) * factor + shift``, ``[B, L, D]`` in their dtype.
+    """``norm(hidden_states) * factor + shift``, ``[B, L, D]`` in their dtype.
 
     Args:
         hidden_states: the residual stream, ``[B, L, D]``; the norm has no weights of its own.
@@ -112,6 +118,7 @@ def modulated_norm(
         factor: 1 plus the scale, per frame, ``[B, F, D]``, fp32.
         rows: the stream's layout.
         eps: of the norm.
+        kind: see ``RowNorm``.
         out: where to write it, such as rows of a longer tensor; without gradients.
 
     Raises:
@@ -119,7 +126,7 @@ def modulated_norm(
     """
     _check_rows(hidden_states, rows)
     kernels = kernels_for("norm", hidden_states, hidden_states.shape[-1], shift, factor)
-    return kernels.modulated_norm(hidden_states, shift, factor, rows, eps=eps, out=out)
+    return kernels.modulated_norm(hidden_states, shift, factor, rows, eps=eps, kind=kind, out=out)
 
 
 def affine_norm(hidden_states: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> Tensor:
@@ -146,10 +153,11 @@ def normed_rows(
         rows: the stream's layout.
         out: see ``modulated_norm``; only with values per frame.
     """
-    factor, shift, eps = norm
+    factor, shift, eps, kind = norm
     if factor.ndim == 3:
-        return modulated_norm(hidden_states, shift, factor, rows, eps=eps, out=out)
+        return modulated_norm(hidden_states, shift, factor, rows, eps=eps, kind=kind, out=out)
     assert out is None
+    assert kind == "layer"
     return affine_norm(hidden_states, factor, shift, eps=eps)
 
 

@@ -18,11 +18,11 @@ class Sublayer(NamedTuple):
     """What surrounds one sublayer of a residual stream.
 
     Attributes:
-        norm: in front of it.
+        norm: in front of it; ``None`` for a sublayer that reads the stream as it is.
         gate: what its update is multiplied with, ``[B, F, D]`` in fp32, or ``None`` for 1.
     """
 
-    norm: RowNorm
+    norm: RowNorm | None
     gate: Tensor | None = None
 
 
@@ -68,7 +68,7 @@ class SplitRows(RowSublayers):
         self, hidden_states: Tensor, modulation: Sublayers, rows: StreamLayout
     ) -> Tensor:
         """See ``RowSublayers``."""
-        return normed_rows(hidden_states, modulation.attention.norm, rows)
+        return read_by(modulation.attention, hidden_states, rows)
 
     def post_attention(
         self,
@@ -87,9 +87,7 @@ class SplitRows(RowSublayers):
         self, hidden_states: Tensor, modulation: Sublayers, rows: StreamLayout
     ) -> Tensor:
         """See ``RowSublayers``."""
-        update = self.feed_forward_update(
-            normed_rows(hidden_states, modulation.feed_forward.norm, rows)
-        )
+        update = self.feed_forward_update(read_by(modulation.feed_forward, hidden_states, rows))
         return summed(hidden_states, update, modulation.feed_forward.gate, rows)
 
 
@@ -144,7 +142,7 @@ class SplitCrossBlock(SplitBlock):
     ) -> Tensor:
         """See ``BackboneBlock``."""
         cross = modulation.after_attention
-        normed = normed_rows(hidden_states, cross.norm, rows)
+        normed = read_by(cross, hidden_states, rows)
         update = self.cross_update(normed, key_values, attend)
         return summed(hidden_states, update, cross.gate, rows)
 
@@ -165,8 +163,8 @@ class SplitCrossBlock(SplitBlock):
         self, hidden_states: Tensor, update: Tensor, modulation: Sublayers, rows: StreamLayout
     ) -> Tensor:
         """``hidden_states`` with what cross-attention adds, after the feed-forward sublayer."""
-        gate, norm = modulation.after_attention.gate, modulation.feed_forward.norm
-        x, normed = residual_norm(hidden_states, update, rows, gate=gate, norm=norm)
+        gate, after = modulation.after_attention.gate, modulation.feed_forward
+        x, normed = summed_and_read(hidden_states, update, gate, after, rows)
         return self._last(x, normed, modulation, rows)
 
 
@@ -179,6 +177,31 @@ def summed(
     return gated_residual(hidden_states, update, gate, rows)
 
 
+def read_by(
+    sublayer: Sublayer, hidden_states: Tensor, rows: StreamLayout, *, place: Tensor | None = None
+) -> Tensor:
+    """What a sublayer reads of the stream, ``[B, L, D]``, in its ``place`` if there is one."""
+    if sublayer.norm is not None:
+        return normed_rows(hidden_states, sublayer.norm, rows, out=place)
+    return hidden_states if place is None else place.copy_(hidden_states)
+
+
+def summed_and_read(
+    hidden_states: Tensor,
+    update: Tensor,
+    gate: Tensor | None,
+    after: Sublayer,
+    rows: StreamLayout,
+    *,
+    place: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The stream with a sublayer's update, and what the one after it reads of that."""
+    if after.norm is not None:
+        return residual_norm(hidden_states, update, rows, gate=gate, norm=after.norm, out=place)
+    total = summed(hidden_states, update, gate, rows)
+    return total, read_by(after, total, rows, place=place)
+
+
 def before_attention(
     block: BackboneBlock,
     hidden_states: Tensor,
@@ -189,7 +212,7 @@ def before_attention(
 ) -> Tensor:
     """Normalised and modulated rows of any block; those of a ``SplitBlock`` in their ``place``."""
     if isinstance(block, SplitBlock):
-        return normed_rows(hidden_states, modulation.attention.norm, rows, out=place)
+        return read_by(modulation.attention, hidden_states, rows, place=place)
     return block.pre_attention(hidden_states, modulation, rows)
 
 
@@ -217,5 +240,5 @@ def after_attention(
     if not isinstance(block, SplitBlock):
         return block.post_attention(hidden_states, attended, normed, modulation, rows), None
     update, gate = block.attention_update(attended), modulation.attention.gate
-    norm = modulation.after_attention.norm
-    return residual_norm(hidden_states, update, rows, gate=gate, norm=norm, out=place)
+    after = modulation.after_attention
+    return summed_and_read(hidden_states, update, gate, after, rows, place=place)

@@ -19,7 +19,7 @@ from ..registry import Registry
 from ..rope.rotate import Rope
 
 if TYPE_CHECKING:
-    from ..modulation import RowNorm
+    from ..modulation import NormKind, RowNorm
     from ..query_key import GeometryOrder, QKNorm
 
 logger = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ class FusedKernels(Protocol):
         rows: StreamLayout,
         *,
         eps: float,
+        kind: NormKind = "layer",
         out: Tensor | None = None,
     ) -> Tensor:
         """See ``seqtex_core.modulation.modulated_norm``."""

@@ -72,7 +72,7 @@ def cases() -> Iterator[KernelCase]:
     half = wan | added | {"HALF": True, "GEOMETRY_FIRST": True}
     yield KernelCase(name="qk_prep, half", kernel=forward, constants=half, row=2048)
     yield KernelCase(name="qk_prep, backward", kernel=backward, constants=wan | back, row=2048)
-    size = {"C": 1536, "BLOCK": 2048}
+    size = {"C": 1536, "BLOCK": 2048, "CENTRED": True}
     norm = {"UPDATE": False, "GATE": False, "NORM": True, "PER_FRAME": True}
     gate = {"UPDATE": True, "GATE": True, "NORM": False, "PER_FRAME": False}
     both = {"UPDATE": True, "GATE": True, "NORM": True, "PER_FRAME": True}

@@ -19,7 +19,7 @@ from ..rope.rotate import Rope, compute_dtype, rotate_in_place
 from .choose import KernelInputs
 
 if TYPE_CHECKING:
-    from ..modulation import RowNorm
+    from ..modulation import NormKind, RowNorm
     from ..query_key import GeometryOrder, QKNorm
 
 PIECE = 1 << 16
@@ -63,26 +63,28 @@ def modulated_norm(
     rows: StreamLayout,
     *,
     eps: float,
+    kind: NormKind = "layer",
     out: Tensor | None = None,
 ) -> Tensor:
-    """``layer_norm(x) * factor + shift`` per frame, ``[B, L, D]`` in the dtype of ``x``.
+    """``norm(x) * factor + shift`` per frame, ``[B, L, D]`` in the dtype of ``x``.
 
-    On a CPU the modulation is the affine part of LayerNorm, computed in fp32 and rounded once.
+    On a CPU the modulation is the affine part of the norm, computed in fp32 and rounded once.
     Elsewhere the norm is rounded to the dtype of ``x`` before it is modulated: kernels for narrow
     rows and wide parameters do not exist there.
     """
     size = x.shape[-1:]
     if not _in_pieces(x):
-        normed = functional.layer_norm(x, size, eps=eps)
+        norm = functional.layer_norm if kind == "layer" else functional.rms_norm
+        normed = norm(x, size, eps=eps)
         return _per_frame_addcmul(shift, normed, factor, rows, like=x, out=out)
     factor, shift = _fitting(factor, x), _fitting(shift, x)
-    if out is None and x.shape[0] * len(rows.frame_lengths) == 1:
+    if out is None and kind == "layer" and x.shape[0] * len(rows.frame_lengths) == 1:
         return functional.layer_norm(x, size, factor[0, 0], shift[0, 0], eps)
     out = torch.empty_like(x) if out is None else out
     for frame, piece in _frame_pieces(rows, x):
         for sample in range(x.shape[0]):
             affine = factor[sample, frame], shift[sample, frame]
-            out[sample, piece] = functional.layer_norm(x[sample, piece], size, *affine, eps)
+            out[sample, piece] = _affine_rows(x[sample, piece], *affine, eps=eps, kind=kind)
     return out
 
 
@@ -118,11 +120,12 @@ def residual_norm(
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """``x + gate * update``, and the norm of it; on a CPU while it is in the cache."""
-    factor, shift, eps = norm
+    factor, shift, eps, kind = norm
     if not _in_pieces(x):
         residual = x + update if gate is None else gated_residual(x, update, gate, rows)
         if factor.ndim == 3:
-            return residual, modulated_norm(residual, shift, factor, rows, eps=eps, out=out)
+            normed = modulated_norm(residual, shift, factor, rows, eps=eps, kind=kind, out=out)
+            return residual, normed
         normed = affine_norm(residual, factor, shift, eps=eps)
         return residual, normed if out is None else out.copy_(normed)
     factor, shift = _fitting(factor, x), _fitting(shift, x)
@@ -136,8 +139,22 @@ def residual_norm(
             affine = (factor, shift)
             if factor.ndim == 3:
                 affine = factor[sample, frame], shift[sample, frame]
-            out[sample, piece] = functional.layer_norm(own[sample], x.shape[-1:], *affine, eps)
+            out[sample, piece] = _affine_rows(own[sample], *affine, eps=eps, kind=kind)
     return residual, out
+
+
+def _affine_rows(x: Tensor, factor: Tensor, shift: Tensor, *, eps: float, kind: NormKind) -> Tensor:
+    """``norm(x) * factor + shift`` of rows ``[l, D]`` with values ``[D]``."""
+    if kind == "layer":
+        return functional.layer_norm(x, x.shape[-1:], factor, shift, eps)
+    return torch.addcmul(shift, _unit_rms(x.to(compute_dtype(x)), eps), factor)
+
+
+def _unit_rms(rows: Tensor, eps: float) -> Tensor:
+    """Wide rows divided by their root mean square; PyTorch has no kernel of its own on a CPU."""
+    square = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).square_()
+    unit: Tensor = rows * square.div_(rows.shape[-1]).add_(eps).rsqrt_()
+    return unit
 
 
 def _add(x: Tensor, update: Tensor, gate: Tensor | None, *, out: Tensor) -> None:
@@ -198,9 +215,8 @@ def _normalised(x: Tensor, norm: QKNorm | None) -> Tensor:
     if norm.kind == "layer":
         centred: Tensor = functional.layer_norm(rows, size, weight, bias, norm.eps)
         return centred.view(x.shape)
-    if _in_pieces(x):  # PyTorch has no kernel of its own here
-        square = torch.linalg.vector_norm(rows, dim=-1, keepdim=True).square_()
-        normed = rows * square.div_(size[0]).add_(norm.eps).rsqrt_()
+    if _in_pieces(x):
+        normed = _unit_rms(rows, norm.eps)
         normed = normed if weight is None else normed.mul_(weight)
     else:
         normed = functional.rms_norm(rows, size, weight, norm.eps)

@@ -12,7 +12,7 @@ from ..rope.rotate import Rope, compute_dtype
 from .choose import KernelInputs
 
 if TYPE_CHECKING:
-    from ..modulation import RowNorm
+    from ..modulation import NormKind, RowNorm
     from ..query_key import GeometryOrder, QKNorm
 
 
@@ -50,13 +50,15 @@ class PlainKernels:
         rows: StreamLayout,
         *,
         eps: float,
+        kind: NormKind = "layer",
         out: Tensor | None = None,
     ) -> Tensor:
-        """LayerNorm, factor, shift."""
+        """Norm, factor, shift."""
         from ..modulation import per_frame
 
         wide = x.to(compute_dtype(x))
-        normed = functional.layer_norm(wide, wide.shape[-1:], eps=eps)
+        norm = functional.layer_norm if kind == "layer" else functional.rms_norm
+        normed = norm(wide, wide.shape[-1:], eps=eps)
         scaled = per_frame(lambda row, s, c: row * c + s, rows, normed, shift, factor)
         return _written(scaled.type_as(x), out)
 
@@ -85,10 +87,11 @@ class PlainKernels:
     ) -> tuple[Tensor, Tensor]:
         """The sum, then the norm of the rounded sum."""
         residual = x + update if gate is None else self.gated_residual(x, update, gate, rows)
-        if norm.factor.ndim == 3:
-            normed = self.modulated_norm(residual, norm.shift, norm.factor, rows, eps=norm.eps)
+        factor, shift, eps, kind = norm
+        if factor.ndim == 3:
+            normed = self.modulated_norm(residual, shift, factor, rows, eps=eps, kind=kind)
         else:
-            normed = self.affine_norm(residual, norm.factor, norm.shift, eps=norm.eps)
+            normed = self.affine_norm(residual, factor, shift, eps=eps)
         return residual, _written(normed, out)
 
 

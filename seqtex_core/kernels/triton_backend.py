@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from ..frames import StreamLayout
+from ..modulation import NormKind, RowNorm
 from ..rope.rotate import Rope
 from .choose import KernelInputs
 from .triton_launch import Preparation, prepare_rows
 from .triton_residual import residual_norm
 
 if TYPE_CHECKING:
-    from ..modulation import RowNorm
     from ..query_key import GeometryOrder, QKNorm
 
 _MAX_WIDTH = 16384
@@ -74,16 +74,17 @@ class TritonKernels:
         rows: StreamLayout,
         *,
         eps: float,
+        kind: NormKind = "layer",
         out: Tensor | None = None,
     ) -> Tensor:
         """One kernel, and one for all gradients, as the others below."""
-        normed = residual_norm(x, rows, norm=(factor, shift), eps=eps, out=out)[1]
+        normed = residual_norm(x, rows, norm=RowNorm(factor, shift, eps, kind), out=out)[1]
         assert normed is not None
         return normed
 
     def affine_norm(self, x: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> Tensor:
         """One kernel."""
-        normed = residual_norm(x, None, norm=(weight, bias), eps=eps)[1]
+        normed = residual_norm(x, None, norm=RowNorm(weight, bias, eps))[1]
         assert normed is not None
         return normed
 
@@ -102,10 +103,7 @@ class TritonKernels:
         out: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """One kernel."""
-        pair = (norm.factor, norm.shift)
-        residual, normed = residual_norm(
-            x, rows, update=update, gate=gate, norm=pair, eps=norm.eps, out=out
-        )
+        residual, normed = residual_norm(x, rows, update=update, gate=gate, norm=norm, out=out)
         assert normed is not None
         return residual, normed
 

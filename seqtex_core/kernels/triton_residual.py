@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from torch.autograd.function import once_differentiable
 from ..frames import StreamLayout
 from .triton_launch import STRIP, power_of_two, warps
 
+if TYPE_CHECKING:
+    from ..modulation import RowNorm
+
 
 class _What(NamedTuple):
     """What the kernels do besides their tensors.
@@ -19,11 +22,13 @@ class _What(NamedTuple):
     Attributes:
         rows: which frame every row belongs to; ``None`` where nothing is given per frame.
         eps: of the norm.
+        centred: the mean of a row is subtracted first.
         out: where the normalised rows go, or ``None``.
     """
 
     rows: StreamLayout | None
     eps: float
+    centred: bool
     out: Tensor | None
 
 
@@ -33,27 +38,26 @@ def residual_norm(
     *,
     update: Tensor | None = None,
     gate: Tensor | None = None,
-    norm: tuple[Tensor, Tensor] | None = None,
-    eps: float = 1e-6,
+    norm: RowNorm | None = None,
     out: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """``x + gate * update`` and its LayerNorm, times a factor, plus a shift; with gradients.
+    """``x + gate * update`` and its norm, times a factor, plus a shift; with gradients.
 
     Args:
         x: residual stream, ``[B, L, C]``.
         rows: which frame every row belongs to; ``None`` where nothing is given per frame.
         update: ``[B, L, C]``; without it the stream is only normalised.
         gate: ``[B, F, C]``; without it 1.
-        norm: factor and shift, each ``[B, F, C]`` or ``[C]``; without it nothing is normalised.
-        eps: of the norm.
+        norm: without it nothing is normalised.
         out: where to write the normalised rows, ``[B, L, C]`` whose rows are dense; without
             gradients.
 
     Returns:
         The residual stream (``x`` itself without an update), and the normalised rows, if asked for.
     """
-    factor, shift = (None, None) if norm is None else norm
-    what = _What(rows, eps, out)
+    factor, shift = (None, None) if norm is None else norm[:2]
+    eps, centred = (0.0, True) if norm is None else (norm.eps, norm.kind == "layer")
+    what = _What(rows, eps, centred, out)
     made = _ResidualNorm.apply(x, update, gate, factor, shift, what)  # type: ignore[no-untyped-call]
     if update is None:
         return x, cast(Tensor, made)
@@ -86,7 +90,7 @@ class _ResidualNorm(torch.autograd.Function):
             if what.out is None:
                 normed = torch.empty(x.shape, dtype=x.dtype, device=x.device)
             assert normed.stride()[1:] == (channels, 1)
-        constants = _constants(update, gate, factor, channels)
+        constants = _constants(update, gate, factor, channels) | {"CENTRED": what.centred}
         _kernels().residual_norm_forward[(batch * length,)](
             x,
             _or(update, x),

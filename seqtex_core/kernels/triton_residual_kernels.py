@@ -1,4 +1,4 @@
-"""Residual sums and LayerNorms as Triton kernels: one program per row, or per strip backward."""
+"""Residual sums and norms as Triton kernels: one program per row, or per strip backward."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ def residual_norm_forward(
     UPDATE: tl.constexpr,
     GATE: tl.constexpr,
     NORM: tl.constexpr,
+    CENTRED: tl.constexpr,
     PER_FRAME: tl.constexpr,
 ):
-    """``residual = x + gate * update`` and ``layer_norm(residual) * factor + shift`` of one token.
+    """``residual = x + gate * update`` and ``norm(residual) * factor + shift`` of one token.
 
     Gate, and factor and shift if ``PER_FRAME``, are ``[B, F, C]`` rows of the token's frame; they
     may be apart, as parts of one table are.
@@ -56,7 +57,8 @@ def residual_norm_forward(
         tl.store(residual_ptr + token * C + channel, narrow, mask=present)
         x = narrow.to(tl.float32)
     if NORM:
-        x = tl.where(present, x - tl.sum(x, axis=0) / C, 0.0)
+        if CENTRED:
+            x = tl.where(present, x - tl.sum(x, axis=0) / C, 0.0)
         x = x * tl.rsqrt(tl.sum(x * x, axis=0) / C + eps)
         place = channel
         if PER_FRAME:
@@ -98,6 +100,7 @@ def residual_norm_backward(
     UPDATE: tl.constexpr,
     GATE: tl.constexpr,
     NORM: tl.constexpr,
+    CENTRED: tl.constexpr,
     PER_FRAME: tl.constexpr,
 ):
     """Gradients of a strip of rows of one frame; those of gate, factor and shift summed over it.
@@ -128,15 +131,18 @@ def residual_norm_backward(
         if NORM:
             start = residual_ptr + sample * x_batch_stride + row * x_row_stride
             unit = tl.load(start + channel, mask=inside, other=0.0).to(tl.float32)
-            unit = tl.where(inside, unit - tl.sum(unit, axis=0) / C, 0.0)
+            if CENTRED:
+                unit = tl.where(inside, unit - tl.sum(unit, axis=0) / C, 0.0)
             inverse = tl.rsqrt(tl.sum(unit * unit, axis=0) / C + eps)
             unit = unit * inverse
             incoming = tl.load(grad_normed_ptr + at, mask=inside, other=0.0).to(tl.float32)
             factor_sum += incoming * unit
             shift_sum += incoming
             incoming *= tl.load(factor_ptr + place, mask=present, other=0.0).to(tl.float32)
-            along, mean = tl.sum(incoming * unit, axis=0) / C, tl.sum(incoming, axis=0) / C
-            grad = (incoming - mean - unit * along) * inverse
+            along = tl.sum(incoming * unit, axis=0) / C
+            if CENTRED:
+                incoming -= tl.sum(incoming, axis=0) / C
+            grad = (incoming - unit * along) * inverse
             if UPDATE:
                 grad += tl.load(grad_residual_ptr + at, mask=inside, other=0.0).to(tl.float32)
         else:

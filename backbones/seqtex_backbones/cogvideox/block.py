@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 from torch import nn
 
 from seqtex_core.adapter import RowSublayers, TimeEmbedding
+from seqtex_core.modulation import RowNorm
 from seqtex_core.split_block import SplitBlock, Sublayer, Sublayers
 from seqtex_core.text_rows import SharedTextRows
 
 from ..diffusers_parts.attention import JOINT_SELF_ATTENTION
-from ..diffusers_parts.sublayers import GeluSublayers, adaptive, with_weights
+from ..diffusers_parts.sublayers import GeluSublayers, wide, with_weights
 
 _VIDEO, _TEXT = slice(3), slice(3, 6)  # among the tables of a norm
 
@@ -53,5 +54,6 @@ class CogVideoXBlock(GeluSublayers, SplitBlock):
 
 def _sublayer(norm: Any, time: TimeEmbedding, tables: slice) -> Sublayer:
     parts = norm.linear(time.projected).chunk(6, dim=-1)[tables]
-    plain = adaptive(*parts, eps=norm.norm.eps)
-    return plain._replace(norm=with_weights(norm.norm, plain.norm))
+    shift, scale, gate = (wide(part) for part in parts)
+    plain = RowNorm(1 + scale, shift, norm.norm.eps)
+    return Sublayer(with_weights(norm.norm, plain), gate)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from seqtex_core.kernels.activation import linear_gelu
-from seqtex_core.modulation import RowNorm
+from seqtex_core.modulation import NormKind, RowNorm
 from seqtex_core.split_block import SplitRows, Sublayer, Sublayers
 
 from .attention import ProjectedRows
@@ -42,15 +42,18 @@ class GeluSublayers(ProjectedRows, SplitRows):
         return update
 
 
-def adaptive(shift: Tensor, scale: Tensor, gate: Tensor, *, eps: float) -> Sublayer:
+def adaptive(
+    shift: Tensor, scale: Tensor, gate: Tensor, *, eps: float, kind: NormKind = "layer"
+) -> Sublayer:
     """A sublayer with a norm of no weights, from the tables that models predict in any dtype."""
-    return Sublayer(RowNorm(1 + wide(scale), wide(shift), eps), wide(gate))
+    return Sublayer(RowNorm(1 + wide(scale), wide(shift), eps, kind), wide(gate))
 
 
-def two_adaptive(tables: tuple[Tensor, ...], *, eps: float) -> Sublayers:
+def two_adaptive(tables: tuple[Tensor, ...], *, eps: float, kind: NormKind = "layer") -> Sublayers:
     """Shift, scale and gate of attention, then those of the feed-forward."""
     return Sublayers(
-        attention=adaptive(*tables[:3], eps=eps), feed_forward=adaptive(*tables[3:], eps=eps)
+        attention=adaptive(*tables[:3], eps=eps, kind=kind),
+        feed_forward=adaptive(*tables[3:], eps=eps, kind=kind),
     )
 
 
@@ -61,7 +64,7 @@ def with_weights(norm: nn.LayerNorm, modulated: RowNorm) -> RowNorm:
         norm: with weights.
         modulated: factor and shift behind it, per frame.
     """
-    factor, shift, eps = modulated
+    factor, shift, eps, _ = modulated
     return RowNorm(wide(norm.weight) * factor, shift + wide(norm.bias) * factor, eps)
 
 

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from seqtex_core.adapter import BackboneBlock, RowSublayers, TimeEmbedding
 from seqtex_core.frames import StreamLayout
 from seqtex_core.kernels.activation import linear_gelu
-from seqtex_core.modulation import normed_rows
-from seqtex_core.split_block import SplitBlock, Sublayer, Sublayers, summed
+from seqtex_core.split_block import SplitBlock, Sublayer, Sublayers, read_by, summed
 from seqtex_core.text_rows import SharedTextRows
 
 from ..diffusers_parts.attention import AddedRows, ProjectedRows
@@ -139,7 +138,7 @@ class SingleBlock(ProjectedRows, BackboneBlock):
         self, hidden_states: Tensor, modulation: Sublayer, rows: StreamLayout
     ) -> Tensor:
         """LayerNorm, modulated, ``[B, L, D]``."""
-        return normed_rows(hidden_states, modulation.norm, rows)
+        return read_by(modulation, hidden_states, rows)
 
     def post_attention(
         self,

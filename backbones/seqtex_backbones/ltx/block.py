@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from torch.nn import functional
 
-from seqtex_core.adapter import BackboneBlock, KeyValue, TextContext, TimeEmbedding
+from seqtex_core.adapter import KeyValue, TextContext, TimeEmbedding
 from seqtex_core.attention import Attend
-from seqtex_core.frames import StreamLayout
-from seqtex_core.modulation import RowNorm, per_frame
-from seqtex_core.split_block import Sublayers, summed
+from seqtex_core.split_block import SplitCrossBlock, Sublayer, Sublayers
 
 from ..diffusers_parts.attention import (
     JOINT_ATTENTION,
@@ -23,7 +20,7 @@ from ..diffusers_parts.attention import (
 from ..diffusers_parts.sublayers import GeluSublayers, two_adaptive, wide
 
 
-class LTXBlock(GeluSublayers, BackboneBlock):
+class LTXBlock(GeluSublayers, SplitCrossBlock):
     """Self-attention, cross-attention to text, feed-forward; the norms are RMS norms.
 
     Args:
@@ -45,48 +42,19 @@ class LTXBlock(GeluSublayers, BackboneBlock):
         self.num_heads = int(parts.attn1.heads)
 
     def modulation(self, time: TimeEmbedding) -> Sublayers:
-        """The block's table plus the time projection, fp32."""
+        """The block's table plus the time projection; cross-attention reads the stream itself."""
         rows = wide(self.scale_shift_table) + wide(time.projected)
-        return two_adaptive(rows.unbind(2), eps=self.eps)
-
-    def pre_attention(
-        self, hidden_states: Tensor, modulation: Sublayers, rows: StreamLayout
-    ) -> Tensor:
-        """RMS norm in fp32, modulated, ``[B, L, D]``."""
-        return _normed(hidden_states, modulation.attention.norm, rows)
-
-    def feed_forward(
-        self, hidden_states: Tensor, modulation: Sublayers, rows: StreamLayout
-    ) -> Tensor:
-        """GELU network behind an RMS norm, gated."""
-        norm, gate = modulation.feed_forward
-        update = self.feed_forward_update(_normed(hidden_states, norm, rows))
-        return summed(hidden_states, update, gate, rows)
+        around = two_adaptive(rows.unbind(2), eps=self.eps, kind="rms")
+        return around._replace(cross=Sublayer(None))
 
     def cross_key_values(self, context: TextContext) -> tuple[KeyValue, ...]:
         """Keys and values of the text; padding is hidden."""
         heads, scope = self.num_heads, self.norm_scope
         return context_key_values(self.attn2, context, num_heads=heads, scope=scope)
 
-    def cross_attention(
-        self,
-        hidden_states: Tensor,
-        key_values: tuple[KeyValue, ...],
-        modulation: Sublayers,
-        rows: StreamLayout,
-        attend: Attend,
+    def cross_update(
+        self, normed: Tensor, key_values: tuple[KeyValue, ...], attend: Attend
     ) -> Tensor:
-        """Of the residual stream as it is: without norm, modulation and gate."""
-        del modulation, rows
+        """Attention to the text, projected."""
         (text,) = key_values
-        scope = self.norm_scope
-        return hidden_states + attend_to_context(
-            self.attn2, hidden_states, text, attend, scope=scope
-        )
-
-
-def _normed(hidden_states: Tensor, norm: RowNorm, rows: StreamLayout) -> Tensor:
-    factor, shift, eps = norm
-    unit = functional.rms_norm(wide(hidden_states), hidden_states.shape[-1:], eps=eps)
-    moved = per_frame(lambda x, s, f: x * f + s, rows, unit, shift, factor)
-    return moved.type_as(hidden_states)
+        return attend_to_context(self.attn2, normed, text, attend, scope=self.norm_scope)

@@ -3,39 +3,22 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from seqtex_core.adapter import BackboneBlock, RowSublayers, TimeEmbedding
+from seqtex_core.adapter import RowSublayers, TimeEmbedding
 from seqtex_core.frames import StreamLayout
-from seqtex_core.modulation import gated_residual, per_frame
+from seqtex_core.modulation import RowNorm
+from seqtex_core.split_block import SplitBlock, SplitRows, Sublayer, Sublayers
 
 from ..diffusers_parts.attention import JOINT_SELF_ATTENTION, AddedRows, ProjectedRows
 from ..diffusers_parts.sublayers import wide
 
 
-class MochiModulation(NamedTuple):
-    """Factor and gate of attention, then of the feed-forward; each ``[B, F, D]``, fp32.
-
-    The factors are 1 plus the model's scales.
-    """
-
-    factor: Tensor
-    gate: Tensor
-    ff_factor: Tensor
-    ff_gate: Tensor
-
-    @classmethod
-    def of_tables(cls, tables: Tensor) -> MochiModulation:
-        """From scale and gate of both sublayers, ``[B, F, 4 D]``."""
-        scale, gate, ff_scale, ff_gate = wide(tables).chunk(4, dim=-1)
-        return cls(1 + scale, gate.tanh(), 1 + ff_scale, ff_gate.tanh())
-
-
-class MochiSublayers(ProjectedRows):
+class MochiSublayers(ProjectedRows, SplitRows):
     """Attention and feed-forward between two RMS norms each, one scaled and one gated.
 
     Attributes:
@@ -49,39 +32,30 @@ class MochiSublayers(ProjectedRows):
     def network(self) -> nn.Module:
         """The feed-forward sublayer: gated linear units."""
 
-    @abstractmethod
-    def modulation(self, time: TimeEmbedding) -> MochiModulation:
-        """Of both sublayers, one row per frame."""
+    def attention_update(self, attended: Tensor) -> Tensor:
+        """Output projection and norm, fp32."""
+        return self._normed(self.attention_output(attended))
 
-    def pre_attention(
-        self, hidden_states: Tensor, modulation: MochiModulation, rows: StreamLayout
-    ) -> Tensor:
-        """RMS norm and factor, ``[B, L, D]``."""
-        return scaled_norm(hidden_states, modulation.factor, rows, eps=self.eps)
+    def feed_forward_update(self, normed: Tensor) -> Tensor:
+        """Gated linear units and norm, fp32."""
+        return self._normed(self.network(normed))
 
-    def post_attention(
-        self,
-        hidden_states: Tensor,
-        attended: Tensor,
-        normed: Tensor,
-        modulation: MochiModulation,
-        rows: StreamLayout,
-    ) -> Tensor:
-        """Output projection, norm, gate and residual."""
-        del normed
-        update = wide_norm(self.attention_output(attended), eps=self.eps)
-        return gated_residual(hidden_states, update, modulation.gate, rows)
+    def _normed(self, update: Tensor) -> Tensor:
+        return functional.rms_norm(wide(update), update.shape[-1:], eps=self.eps)
 
-    def feed_forward(
-        self, hidden_states: Tensor, modulation: MochiModulation, rows: StreamLayout
-    ) -> Tensor:
-        """Gated linear units between a scaled and a gated norm."""
-        normed = scaled_norm(hidden_states, modulation.ff_factor, rows, eps=self.eps)
-        update = wide_norm(self.network(normed), eps=self.eps)
-        return gated_residual(hidden_states, update, modulation.ff_gate, rows)
+    def _sublayers(self, tables: Tensor) -> Sublayers:
+        """From scale and gate of both sublayers, ``[B, F, 4 D]``."""
+        scale, gate, ff_scale, ff_gate = wide(tables).chunk(4, dim=-1)
+        return Sublayers(
+            attention=Sublayer(self._scaled(scale), gate.tanh()),
+            feed_forward=Sublayer(self._scaled(ff_scale), ff_gate.tanh()),
+        )
+
+    def _scaled(self, scale: Tensor) -> RowNorm:
+        return RowNorm(1 + scale, torch.zeros_like(scale), self.eps, "rms")
 
 
-class MochiBlock(MochiSublayers, BackboneBlock):
+class MochiBlock(MochiSublayers, SplitBlock):
     """Joint attention of video and text, each with weights and a width of its own.
 
     Args:
@@ -116,9 +90,9 @@ class MochiBlock(MochiSublayers, BackboneBlock):
         network: nn.Module = self.ff
         return network
 
-    def modulation(self, time: TimeEmbedding) -> MochiModulation:
+    def modulation(self, time: TimeEmbedding) -> Sublayers:
         """Four tables per frame."""
-        return MochiModulation.of_tables(self.norm1.linear(time.projected))
+        return self._sublayers(self.norm1.linear(time.projected))
 
     def text_rows(self) -> RowSublayers:
         """The same sublayers with the layers of text."""
@@ -158,26 +132,25 @@ class MochiText(AddedRows, MochiSublayers):
         network: nn.Module = self.block.ff_context
         return network
 
-    def modulation(self, time: TimeEmbedding) -> MochiModulation:
+    def modulation(self, time: TimeEmbedding) -> Sublayers:
         """Four tables per frame."""
-        return MochiModulation.of_tables(self.block.norm1_context.linear(time.projected))
+        return self._sublayers(self.block.norm1_context.linear(time.projected))
 
 
 class MochiLastText(MochiText):
     """What the last block does to text rows: they are read, and come out as they were."""
 
-    def modulation(self, time: TimeEmbedding) -> MochiModulation:
-        """One table; nothing passes the gates."""
+    def modulation(self, time: TimeEmbedding) -> Sublayers:
+        """One table, for what is read."""
         scale = wide(self.block.norm1_context.linear_1(time.projected))
-        closed = torch.zeros_like(scale)
-        return MochiModulation(1 + scale, closed, closed, closed)
+        return Sublayers(attention=Sublayer(self._scaled(scale)), feed_forward=Sublayer(None))
 
     def post_attention(
         self,
         hidden_states: Tensor,
         attended: Tensor,
         normed: Tensor,
-        modulation: MochiModulation,
+        modulation: Sublayers,
         rows: StreamLayout,
     ) -> Tensor:
         """The rows as they are."""
@@ -185,19 +158,8 @@ class MochiLastText(MochiText):
         return hidden_states
 
     def feed_forward(
-        self, hidden_states: Tensor, modulation: MochiModulation, rows: StreamLayout
+        self, hidden_states: Tensor, modulation: Sublayers, rows: StreamLayout
     ) -> Tensor:
         """The rows as they are."""
         del modulation, rows
         return hidden_states
-
-
-def wide_norm(rows: Tensor, *, eps: float) -> Tensor:
-    """RMS norm without weights, fp32."""
-    return functional.rms_norm(wide(rows), rows.shape[-1:], eps=eps)
-
-
-def scaled_norm(hidden_states: Tensor, factor: Tensor, rows: StreamLayout, *, eps: float) -> Tensor:
-    """RMS norm times a factor per frame, ``[B, L, D]`` in the dtype of the stream."""
-    normed = wide_norm(hidden_states, eps=eps)
-    return per_frame(torch.mul, rows, normed, factor).type_as(hidden_states)
