@@ -35,6 +35,7 @@ from seqtex.models.run_sizes import RunSizes
 from seqtex.models.sources import ModelSources
 from seqtex.pipeline import SeqTexPipeline
 from seqtex.prepare import PreparedJob, prepare_job
+from seqtex_core import joint_projection
 from seqtex_core.errors import OutOfMemoryError, UsageError
 from seqtex_core.inference import joint_layers
 from seqtex_core.joint_projection import project
@@ -103,8 +104,11 @@ def test_counting_sees_tensors_come_and_go() -> None:
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_a_step_needs_what_was_expected(model: SeqTexModel, cached: bool) -> None:
-    """Counted on meta, against the allocator in a real step of the same sizes."""
+def test_a_step_needs_what_was_expected(
+    monkeypatch: pytest.MonkeyPatch, model: SeqTexModel, cached: bool
+) -> None:
+    """Counted on meta, against the allocator in a real step of the same sizes and products."""
+    monkeypatch.setattr(joint_projection, "_gains", lambda device: False)
     from seqtex_core.geometry_embedding import GeometryLatents
 
     sizes = RunSizes(view_size=256, uv_size=512).of(tiny.CONFIG)
@@ -292,7 +296,10 @@ def test_parts_visit_the_device_when_they_work(model: SeqTexModel, job: Prepared
     assert torch.equal(made, textured(model, job))
 
 
-def test_projections_of_one_input_stay_one_product_on_the_device() -> None:
+def test_projections_of_one_input_stay_one_product_on_the_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(joint_projection, "_gains", lambda device: True)
     moving, _ = planned(Measures(offload=True))
     layers = next(joint_layers(moving.transformer))
     x = torch.randn(1, 2, layers[0].in_features).to(layers[0].weight)

@@ -34,6 +34,7 @@ from benchmarks.formulas import (
 )
 from benchmarks.models import ModelSize, build_model, build_scene
 from benchmarks.released import ReleasedModel
+from seqtex_core import joint_projection
 from seqtex_core.attention import choose_attention
 from seqtex_core.kernels import activation, triton_launch, triton_residual, using_kernels
 from seqtex_core.kernels.triton_backend import TritonKernels
@@ -161,6 +162,7 @@ def test_counted_launches_are_those_of_the_triton_path(
     for module in (triton_launch, triton_residual):
         monkeypatch.setattr(module, "_kernels", lambda: kernels)
     monkeypatch.setattr(activation, "_fuses_tanh", lambda device, dtype: True)
+    monkeypatch.setattr(joint_projection, "_gains", lambda device: True)
     launched, counted = [], []
     for layers in (1, 2):
         for device in (torch.device("cpu"), META):

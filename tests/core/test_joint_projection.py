@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from seqtex_backbones.registry import load_backbone
+from seqtex_core import joint_projection
 from seqtex_core.decoupled_config import DecoupledConfig
 from seqtex_core.inference import joint_layers, prepare_for_inference
 from seqtex_core.joint_projection import join_layers, project
@@ -16,6 +17,11 @@ from seqtex_core.lora import LoRALinear, lora_layers, lora_state_dict
 from seqtex_core.transformer import SeqTexTransformer
 
 WIDTH = 12
+
+
+@pytest.fixture(autouse=True)
+def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joint_projection, "_gains", lambda device: True)
 
 
 def layers(*sizes: int, bias: bool = True) -> list[nn.Linear]:
@@ -68,6 +74,18 @@ def test_new_values_are_seen_and_new_weights_take_it_apart() -> None:
         assert not is_joint(x, changed)
         torch.testing.assert_close(project(x, changed)[1], changed[1](x))
     assert not is_joint(x, copy.deepcopy(group))
+
+
+@torch.no_grad()
+def test_a_cpu_takes_every_layer_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    group, x = layers(4, 4), torch.randn(1, 3, WIDTH)
+    join_layers(group)
+    monkeypatch.undo()
+    assert not is_joint(x, group)
+    assert all(map(torch.equal, project(x, group), [layer(x) for layer in group]))
+    on_meta = [layer.to("meta") for layer in group]
+    assert join_layers(on_meta)
+    assert len({part.untyped_storage()._cdata for part in project(x.to("meta"), on_meta)}) == 1
 
 
 def test_gradients_and_autocast_take_every_layer_by_itself() -> None:
