@@ -61,8 +61,8 @@ class BankSource:
     def preview(self, count: int) -> TrainingBatch:
         """Objects from the preview bank in texture kinds that training does not see."""
         made = []
-        for number in range(count):
-            sample = self._sample(self._preview_bank, number % len(self._preview_bank))
+        for number in range(min(count, len(self._preview_bank))):
+            sample = self._sample(self._preview_bank, number)
             rng = object_rng(self._context.seed, _PREVIEW, number)
             made.append((sample.maps(), draw_texture(sample, rng, kinds=self._preview_kinds)))
         return painted_batch(made)

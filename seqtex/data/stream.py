@@ -27,6 +27,7 @@ _ORDER, _SHUFFLE = 21, 22
 T = TypeVar("T")
 # Pillow reports broken PNG chunks as SyntaxError.
 _UNREADABLE = (ValueError, OSError, SyntaxError, SafetensorError, UnidentifiedImageError)
+_CONTENT = {"png": "a PNG image", "safetensors": "tensors (safetensors)", "json": "JSON"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,7 +75,7 @@ class ShardStream(IterableDataset[StreamedSample]):
         shuffle_buffer: samples held to be drawn from at random; 0 or 1 keeps the shards' order.
         rank: this process.
         world_size: number of processes.
-        on_damage: told of each damage; a warning is logged in any case.
+        on_damage: told of each damage; a warning is logged in any case, once for each.
 
     Raises:
         InputError: no shards there.
@@ -100,6 +101,7 @@ class ShardStream(IterableDataset[StreamedSample]):
         self._rank, self._world_size = rank, world_size
         self._epoch = 0
         self._on_damage = on_damage
+        self._logged: set[Damage] = set()
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration gives; the same epoch gives the same order."""
@@ -154,9 +156,11 @@ class ShardStream(IterableDataset[StreamedSample]):
             yield key, members
 
     def _report(self, shard: Path, key: str, error: Exception) -> None:
-        damage = Damage(shard=str(shard), key=key, reason=f"{type(error).__name__}: {error}")
+        damage = Damage(shard=str(shard), key=key, reason=str(error))
         where = f"sample {key} of {shard}" if key else f"shard {shard}"
-        _LOG.warning("%s cannot be read and is skipped: %s", where, damage.reason)
+        if damage not in self._logged:
+            self._logged.add(damage)
+            _LOG.warning("%s cannot be read and is skipped: %s", where, damage.reason)
         if self._on_damage is not None:
             self._on_damage(damage)
 
@@ -174,20 +178,27 @@ def decoded(key: str, members: Mapping[str, bytes]) -> StreamedSample:
     """The sample of the members of one key; members of other kinds are left out.
 
     Raises:
-        ValueError, OSError, SyntaxError, SafetensorError: a member cannot be read.
+        InputError: a member cannot be read; names it.
     """
     images: dict[str, Tensor] = {}
     tensors: dict[str, Tensor] = {}
     meta: dict[str, Any] = {}
     for extension, content in members.items():
         name, _, kind = extension.rpartition(".")
-        if kind == "png":
-            images[name] = image_of_png(content)
-        elif kind == "safetensors":
-            tensors |= load(content)
-        elif kind == "json":
-            value = json.loads(io.BytesIO(content).read())
-            meta |= value if name in ("meta", "") else {name: value}
+        try:
+            if kind == "png":
+                images[name] = image_of_png(content)
+            elif kind == "safetensors":
+                tensors |= load(content)
+            elif kind == "json":
+                value = json.loads(io.BytesIO(content).read())
+                meta |= value if name in ("meta", "") else {name: value}
+        except (*_UNREADABLE, TypeError) as error:
+            raise InputError(
+                f"{key}.{extension}",
+                expected=_CONTENT[kind],
+                got=f"{len(content)} bytes that do not decode ({type(error).__name__})",
+            ) from error
     return StreamedSample(key=key, images=images, tensors=tensors, meta=meta)
 
 

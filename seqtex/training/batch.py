@@ -97,7 +97,7 @@ class BatchSource(Protocol):
         ...
 
     def preview(self, count: int) -> TrainingBatch:
-        """``count`` objects that training never sees, always the same."""
+        """Objects that training never sees, always the same; fewer if there are not ``count``."""
         ...
 
 

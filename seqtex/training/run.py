@@ -155,9 +155,9 @@ class Run:
         preview = make_preview(model, batch, steps=output.preview_steps, seed=self.config.seed)
         path = self.folder / PREVIEWS / f"step-{step:09d}.png"
         save_preview(path, batch, preview)
-        median = float(preview.psnr.median())
-        count = len(preview.psnr)
-        say(f"step {step}: {path.name}, texture {median:.2f} dB (median of {count} new objects)")
+        median, count = float(preview.psnr.median()), len(preview.psnr)
+        shown = "one new object" if count == 1 else f"median of {count} new objects"
+        say(f"step {step}: {path.name}, texture {median:.2f} dB ({shown})")
 
     def _record(self, step: int) -> dict[str, Any]:
         return {

@@ -79,14 +79,19 @@ class ShardPlaces:
             textured=self.textured[keep],
         )
 
+    def shard_of(self, place: int) -> Path:
+        """The file of the sample at ``place``."""
+        return self.shards[int(self.shard[place])]
+
     def read(self, place: int) -> StreamedSample:
         """The sample at ``place``.
 
         Raises:
-            OSError, ValueError: it cannot be read.
+            InputError: a part of it cannot be read.
+            OSError, TarError: it is not there, or no part of a tar file.
         """
         start, stop = int(self.start[place]), int(self.stop[place])
-        with self.shards[int(self.shard[place])].open("rb") as file:
+        with self.shard_of(place).open("rb") as file:
             file.seek(start)
             content = file.read(stop - start)
         members: dict[str, bytes] = {}

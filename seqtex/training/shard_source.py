@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,7 @@ class ShardSource:
             shown = ShardPlaces.scan(context.path(options["preview_path"]))
         self._preview = shown.with_textures() if shown.textured.any() else shown
         self._order = lru_cache(maxsize=4)(self._draw_order)
+        self._reported: set[tuple[str, int]] = set()
 
     def batch(self, indices: Sequence[int], task: str) -> TrainingBatch:
         """Samples by number; ``geo2mv`` gets lit views and objects without textures too."""
@@ -98,9 +100,28 @@ class ShardSource:
     def preview(self, count: int) -> TrainingBatch:
         """The first samples with textures of the preview set; lit views if there are none."""
         places = self._preview
-        samples = [places.read(k % len(places)) for k in range(count)]
-        drawn = [_Drawn(sample=sample, set_name=places.name) for sample in samples]
-        return self._join(drawn, lit=not places.textured.any())
+        lit = not places.textured.any()
+        found = (self._read(places, place, lit=lit) for place in range(len(places)))
+        samples = list(islice((sample for sample in found if sample is not None), count))
+        if not samples:
+            raise _all_damaged(places, len(places))
+        return self._join([_Drawn(sample=s, set_name=places.name) for s in samples], lit=lit)
+
+    def _read(self, places: ShardPlaces, place: int, *, lit: bool) -> StreamedSample | None:
+        """A sample; ``None`` for one that cannot be used, which is reported once."""
+        needed = "lit0" if lit else "uv"
+        try:
+            sample = places.read(place)
+            if needed not in sample.images or "sizes" not in sample.meta:
+                raise InputError(
+                    sample.key, expected=f"{needed}.png and sizes in meta.json", got="not both"
+                )
+        except _UNREADABLE as error:
+            if (places.name, place) not in self._reported:
+                self._reported.add((places.name, place))
+                _LOG.warning("a sample of %s is skipped: %s", places.shard_of(place), error)
+            return None
+        return sample
 
     def _drawn(self, sets: tuple[ShardPlaces, ...], number: int, *, lit: bool) -> _Drawn:
         """Sample ``number``; one that cannot be read is reported and replaced by the next."""
@@ -118,13 +139,8 @@ class ShardSource:
                 if place < len(places):
                     break
                 place -= len(places)
-            try:
-                sample = places.read(place)
-                needed = "lit0" if lit else "uv"
-                if needed not in sample.images or "sizes" not in sample.meta:
-                    raise ValueError(f"sample {sample.key} has no {needed}.png or no sizes")
-            except _UNREADABLE as error:
-                _LOG.warning("sample %d of %s is skipped: %s", place, places.shards[0], error)
+            sample = self._read(places, place, lit=lit)
+            if sample is None:
                 continue
             return _Drawn(
                 sample=sample,
@@ -132,9 +148,7 @@ class ShardSource:
                 light=self._draw(number, "light", int(sample.meta.get("lightings", 1))),
                 caption=self._caption(sample, number),
             )
-        raise InputError(
-            "shards", expected="samples that can be read", got=f"{_ATTEMPTS} damaged in a row"
-        )
+        raise _all_damaged(places, _ATTEMPTS)
 
     def _caption(self, sample: StreamedSample, number: int) -> str:
         """One of the captions, whatever their style, drawn anew in every epoch."""
@@ -196,3 +210,10 @@ class ShardSource:
 
 def _one_frame(images: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(images))[:, None]
+
+
+def _all_damaged(places: ShardPlaces, count: int) -> InputError:
+    folder = places.shards[0].parent
+    return InputError(
+        f"shards {folder}", expected="samples that can be read", got=f"{count} damaged in a row"
+    )

@@ -157,6 +157,7 @@ def test_preview_uses_held_out_kinds(production):
     source = _source(production)
     first, second = source.preview(3), source.preview(3)
     assert torch.equal(first.groups["texture"].images, second.groups["texture"].images)
+    assert len(source.preview(99).groups["texture"].images) == len(source.bank)  # none twice
     with pytest.raises(UsageError, match="options"):
         _source(production, wrong=1)
     with pytest.raises(UsageError, match="32, 64, 2"):

@@ -159,7 +159,7 @@ def test_damaged_shard_is_reported_and_the_others_are_read(tmp_path, damage, cap
     assert "shard-00001" in caplog.text
 
 
-def test_damaged_sample_costs_only_itself(tmp_path):
+def test_damaged_sample_costs_only_itself(tmp_path, caplog):
     folder = tmp_path / "set"
     folder.mkdir()
     picture = bytearray(png_bytes(torch.rand(3, 16, 16)))
@@ -174,6 +174,14 @@ def test_damaged_sample_costs_only_itself(tmp_path):
     stream = ShardStream(folder, shuffle_buffer=0, on_damage=reported.append)
     assert _numbers(stream) == [1, 5]
     assert [d.key for d in reported] == ["b", "c", "d"]
+    assert [d.reason.partition(":")[0] for d in reported] == [
+        "b.uv.png",
+        "c.meta.json",
+        "d.geometry.safetensors",
+    ]
+    assert _numbers(stream) == [1, 5]
+    assert len(reported) == 6
+    assert len(caplog.records) == 3  # once for each
 
 
 def test_foreign_tar_with_folders_is_read(tmp_path):

@@ -106,10 +106,28 @@ def test_damage_is_reported_and_skipped(
     (folder / "a.tar").write_bytes(bytes(broken))
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        found = keys(source(tmp_path), range(3), "img2tex")
+        made = source(tmp_path)
+        found = keys(made, range(12), "img2tex")
+        shown = made.preview(6)
     assert "00000000" not in found
-    assert len(found) == 3
-    assert "skipped" in caplog.text
+    assert len(found) == 12
+    assert len(caplog.records) == 2  # the shard's end, and the sample: once, whatever is asked for
+    said = caplog.records[1].getMessage()
+    assert str(folder / "a.tar") in said
+    assert "00000000.view0.png: expected a PNG image" in said
+    # there are two whole samples: they are shown, and none of them twice
+    assert [key.rpartition("-")[2] for key in shown.geometry_keys or ()] == ["00000001", "00000002"]
+
+
+def test_a_set_without_a_whole_sample_is_refused(shards: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    whole = bytearray((shards / "more" / "c.tar").read_bytes())
+    whole[600:700] = b"\xff" * 100
+    (tmp_path / "full" / "c.tar").write_bytes(bytes(whole))
+    with pytest.raises(InputError, match="can be read"):
+        source(tmp_path).preview(2)
+    with pytest.raises(InputError, match="can be read"):
+        source(tmp_path).batch([0], "img2tex")
 
 
 def test_wrong_folders_options_and_sizes_are_refused(shards: Path, tmp_path: Path) -> None:
