@@ -80,6 +80,11 @@ class BackboneSpec:
         frames, height, width = (s // p for s, p in zip(size, self.patch_size, strict=True))
         return Grid(frames=frames, height=height, width=width)
 
+    def latent_size(self, grid: Grid) -> tuple[int, int, int]:
+        """Latent frames, rows and columns of a token grid."""
+        frames, height, width = self.patch_size
+        return grid.frames * frames, grid.height * height, grid.width * width
+
 
 @dataclass(frozen=True, kw_only=True)
 class TimeEmbedding:

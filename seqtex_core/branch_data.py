@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from .adapter import KeyValue, TextContext, TimeEmbedding
 from .frames import Stream, StreamLayout
 from .packed_layout import AnyLayout
 from .rope import Rope
+
+WeightVersions = tuple[tuple[int, torch.dtype], ...]
+"""How often each of some weights was written to, and its dtype."""
 
 
 class Hidden(NamedTuple):
@@ -122,8 +126,12 @@ class StepCache:
         branches: positions, embedded geometry and text context per stream.
         blocks: per block, cast geometry and context keys; ``None`` while training, where each
             block recomputes them under its own checkpoint.
+        with_gradients: whether weights can learn through it.
+        versions: of the weights that it was made with, or ``None`` where they are not counted.
     """
 
     layout: AnyLayout
     branches: Mapping[Stream, BranchInputs]
     blocks: tuple[BlockCache, ...] | None
+    with_gradients: bool
+    versions: WeightVersions | None = None

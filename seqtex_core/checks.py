@@ -24,6 +24,17 @@ def check_type(name: str, value: object, kind: type, *, remedy: str = "") -> Non
         raise UsageError(name, expected=f"a {kind.__name__}", got=got, remedy=remedy)
 
 
+def check_callable(name: str, value: object, *, expected: str, remedy: str = "") -> None:
+    """Refuse what cannot be called.
+
+    Raises:
+        UsageError: such as a name or a finished object.
+    """
+    if not callable(value):
+        got = repr(value) if isinstance(value, str) else type(value).__name__
+        raise UsageError(name, expected=expected, got=got, remedy=remedy)
+
+
 def check_mapping(name: str, value: object, of: str = "tensors") -> None:
     """Refuse anything but a mapping by group name.
 
@@ -86,6 +97,16 @@ def check_like(name: str, tensor: Tensor, weight: Tensor) -> None:
         raise UsageError(name, expected=f"{weight.dtype}, as the weights", got=str(tensor.dtype))
 
 
+def check_device(name: str, tensor: Tensor, device: torch.device) -> None:
+    """Refuse a tensor on another device than the model's.
+
+    Raises:
+        UsageError: names both devices.
+    """
+    if tensor.device != device:
+        raise UsageError(name, expected=f"one on {device}, as the model", got=str(tensor.device))
+
+
 def check_levels(name: str, sigma: Tensor) -> None:
     """Refuse noise levels that are not in [0, 1], as far as the host sees them.
 
@@ -103,7 +124,7 @@ def check_levels(name: str, sigma: Tensor) -> None:
             name,
             expected="noise levels in [0, 1]",
             got=f"{low:g} to {high:g}",
-            remedy="Divide timesteps by 1000.",
+            remedy="Divide timesteps by 1000." if high > 1 else "",
         )
 
 

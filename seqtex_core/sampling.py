@@ -9,6 +9,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from .checks import check_callable, check_mapping, check_type
 from .errors import UsageError
 from .flow_matching import velocity_to_clean
 from .frame_plan import FramePlan
@@ -103,7 +104,12 @@ def sample(
         UsageError: inputs that do not fit the plan, or a model answer that does not fit them.
     """
     levels = level_list(sigmas)
-    _check_factory(sampler)
+    check_callable(
+        "sampler",
+        sampler,
+        expected="a class or function that makes one sampler from the levels",
+        remedy="Give the class itself: every group gets a sampler of its own.",
+    )
     run = plan.start(known, sigmas=levels, generator=generator, streams=streams)
     samplers = {group: sampler(levels) for group in run.stepped_groups}
     latents = run.initial_latents()
@@ -131,19 +137,10 @@ def sample(
     return run.finish(latents)
 
 
-def _check_factory(sampler: SamplerFactory) -> None:
-    if not callable(sampler):
-        raise UsageError(
-            "sampler",
-            expected="a class or function that makes one sampler from the levels",
-            got=f"one {type(sampler).__name__}",
-            remedy="Give the class itself: every group gets a sampler of its own.",
-        )
-
-
 def _answer(velocity: Mapping[str, Tensor], group: str, latents: Tensor) -> Tensor:
-    if not isinstance(velocity, Mapping):
-        raise UsageError("velocity", expected="a mapping by group", got=type(velocity).__name__)
+    check_mapping("velocity", velocity)
+    if group in velocity:
+        check_type(f"velocity of {group!r}", velocity[group], Tensor)
     if group not in velocity or velocity[group].shape != latents.shape:
         raise UsageError(
             f"velocity of {group!r}",

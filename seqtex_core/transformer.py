@@ -16,15 +16,22 @@ from .adapter import Backbone, BackboneShell, TimeEmbedding, copy_for_branch
 from .attention import Attend, choose_attention
 from .branch_data import BranchInputs, BranchTimes, Hidden
 from .branch_data import StepCache as StepCache
-from .checks import check_shape
+from .checks import check_type
 from .decoupled_config import DecoupledConfig
 from .errors import UsageError
 from .frames import FrameGroup, Stream, TokenLayout
 from .geometry_embedding import GeometryEmbedding, GeometryLatents, first_caster
 from .lora import inject_lora, merged_state_dict
+from .model_checks import (
+    check_backbone,
+    check_batches,
+    check_object,
+    check_step,
+    weight_versions,
+)
 from .muv_block import MUVBlock
 from .packed_inputs import joined_rope, positions, row_times
-from .packed_layout import AnyLayout, PackedLayout
+from .packed_layout import AnyLayout
 from .text_input import readable_text
 from .text_rows import text_sigma
 from .trunk import Trunk, run_blocks
@@ -39,7 +46,8 @@ class SeqTexTransformer(nn.Module):
         attention: name of the attention implementation, ``"auto"``, or one of your own.
 
     Raises:
-        UsageError: an unknown attention implementation.
+        UsageError: an unknown attention implementation, no ``Backbone``, one with adapters already,
+            adapter targets that no block has, or parts to share that it does not declare.
 
     Example:
         >>> cache = transformer.prepare(layout, geometry=geometry, text=text)
@@ -54,7 +62,8 @@ class SeqTexTransformer(nn.Module):
         attention: str | Attend = "auto",
     ) -> None:
         super().__init__()
-        self.config = config or DecoupledConfig()
+        self.config = DecoupledConfig() if config is None else config
+        check_backbone(backbone, self.config)
         self.spec = backbone.spec
         self.backbone = backbone
         self.attend = choose_attention(attention) if isinstance(attention, str) else attention
@@ -150,30 +159,21 @@ class SeqTexTransformer(nn.Module):
             UsageError: no mv group, geometry for some groups only or of another size than the
                 layout, text that does not fit, or different batch sizes.
         """
-        if "mv" not in layout.streams:
-            raise UsageError("layout", expected="a group in the mv stream", got="none")
+        maps = {} if geometry is None else geometry
+        check_object(layout, maps, self.backbone)
+        for name, rows in (("text", text), ("image", image)):
+            if rows is not None:
+                check_type(name, rows, Tensor, remedy="Give the rows of an encoder.")
         place = next(self.geometry.parameters())
         if text is None:
             text = place.new_zeros(batch_size, self.spec.text_length, self.spec.text_dim)
         text, mask, pooled = readable_text(text.to(place), text_mask, pooled_text, self.spec)
         image = None if image is None else image.to(place)
         rope, position = positions(self._shell("mv"), layout)
-        tokens = self._geometry_tokens(layout, geometry or {}, place)
+        check_batches(layout, maps, text.shape[0])
+        tokens = self._geometry_tokens(layout, maps, place)
         in_attention = tokens if self.config.geometry_use == "attention" else {}
         added = tokens if self.config.geometry_use == "input" else {}
-        if isinstance(layout, PackedLayout) and layout.num_samples != text.shape[0]:
-            raise UsageError(
-                "layout",
-                expected=f"{text.shape[0]} samples, as the text",
-                got=str(layout.num_samples),
-            )
-        for name, maps in (geometry or {}).items():
-            if maps.position.shape[0] not in (1, text.shape[0]):
-                raise UsageError(
-                    f"geometry of {name!r}",
-                    expected=f"batch 1 or {text.shape[0]}, as the text (batch_size without one)",
-                    got=f"batch {maps.position.shape[0]}",
-                )
         context = {
             s: self._shell(s).encode_text(text, image, mask=mask, pooled=pooled)
             for s in self._encoders(layout)
@@ -194,7 +194,13 @@ class SeqTexTransformer(nn.Module):
         if precompute is None:
             precompute = not torch.is_grad_enabled()
         blocks = tuple(b.build_cache(branches) for b in self.muv_blocks()) if precompute else None
-        return StepCache(layout=layout, branches=branches, blocks=blocks)
+        return StepCache(
+            layout=layout,
+            branches=branches,
+            blocks=blocks,
+            with_gradients=torch.is_grad_enabled(),
+            versions=weight_versions(self),
+        )
 
     def forward(
         self, latents: Mapping[str, Tensor], sigmas: Mapping[str, Tensor], cache: StepCache
@@ -212,9 +218,11 @@ class SeqTexTransformer(nn.Module):
             out by ``layout.keep``.
 
         Raises:
-            UsageError: groups missing from a stream, or shapes that do not fit the layout.
+            UsageError: groups missing from a stream, shapes, dtypes or devices that do not fit,
+                levels outside [0, 1] (looked for on a CPU only), a cache made without gradients
+                although weights learn, or one from before they were written to.
         """
-        streams = self._check(latents, sigmas, cache)
+        streams = check_step(latents, sigmas, cache, self)
         inputs = {s: cache.branches[s] for s in streams}
         sigma = {s: rows.rows.join(sigmas).float() for s, rows in inputs.items()}
         times = self._times(inputs, sigma)
@@ -301,49 +309,13 @@ class SeqTexTransformer(nn.Module):
     def _geometry_tokens(
         self, layout: AnyLayout, geometry: Mapping[str, GeometryLatents], place: Tensor
     ) -> dict[Stream, Tensor]:
-        names = [group.name for group in layout.groups]
         if not geometry:
             return {}
-        if set(geometry) != set(names):
-            raise UsageError(
-                "geometry", expected=f"maps of all groups {names}", got=str(sorted(geometry))
-            )
         tokens = {}
-        for name in names:
-            maps = geometry[name]
-            size = self._latent_size(layout.group(name))
-            shape = (None, self.spec.latent_channels, *size)
-            check_shape(f"geometry of {name!r}", maps.position, shape, "B C F H W")
+        for name, maps in geometry.items():
             moved = GeometryLatents(position=maps.position.to(place), normal=maps.normal.to(place))
             tokens[name] = self.geometry(moved)
         return {stream: layout.pack_stream(stream, tokens) for stream in layout.streams}
-
-    def _latent_size(self, group: FrameGroup) -> tuple[int, int, int]:
-        grid, patch = group.grid, self.spec.patch_size
-        return grid.frames * patch[0], grid.height * patch[1], grid.width * patch[2]
-
-    def _check(
-        self, latents: Mapping[str, Tensor], sigmas: Mapping[str, Tensor], cache: StepCache
-    ) -> list[Stream]:
-        layout = cache.layout
-        present = [
-            stream
-            for stream, rows in layout.streams.items()
-            if any(group.name in latents for group in rows.groups)
-        ]
-        wanted = [group.name for group in layout.groups if group.stream in present]
-        if set(wanted) != set(latents) or set(wanted) != set(sigmas) or "mv" not in present:
-            raise UsageError(
-                "latents",
-                expected=f"latents and sigmas of all groups of a stream, mv at least: {wanted}",
-                got=f"latents of {sorted(latents)}, sigmas of {sorted(sigmas)}",
-            )
-        batch, channels = cache.branches["mv"].context.text.shape[0], self.spec.latent_channels
-        for name in wanted:
-            size = self._latent_size(layout.group(name))
-            check_shape(f"latents[{name!r}]", latents[name], (batch, channels, *size), "B C F H W")
-            check_shape(f"sigmas[{name!r}]", sigmas[name], (batch, size[0]), "B F")
-        return present
 
     def _embed(
         self,

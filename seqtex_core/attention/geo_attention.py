@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_attention, check_like, check_shape, check_type
+from ..checks import check_attention, check_callable, check_like, check_shape, check_type
 from ..errors import UsageError
 from ..query_key import (
     GeometryOrder,
@@ -122,16 +122,18 @@ def geo_attention(
         mask: boolean (True = may attend) or additive, broadcastable to ``[B, N, Lq, Lk]``.
 
     Raises:
-        UsageError: shapes that do not fit, or an unknown order.
+        UsageError: shapes that do not fit, an unknown order, or a name for ``attend``.
         UnsupportedError: ``attend`` cannot run on these inputs.
 
     Source: paper Eq. 5-7.
     """
     check_attention(q, k, v, mask)
     check_order(geometry_order)
+    attend = choose_attention() if attend is None else attend
+    check_callable("attend", attend, expected="an implementation, as choose_attention(name) gives")
     q = _place(q, q_placement, geometry_order)
     k = _place(k, q_placement if k_placement is None else k_placement, geometry_order)
-    return (choose_attention() if attend is None else attend)(q, k, v, mask=mask)
+    return attend(q, k, v, mask=mask)
 
 
 def geo_attention_reference(
@@ -290,6 +292,8 @@ class GeoAttention(nn.Module):
             UsageError: shapes that do not fit; another dtype or device than the weights have;
                 geometry although there is no caster; a placement of a context that is not given.
         """
+        for name, where in (("placement", placement), ("context_placement", context_placement)):
+            check_type(name, where, Placement)
         if context is None and context_placement is not NOWHERE:
             raise UsageError("context_placement", expected="none without a context", got="one")
         check_shape("hidden_states", hidden_states, (None, None, self.config.dim), "B L C")

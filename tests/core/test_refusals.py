@@ -250,6 +250,12 @@ CASES: dict[str, tuple[str, Callable[[], object]]] = {
         "metadata",
         lambda: core.save_model(LAYER, "/tmp/x.safetensors", metadata={"step": 3}),  # type: ignore[dict-item]
     ),
+    "list of velocities": ("velocity of 'views'", lambda: sample_with({"views": [0.0]})),
+    "attention by name": ("attend", lambda: geo_attention(Q, Q, Q, attend="sdpa")),  # type: ignore[arg-type]
+    "placement of None": (
+        "placement",
+        lambda: LAYER(latents(1, 4, 16), placement=None),
+    ),
     "no folder": ("/nowhere", lambda: core.save_model(LAYER, "/nowhere/x.safetensors")),
 }
 
