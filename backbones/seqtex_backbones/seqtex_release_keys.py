@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from .wan_block import LORA_TARGETS
+from .wan.block import LORA_TARGETS
 
 _SHELL = (
     ("geometry.position.conv.", "pos_patch_embedding."),

@@ -5,6 +5,7 @@ The layers are looked up when they are used, because adapters take their places.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -140,20 +141,27 @@ def context_key_values(
 
 
 def attend_to_context(
-    attention: Any, rows: Tensor, pair: KeyValue, attend: Attend, *, scope: NormScope
+    attention: Any,
+    rows: Tensor,
+    pairs: Sequence[KeyValue],
+    attend: Attend,
+    *,
+    scope: NormScope,
 ) -> Tensor:
     """What cross-attention gives for rows ``[B, L, D]``, projected.
 
     Args:
         attention: a diffusers ``Attention``.
         rows: what queries are made of.
-        pair: from :func:`context_key_values`.
+        pairs: from :func:`context_key_values`; several are attended apart and summed.
         attend: attention implementation.
         scope: of the query norm.
     """
-    num_heads = pair.key.shape[2]
+    num_heads = pairs[0].key.shape[2]
     norm = qk_norm(attention.norm_q, scope)
     query = qk_prep(attention.to_q(rows), norm, num_heads=num_heads)
-    attended = attend(query, pair.key, pair.value, mask=pair.mask)
+    attended, *more = (attend(query, pair.key, pair.value, mask=pair.mask) for pair in pairs)
+    for other in more:
+        attended = attended + other
     projected: Tensor = attention.to_out[0](attended.flatten(2))
     return projected

@@ -56,5 +56,4 @@ class LTXBlock(GeluSublayers, SplitCrossBlock):
         self, normed: Tensor, key_values: tuple[KeyValue, ...], attend: Attend
     ) -> Tensor:
         """Attention to the text, projected."""
-        (text,) = key_values
-        return attend_to_context(self.attn2, normed, text, attend, scope=self.norm_scope)
+        return attend_to_context(self.attn2, normed, key_values, attend, scope=self.norm_scope)

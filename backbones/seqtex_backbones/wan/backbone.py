@@ -26,7 +26,7 @@ from ..diffusers_parts.backbone import (
     head_sizes,
     require_config,
 )
-from ..wan_block import LORA_TARGETS, WanBlock
+from .block import LORA_TARGETS, WanBlock
 from .shell import Prediction, WanShell
 
 

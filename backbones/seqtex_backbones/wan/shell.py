@@ -18,7 +18,7 @@ from seqtex_core.rope import Rope, RopeSpec, rope_table, wan_axis_dims
 
 from ..diffusers_parts.patches import ConvPatches, join_patches
 from ..diffusers_parts.shell import DiffusersShell, embed_levels
-from ..wan_block import FACTORS
+from .block import FACTORS
 
 Prediction = Literal["velocity", "clean"]
 

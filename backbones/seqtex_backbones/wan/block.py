@@ -15,10 +15,17 @@ from torch import Tensor, nn
 from seqtex_core.adapter import BackboneBlock, KeyValue, TextContext, TimeEmbedding
 from seqtex_core.attention import Attend
 from seqtex_core.joint_projection import project
-from seqtex_core.kernels.activation import linear_gelu
 from seqtex_core.modulation import RowNorm
-from seqtex_core.query_key import QKNorm, qk_prep
 from seqtex_core.split_block import SplitCrossBlock, Sublayer, Sublayers
+
+from ..diffusers_parts.attention import (
+    JOINT_ATTENTION,
+    NormScope,
+    attend_to_context,
+    context_key_values,
+    qk_norm,
+)
+from ..diffusers_parts.sublayers import GeluSublayers
 
 LORA_TARGETS = (
     "attn1.to_q",
@@ -35,7 +42,7 @@ FACTORS = slice(1, None, 3)
 feed-forward. The factors are 1 plus what the weights say."""
 
 
-class WanBlock(SplitCrossBlock):
+class WanBlock(GeluSublayers, SplitCrossBlock):
     """Self-attention, cross-attention to text, feed-forward; modulated per frame.
 
     Args:
@@ -44,10 +51,10 @@ class WanBlock(SplitCrossBlock):
 
     shareable: ClassVar[Mapping[str, tuple[str, ...]]] = {"cross_attn": ("attn2",)}
     joint_projections: ClassVar[tuple[tuple[str, ...], ...]] = (
-        ("attn1.to_q", "attn1.to_k", "attn1.to_v"),
-        ("attn2.to_k", "attn2.to_v"),
+        *JOINT_ATTENTION,
         ("attn2.add_k_proj", "attn2.add_v_proj"),
     )
+    norm_scope: ClassVar[NormScope] = "inner"
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -61,14 +68,9 @@ class WanBlock(SplitCrossBlock):
         self.num_heads = int(parts.attn1.heads)
 
     @property
-    def q_norm(self) -> QKNorm:
-        """RMS norm over all heads."""
-        return _rms(self.attn1.norm_q)
-
-    @property
-    def k_norm(self) -> QKNorm:
-        """RMS norm over all heads."""
-        return _rms(self.attn1.norm_k)
+    def network(self) -> Any:
+        """The feed-forward network."""
+        return self.ffn
 
     def modulation(self, time: TimeEmbedding) -> Sublayers:
         """The block's table plus the time projection, fp32; cross-attention has neither."""
@@ -96,58 +98,18 @@ class WanBlock(SplitCrossBlock):
             feed_forward=Sublayer(RowNorm(ffn_factor, ffn_shift, self.eps), ffn_gate),
         )
 
-    def query(self, normed: Tensor) -> Tensor:
-        """Projected queries, ``[B, L, N*D]``."""
-        projected: Tensor = self.attn1.to_q(normed)
-        return projected
-
-    def key_value(self, normed: Tensor) -> tuple[Tensor, Tensor]:
-        """Projected keys and values, each ``[B, L, N*D]``."""
-        key, value = project(normed, (self.attn1.to_k, self.attn1.to_v))
-        return key, value
-
-    def query_key_value(self, normed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """All three."""
-        attn = self.attn1
-        query, key, value = project(normed, (attn.to_q, attn.to_k, attn.to_v))
-        return query, key, value
-
-    def attention_update(self, attended: Tensor) -> Tensor:
-        """Output projection."""
-        update: Tensor = self.attn1.to_out[0](attended.flatten(2))
-        return update
-
     def cross_key_values(self, context: TextContext) -> tuple[KeyValue, ...]:
         """Keys and values of the text and, for image-to-video models, of the image."""
-        attn = self.attn2
-        key, value = project(context.text, (attn.to_k, attn.to_v))
-        norm = _rms(attn.norm_k)
-        of_text = KeyValue.of(key, value, norm, num_heads=self.num_heads, mask=context.key_mask)
+        heads, scope, attn = self.num_heads, self.norm_scope, self.attn2
+        of_text = context_key_values(attn, context, num_heads=heads, scope=scope)
         if context.image is None:
-            return (of_text,)
+            return of_text
         key, value = project(context.image, (attn.add_k_proj, attn.add_v_proj))
-        norm = _rms(attn.norm_added_k)
-        return of_text, KeyValue.of(key, value, norm, num_heads=self.num_heads)
+        norm = qk_norm(attn.norm_added_k, scope)
+        return *of_text, KeyValue.of(key, value, norm, num_heads=heads)
 
     def cross_update(
         self, normed: Tensor, key_values: tuple[KeyValue, ...], attend: Attend
     ) -> Tensor:
         """Attention to text and image, summed and projected."""
-        norm = _rms(self.attn2.norm_q)
-        query = qk_prep(self.attn2.to_q(normed), num_heads=self.num_heads, norm=norm)
-        attended = [attend(query, pair.key, pair.value, mask=pair.mask) for pair in key_values]
-        update = attended[0] if len(attended) == 1 else attended[0] + attended[1]
-        out: Tensor = self.attn2.to_out[0](update.flatten(2))
-        return out
-
-    def feed_forward_update(self, normed: Tensor) -> Tensor:
-        """GELU network."""
-        gelu, _, out = self.ffn.net
-        update: Tensor = out(linear_gelu(normed, gelu.proj, approximate=gelu.approximate))
-        return update
-
-
-def _rms(norm: nn.RMSNorm) -> QKNorm:
-    eps = norm.eps
-    assert eps is not None
-    return QKNorm(weight=norm.weight, eps=eps, kind="rms", scope="inner")
+        return attend_to_context(self.attn2, normed, key_values, attend, scope=self.norm_scope)
