@@ -40,14 +40,20 @@ def convert(
         str, typer.Option("--shard-size", metavar="SIZE", help="Largest file in a folder.")
     ] = "10GB",
     head_dim: Annotated[
-        int,
+        int | None,
         typer.Option(
-            "--head-dim", help="Channels per head, for Wan files without a config.", min=2
+            "--head-dim",
+            help="Channels per head, for Wan files without a config.",
+            min=2,
+            show_default="128",
         ),
-    ] = 128,
+    ] = None,
     lora_alpha: Annotated[
-        float, typer.Option("--lora-alpha", help="Of released weights, which do not say it.")
-    ] = 64.0,
+        float | None,
+        typer.Option(
+            "--lora-alpha", help="Of released weights, which do not say it.", show_default="64"
+        ),
+    ] = None,
     vae: Annotated[
         Path | None,
         typer.Option("--vae", metavar="DIR", help="diffusers VAE to put into a model folder."),

@@ -25,14 +25,15 @@ from seqtex_backbones.wan.configs import WanConfig
 from seqtex_backbones.wan.keys import to_original
 from seqtex_backbones.wan.sizes import original_config_json
 from seqtex_core.checkpoint import save_model, unique_tensors
-from seqtex_core.errors import UsageError
+from seqtex_core.errors import InputError, UsageError
 from seqtex_core.lora_exchange import lora_metadata
 from seqtex_core.transformer import SeqTexTransformer
 from seqtex_core.weight_stream import TensorSource
 
-from .config import CODEC_WEIGHTS_NAME, WEIGHTS_NAME, ModelConfig
+from .config import CODEC_WEIGHTS_NAME, WEIGHTS_NAME
 from .conversion_sources import Layout, SeqTexSource, Source, WanSource
 from .folder import CONFIG_NAME
+from .sources import TEXT_FOLDERS
 
 LORA_NAME = "pytorch_lora_weights.safetensors"
 
@@ -69,9 +70,17 @@ def in_layout(to: Layout, source: Source, *, vae: Path | None = None) -> LayoutR
         vae: folder of a diffusers VAE, for a model folder.
 
     Raises:
-        UsageError: a layout that cannot hold the source.
-        WeightsError: no VAE in that folder.
+        UsageError: a layout that cannot hold the source or a VAE, or a VAE of other latents.
+        InputError: no VAE in that folder.
+        WeightsError: a VAE of another class.
     """
+    if vae is not None and to != "seqtex":
+        raise UsageError(
+            "--vae",
+            expected="--to seqtex: no other layout has a VAE",
+            got=f"--to {to}",
+            remedy="Leave it out.",
+        )
     return _LAYOUTS[to](source, vae)
 
 
@@ -118,7 +127,7 @@ def _seqtex(source: Source, vae: Path | None) -> LayoutResult:
     notes: tuple[str, ...] = ()
     extras: list[Callable[[Path], None]] = []
     if vae is not None:
-        codec = _vae(vae, config)
+        codec = _vae(vae, model)
         config = replace(config, codec=codec.to_config())
         extras.append(lambda scratch: save_model(codec, scratch / CODEC_WEIGHTS_NAME))
     elif model.folder is None:
@@ -135,17 +144,36 @@ def _seqtex(source: Source, vae: Path | None) -> LayoutResult:
     )
 
 
-def _vae(folder: Path, config: ModelConfig) -> VideoVAECodec:
+def _vae(folder: Path, model: SeqTexSource) -> VideoVAECodec:
     """The codec of a model, with the sizes and weights of a diffusers VAE."""
+    settings = model.config.codec
+    kind: Any = CODECS.get(str(settings["codec"]))
+    if not issubclass(kind, VideoVAECodec):
+        raise UsageError(
+            "--vae", expected="none: the model's codec has no weights", got=f"{folder}"
+        )
     inside = folder / "vae"
-    kind: Any = CODECS.get(str(config.codec["codec"]))
+    place = inside if inside.is_dir() else folder
+    if not (place / "config.json").is_file():
+        raise InputError(
+            f"--vae {folder}",
+            expected="a VAE's folder as diffusers writes it, or that of its pipeline",
+            got="no config.json in it" if place.is_dir() else "no such folder",
+        )
     codec: VideoVAECodec = kind.from_pretrained(
-        inside if inside.is_dir() else folder,
-        ranges=ValueRanges.from_config(config.codec["ranges"]),
-        sample_posterior=config.codec["sample_posterior"],
-        frames_per_chunk=config.codec["frames_per_chunk"],
+        place,
+        ranges=ValueRanges.from_config(settings["ranges"]),
+        sample_posterior=settings["sample_posterior"],
+        frames_per_chunk=settings["frames_per_chunk"],
         local_files_only=True,
     )
+    wanted = model.empty.spec.latent_channels
+    if codec.latent_channels != wanted:
+        raise UsageError(
+            f"--vae {folder}",
+            expected=f"a VAE of {wanted} latent channels, as the transformer reads",
+            got=str(codec.latent_channels),
+        )
     return codec
 
 
@@ -155,7 +183,11 @@ def _copy_beside(folder: Path, scratch: Path) -> None:
         if path.name in (CONFIG_NAME, WEIGHTS_NAME) or path.name.startswith("."):
             continue
         if path.is_dir():
-            shutil.copytree(path, scratch / path.name)
+            text = {name for name in TEXT_FOLDERS if (path / name).is_dir()}
+            for name in text:  # a link may lead to a whole pipeline, which has more
+                shutil.copytree(path / name, scratch / path.name / name)
+            if not text:
+                shutil.copytree(path, scratch / path.name)
         else:
             shutil.copy2(path, scratch / path.name)
 
@@ -179,7 +211,7 @@ def _as_seqtex(source: Source, to: Layout) -> SeqTexSource:
             f"--to {to}",
             expected="a SeqTex model: released weights or a model folder",
             got="a plain Wan transformer, which has no texture branch",
-            remedy="Train one on it: backbone_weights in the config of `seqtex train`.",
+            remedy="Train one on it: base and backbone_weights in the config of `seqtex train`.",
         )
     return source
 

@@ -24,7 +24,7 @@ from seqtex_backbones.wan.keys import diffusers_names
 from seqtex_backbones.wan.sizes import HEAD_DIM, wan_config_of
 from seqtex_backbones.weight_source import find_weights
 from seqtex_core.checkpoint import unique_tensors
-from seqtex_core.errors import InputError, WeightsError
+from seqtex_core.errors import InputError, UsageError, WeightsError
 from seqtex_core.transformer import SeqTexTransformer
 from seqtex_core.weight_files import WeightFiles
 from seqtex_core.weight_report import check_weights, grouped
@@ -40,15 +40,34 @@ LAYOUTS: tuple[Layout, ...] = ("diffusers", "original", "released", "seqtex", "l
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """What the files do not say.
+    """What the files do not say; ``None`` for what Wan and the released system have.
 
     Args:
-        head_dim: channels per head of a Wan model without a config of diffusers.
+        head_dim: channels per head of a Wan model without a config that says it.
         lora_alpha: of released weights.
     """
 
-    head_dim: int = HEAD_DIM
-    lora_alpha: float = RELEASED_DECOUPLED.lora_alpha
+    head_dim: int | None = None
+    lora_alpha: float | None = None
+
+    def refuse(self, *names: str, decided: str) -> None:
+        """Refuse options that would change nothing.
+
+        Args:
+            names: fields.
+            decided: what says them instead.
+
+        Raises:
+            UsageError: one of them was given.
+        """
+        for name in names:
+            if getattr(self, name) is not None:
+                raise UsageError(
+                    "--" + name.replace("_", "-"),
+                    expected=f"none: {decided}",
+                    got=str(getattr(self, name)),
+                    remedy="Leave it out.",
+                )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,7 +126,7 @@ def open_source(
         raise InputError("SRC", expected="a folder or a safetensors file", got=f"{path}: neither")
     if (path / CONFIG_NAME).is_file():
         with WeightFiles([path / WEIGHTS_NAME]) as files:
-            yield _model_folder(path, files, dtype)
+            yield _model_folder(path, files, options, dtype)
         return
     found = find_weights(path)
     with WeightFiles(found.files) as files:
@@ -123,7 +142,10 @@ def open_source(
             )
 
 
-def _model_folder(path: Path, files: WeightFiles, dtype: torch.dtype | None) -> SeqTexSource:
+def _model_folder(
+    path: Path, files: WeightFiles, options: SourceOptions, dtype: torch.dtype | None
+) -> SeqTexSource:
+    options.refuse("head_dim", "lora_alpha", decided=f"{CONFIG_NAME} in SRC says it")
     config = ModelConfig.read(path)
     empty = empty_released(entry_from_config(config.backbone), config.decoupled)
     wanted = {name: tuple(t.shape) for name, t in unique_tensors(empty).items()}
@@ -145,13 +167,15 @@ def _released(
     dtype: torch.dtype | None,
 ) -> SeqTexSource:
     plain = {key.replace(".base_layer.", "."): shape for key, shape in files.shapes.items()}
-    sizes = (
-        released_entry(told, source=str(path)).config
-        if told
-        else wan_config_of(plain, head_dim=options.head_dim, subject=str(path))
-    )
+    if told:
+        options.refuse("head_dim", decided="config.json in SRC says it")
+        sizes = released_entry(told, source=str(path)).config
+    else:
+        head_dim = options.head_dim or HEAD_DIM
+        sizes = wan_config_of(plain, head_dim=head_dim, subject=str(path))
     rank = next((s[0] for key, s in files.shapes.items() if ".lora_A." in key), 1)
-    decoupled = replace(RELEASED_DECOUPLED, lora_rank=rank, lora_alpha=options.lora_alpha)
+    alpha = RELEASED_DECOUPLED.lora_alpha if options.lora_alpha is None else options.lora_alpha
+    decoupled = replace(RELEASED_DECOUPLED, lora_rank=rank, lora_alpha=alpha)
     entry = WanEntry(name="wan-of-seqtex", summary="the Wan model of a checkpoint", config=sizes)
     empty = empty_released(entry, decoupled)
     named = unique_tensors(empty)
@@ -173,14 +197,18 @@ def _wan(
     options: SourceOptions,
     dtype: torch.dtype | None,
 ) -> WanSource:
+    options.refuse("lora_alpha", decided="a plain Wan transformer has no adapters")
     names = diffusers_names(files)
     shapes = {names[key]: shape for key, shape in files.shapes.items()}
     if told and told.get("_class_name") == "WanTransformer3DModel":
+        options.refuse("head_dim", decided="config.json in SRC says it")
         config = WanConfig.from_diffusers(told)
     else:
         heads = int(told["num_heads"]) if told and "num_heads" in told else None
+        if heads:
+            options.refuse("head_dim", decided="config.json in SRC says it")
         dim = shapes.get("patch_embedding.weight", (0,))[0]
-        head_dim = dim // heads if heads else options.head_dim
+        head_dim = dim // heads if heads else options.head_dim or HEAD_DIM
         config = wan_config_of(shapes, head_dim=head_dim, subject=str(path))
     with torch.device("meta"):
         model = WanEntry(name="wan", summary="to compare with", config=config).build()

@@ -105,7 +105,12 @@ def test_wan_there_and_back(seqtex: Seqtex, tmp_path: Path, config: WanConfig, t
         assert len(list(there.glob("*.safetensors"))) > 3
         assert json.loads((there / "config.json").read_text())["_class_name"] == "WanModel"
     back = tmp_path / "back"
-    outcome = seqtex("convert", there, back, "--to", "diffusers", "--head-dim", "24")
+    words = ["--to", "diffusers"]
+    told = ["--head-dim", "24"]
+    if target == "folder":  # its config.json says it
+        refused = seqtex("convert", there, back, *words, *told)
+        assert (refused.code, "--head-dim" in refused.err) == (2, True)
+    outcome = seqtex("convert", there, back, *words, *(told if target != "folder" else []))
     assert outcome.code == 0, outcome.err
     assert same(read(back), state_of(config))
     from diffusers import WanTransformer3DModel
@@ -352,6 +357,64 @@ def test_what_a_layout_cannot_hold(seqtex: Seqtex, tmp_path: Path) -> None:
     assert outcome.code == 4
     assert "a.weight" in outcome.err
     assert seqtex("convert", tmp_path / "nowhere", tmp_path / "out", "--to", "lora").code == 3
+
+
+def test_options_that_would_change_nothing_are_refused(seqtex: Seqtex, tmp_path: Path) -> None:
+    wan = diffusers_folder(tmp_path / "diffusers", WAN_TINY.config)
+    released = released_folder(tmp_path / "released")
+    out, alpha = tmp_path / "out", ["--lora-alpha", "2"]
+    assert seqtex("convert", released, tmp_path / "model", "--to", "seqtex", *alpha).code == 0
+    for source, words in (
+        (wan, ["--to", "original", "--head-dim", "24"]),
+        (wan, ["--to", "original", *alpha]),
+        (wan, ["--to", "original", "--vae", wan]),
+        (released, ["--to", "seqtex", "--head-dim", "24"]),
+        (tmp_path / "model", ["--to", "released", "--head-dim", "24"]),
+        (tmp_path / "model", ["--to", "released", *alpha]),
+        (tmp_path / "model", ["--to", "lora", "--vae", wan]),
+    ):
+        refused = seqtex("convert", source, out, *words)
+        assert refused.code == 2, words
+        assert f"Error: {words[2]}" in refused.err
+    assert not out.exists()
+
+
+def test_a_vae_that_is_not_there_or_of_other_latents(seqtex: Seqtex, tmp_path: Path) -> None:
+    from diffusers import AutoencoderKLWan
+
+    AutoencoderKLWan(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+    ).save_pretrained(tmp_path / "vae")
+    released, out = released_folder(tmp_path / "released"), tmp_path / "out"
+    other = seqtex("convert", released, out, "--to", "seqtex", "--vae", tmp_path / "vae")
+    assert other.code == 2
+    assert "16 latent channels" in other.err
+    missing = seqtex("convert", released, out, "--to", "seqtex", "--vae", tmp_path / "nowhere")
+    assert missing.code == 3
+    assert "no such folder" in missing.err
+    assert "Warning" not in missing.err
+    assert not out.exists()
+
+
+def test_of_a_linked_pipeline_the_text_encoder_is_copied(seqtex: Seqtex, tmp_path: Path) -> None:
+    for part in ("text_encoder", "tokenizer", "transformer"):
+        (tmp_path / "pipeline" / part).mkdir(parents=True)
+        (tmp_path / "pipeline" / part / "file.json").write_text(part)
+    released = released_folder(tmp_path / "released")
+    assert seqtex("convert", released, tmp_path / "model", "--to", "seqtex").code == 0
+    (tmp_path / "model" / "text").symlink_to(tmp_path / "pipeline")
+    done = seqtex("convert", tmp_path / "model", tmp_path / "out", "--to", "seqtex")
+    assert done.code == 0, done.err
+    text = tmp_path / "out" / "text"
+    assert sorted(path.parent.name for path in text.rglob("*.json")) == [
+        "text_encoder",
+        "tokenizer",
+    ]
 
 
 def test_headers_say_what_the_library_of_the_format_expects(seqtex: Seqtex, tmp_path: Path) -> None:
