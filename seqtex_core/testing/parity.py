@@ -1,14 +1,14 @@
-"""Checks against the original implementation, and of what a backbone says about itself."""
+"""Checks against the original implementation; skipped for a backbone that has none."""
 
 from __future__ import annotations
 
-import itertools
+import unittest
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ..adapter import SHAREABLE, BackboneBlock, BackboneShell
+from ..adapter import Backbone
 from ..decoupled_config import DecoupledConfig
 from ..transformer import SeqTexTransformer
 from .harness import Harness, Inputs, assert_differs, randomize
@@ -16,40 +16,6 @@ from .harness import Harness, Inputs, assert_differs, randomize
 
 class ParityChecks(Harness):
     """The mv branch is the original model."""
-
-    def test_spec_describes_the_modules(self) -> None:
-        """Numbers, adapter targets and shareable parts name what is there."""
-        backbone = self.make_backbone()
-        spec = backbone.spec
-        assert len(backbone.blocks) == spec.num_blocks
-        adapted: set[str] = set()
-        for block in backbone.blocks:
-            assert block.num_heads == spec.num_heads
-            assert (block.text_rows() is not None) == spec.joint_text
-            targets = block.own_lora_targets(spec)
-            assert targets
-            for target in targets:
-                assert isinstance(block.get_submodule(target), torch.nn.Linear), target
-            adapted.update(targets)
-        assert adapted == set(spec.lora_targets)
-        parts: list[BackboneShell | BackboneBlock] = [backbone.shell, *backbone.blocks]
-        for part in parts:
-            for name in itertools.chain(*part.shareable.values(), part.common):
-                part.get_submodule(name)
-        assert {key for part in parts for key in part.shareable} <= set(SHAREABLE)
-
-    def test_original_keys_only_renames(self) -> None:
-        """The same tensor objects, each under one name; blocks alone work too."""
-        backbone = self.make_backbone()
-        shell = backbone.shell.state_dict(keep_vars=True)
-        blocks = [block.state_dict(keep_vars=True) for block in backbone.blocks]
-        given = {id(t) for state in (shell, *blocks) for t in state.values()}
-        named = backbone.original_keys(shell, blocks)
-        assert {id(tensor) for tensor in named.values()} == given
-        assert len(named) == len(given)
-        of_blocks = backbone.original_keys({}, blocks)
-        assert len(of_blocks) == sum(len(block) for block in blocks)
-        assert of_blocks.items() <= named.items()
 
     def test_mv_equals_the_original_at_one_level(self) -> None:
         """Geometry given but casters zero, adapters zero: the original's velocity."""
@@ -148,7 +114,11 @@ class ParityChecks(Harness):
     def _reference(
         self, transformer: SeqTexTransformer, inputs: Inputs, sigma: Tensor | None = None
     ) -> Tensor:
-        return transformer.backbone.reference_velocity(
+        backbone = transformer.backbone
+        if type(backbone).reference_velocity is Backbone.reference_velocity:
+            reason = f"{backbone.spec.name} has no original: no reference_velocity"
+            raise unittest.SkipTest(reason)
+        return backbone.reference_velocity(
             transformer.mv_state_dict(),
             inputs.latents["views"],
             inputs.sigmas["views"] if sigma is None else sigma,
