@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
+from operator import index
 from pathlib import Path
 from typing import Self
 
 import torch
 
 from seqtex_core.errors import UsageError
+from seqtex_core.tasks import REFERENCE_TASKS
+from seqtex_geometry.mesh import VIEW_NAMES
 
 from .detail import with_detail
 from .foreground import told
 from .fusion import CANDIDATES
 from .generate import GenerateSettings, generate
+from .library_words import library_words
 from .models import approximations
 from .models.catalog import CATALOG
 from .models.folder import DEFAULT_MODEL
@@ -81,16 +86,17 @@ class SeqTexPipeline:
         kind = _dtype(dtype) if isinstance(dtype, str) else dtype
         if isinstance(weights, str | Path):
             weights = ModelSources(weights=str(weights))
-        model = load_model(
-            name_or_path,
-            device=choose_device(str(device)),
-            dtype=kind,
-            sources=weights,
-            memory=memory,
-            sizes=sizes,
-            on_progress=on_progress,
-            fp8=fp8,
-        )
+        with library_words():
+            model = load_model(
+                name_or_path,
+                device=choose_device(str(device)),
+                dtype=kind,
+                sources=weights,
+                memory=memory,
+                sizes=sizes,
+                on_progress=on_progress,
+                fp8=fp8,
+            )
         return cls(model)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
@@ -101,7 +107,7 @@ class SeqTexPipeline:
     def __call__(
         self,
         mesh: PreparedJob | str | Path,
-        references: Mapping[str, ReferenceSource] | None = None,
+        references: Mapping[str, ReferenceSource] | ReferenceSource | None = None,
         *,
         task: str | None = None,
         steps: int | None = None,
@@ -120,7 +126,9 @@ class SeqTexPipeline:
 
         Args:
             mesh: a mesh file, or a job already prepared (with its references) on any device.
-            references: per view name a picture of the object in that view. Not with a job.
+            references: per view name a picture of the object in that view: a path, a PIL image, an
+                array ``[H, W, 3]`` of uint8, or a tensor ``[3, H, W]`` in [0, 1]. One picture alone
+                shows the front. Not with a job.
             task: registered task: what is given and what is made; the model's own if ``None``.
             steps: model calls per texture; the model's default if ``None``.
             shift: flow shift of the noise levels; the model's default if ``None``.
@@ -144,16 +152,26 @@ class SeqTexPipeline:
             InputError: the mesh or an image is rejected.
             OutOfMemoryError: the device is too small for these sizes.
         """
-        self.model.check_prompt(prompt)
-        self.model.check_sizes(view_size=view_size, uv_size=uv_size)
-        check_enlarges("texture_size", texture_size, uv_size or self.model.config.uv_size)
-        if isinstance(mesh, PreparedJob):
-            if references is not None:
-                raise UsageError("references", expected="none beside a job", got=str(references))
-            job = mesh
-        else:
+        seed = _checked_seed(seed)
+        job = mesh if isinstance(mesh, PreparedJob) else None
+        if job is not None and references is not None:
+            raise UsageError("references", expected="none beside a job", got="some")
+        # the command line prepares its jobs itself: what it is told is in its own words
+        with library_words() if job is None else nullcontext():
+            self.model.check_prompt(prompt)
+            self.model.check_sizes(view_size=view_size, uv_size=uv_size)
+            check_enlarges("texture_size", texture_size, uv_size or self.model.config.uv_size)
+        if not isinstance(mesh, PreparedJob):
+            given = _by_view(references)
+            if not given and (task or self.model.config.task) in REFERENCE_TASKS:
+                raise UsageError(
+                    "references",
+                    expected="at least one picture, such as {'front': 'chair.png'}",
+                    got="none",
+                )
             options = PrepareOptions(device=str(self.model.device))
-            job = prepare_job(mesh, references or {}, options=options, on_progress=on_progress)
+            job = prepare_job(mesh, given, options=options, on_progress=on_progress)
+        assert job is not None
         config = self.model.config
         settings = GenerateSettings(
             task=config.task if task is None else task,
@@ -206,6 +224,26 @@ class SeqTexPipeline:
             views=made.views,
             maps=ResultMaps(views=made.view_maps, textures=uv_maps),
         ).with_model(model.record, task=settings.task, seed=seed)
+
+
+def _by_view(
+    references: Mapping[str, ReferenceSource] | ReferenceSource | None,
+) -> Mapping[str, ReferenceSource]:
+    """Pictures by view; one alone shows the front."""
+    if references is None:
+        return {}
+    return references if isinstance(references, Mapping) else {VIEW_NAMES[0]: references}
+
+
+def _checked_seed(seed: int) -> int:
+    """The seed as a whole number that torch takes."""
+    try:
+        number = index(seed)
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**63:
+        raise UsageError("seed", expected="a whole number from 0 to 2^63 - 1", got=repr(seed))
+    return number
 
 
 def model_choices(model: SeqTexModel, prompt: str | None) -> dict[str, str]:

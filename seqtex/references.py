@@ -19,10 +19,12 @@ from seqtex_geometry.mesh import VIEW_NAMES, ImageArray
 if TYPE_CHECKING:
     from PIL import Image
 
+    from .reference_arrays import PictureArray
+
 MIN_REFERENCE_SIZE = 32
 MAX_REFERENCE_SIZE = 4096
 """Pixels of an edge; larger pictures are reduced: no texture shows more, and memory is finite."""
-ReferenceSource: TypeAlias = "str | Path | Image.Image"
+ReferenceSource: TypeAlias = "str | Path | Image.Image | PictureArray"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,14 +101,14 @@ def parse_references(
     return found
 
 
-def read_references(references: Mapping[str, str | Path | Image.Image]) -> list[ReferenceImage]:
+def read_references(references: Mapping[str, ReferenceSource]) -> list[ReferenceImage]:
     """Decode and check reference images, in the order of the rig's views.
 
     Args:
-        references: per view name a path or a PIL image.
+        references: per view name a path, a PIL image, or an array or tensor, see ``picture_of``.
 
     Raises:
-        UsageError: an unknown view name.
+        UsageError: an unknown view name, or something that is no picture.
         InputError: an image that is missing, damaged, too small, not square or empty.
     """
     for view in references:
@@ -114,19 +116,26 @@ def read_references(references: Mapping[str, str | Path | Image.Image]) -> list[
     return [read_reference(references[v], view=v) for v in VIEW_NAMES if v in references]
 
 
-def read_reference(source: str | Path | Image.Image, *, view: str) -> ReferenceImage:
+def read_reference(source: ReferenceSource, *, view: str) -> ReferenceImage:
     """Decode and check one reference image.
 
     Orientation tags are applied; an alpha channel that is opaque everywhere counts as none.
 
     Raises:
         InputError: missing, not an image, damaged, too small, not square, or fully transparent.
+        UsageError: no path and no picture.
     """
+    from PIL import Image
+
     if isinstance(source, (str, Path)):
         name, data = str(source), _read_bytes(Path(source))
         picture = _decode(name, data)
+    elif isinstance(source, Image.Image):
+        name, picture, data = "<image>", source, source.tobytes()
     else:
-        name, picture = "<image>", source
+        from .reference_arrays import picture_of
+
+        name, picture = "<image>", picture_of(source, view=view)
         data = picture.tobytes()
     width, height = picture.size
     if min(height, width) < MIN_REFERENCE_SIZE:

@@ -203,21 +203,24 @@ def load_pipeline(
         SeqTexError: of any kind.
     """
     from seqtex.models.folder import DEFAULT_MODEL
+    from seqtex.models.load import DTYPES, load_model
     from seqtex.pipeline import SeqTexPipeline, model_choices
+    from seqtex.prepare import choose_device
     from seqtex.stages import StageClock
 
     name = request.model or DEFAULT_MODEL
     with StageClock(report).stage(f"Load model {name}"):
-        pipeline = SeqTexPipeline.from_pretrained(
+        model = load_model(
             name,
-            weights=request.sources,
-            device=request.device,
-            dtype=request.dtype,
+            device=choose_device(request.device),
+            dtype=None if request.dtype is None else DTYPES[request.dtype],
+            sources=request.sources,
             memory=request.memory,
             sizes=sizes,
             on_progress=report,
             fp8=request.fp8,
         )
+    pipeline = SeqTexPipeline(model)
     _check_model(pipeline, request)
     for label, text in model_choices(pipeline.model, request.prompt).items():
         report.say(f"  {label}: {text}")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKLWan
+from PIL import Image
 
 from seqtex.generate import make_plan
 from seqtex.latents import encode_geometry, reference_frames
+from seqtex.library_words import translated
 from seqtex.models.config import CODEC_WEIGHTS_NAME, WEIGHTS_NAME, ModelConfig
 from seqtex.models.folder import CONFIG_NAME
 from seqtex.models.load import build_transformer, load_model
@@ -76,6 +79,56 @@ def test_a_mesh_and_a_picture_become_a_texture(pipeline, assets):
     assert result.maps.views.size == (16, 16)
     assert [maps.size for maps in result.maps.textures] == [(32, 32)]
     assert set(result.timings) >= {"Load", "Maps", "Encode", "Denoise", "Decode"}
+
+
+def test_one_picture_alone_shows_the_front(pipeline, assets):
+    path = assets / "views" / "0_front.png"
+    named = pipeline(assets / "figure.glb", {"front": path}, steps=1)
+    for picture in (str(path), path, Image.open(path), np.asarray(Image.open(path))):
+        assert torch.equal(pipeline(assets / "figure.glb", picture, steps=1).texture, named.texture)
+
+
+@pytest.mark.parametrize("references", [None, {}])
+def test_a_task_that_needs_a_picture_says_so(pipeline, assets, references):
+    with pytest.raises(UsageError, match=r"references: expected at least one picture"):
+        pipeline(assets / "figure.glb", references)
+
+
+@pytest.mark.parametrize("seed", ["1", -1, 2**63, 1.5, None])
+def test_a_seed_is_a_whole_number(pipeline, job, seed):
+    with pytest.raises(UsageError, match="seed: expected a whole number"):
+        pipeline(job, seed=seed)
+
+
+def test_seeds_of_other_libraries_are_whole_numbers(pipeline, job):
+    made = pipeline(job, steps=1, seed=np.int64(3))
+    assert torch.equal(made.texture, pipeline(job, steps=1, seed=3).texture)
+    assert json.dumps(made.manifest.to_json()["seed"]) == "3"
+
+
+def test_a_library_user_is_told_arguments_not_options(pipeline, assets, tmp_path):
+    with pytest.raises(WeightsError) as lacking:
+        SeqTexPipeline.from_pretrained("wan2.1-t2v-1.3b")
+    assert "weights=DIR" in str(lacking.value)
+    assert "weights=ModelSources(random_seed=0)" in str(lacking.value)
+    with pytest.raises(UsageError) as unneeded:
+        SeqTexPipeline.from_pretrained("seqtex-tiny", weights=tmp_path)
+    with pytest.raises(UsageError) as budget:
+        SeqTexPipeline.from_pretrained("seqtex-tiny", memory=7)
+    with pytest.raises(UsageError) as prompt:
+        pipeline(assets / "figure.glb", assets / "views" / "0_front.png", prompt="a chair")
+    for error in (lacking, unneeded, budget, prompt):
+        assert "--" not in str(error.value).replace("--local-dir", "")
+
+
+def test_options_become_arguments():
+    assert translated("--weights DIR, or --vae-weights a/b.") == (
+        "weights=DIR, or weights=ModelSources(vae=a/b)."
+    )
+    assert translated("Leave --prompt out; --memory 12: ...") == (
+        "Leave prompt out; memory=12: ..."
+    )
+    assert translated("`hf download a/b --local-dir DIR`") == "`hf download a/b --local-dir DIR`"
 
 
 def test_the_reference_view_comes_back_as_it_was_given(pipeline, job):

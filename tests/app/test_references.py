@@ -5,9 +5,11 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from seqtex.references import (
@@ -52,6 +54,44 @@ def test_alpha_is_kept_unless_it_is_opaque_everywhere() -> None:
     assert read.alpha is not None
     assert np.array_equal(read.alpha, np.asarray(alpha))
     assert np.array_equal(read.rgb, square())
+
+
+def test_arrays_and_tensors_are_pictures() -> None:
+    """Each form of the same pixels is read as the same pixels."""
+    pixels = square()
+    chw = torch.from_numpy(pixels).permute(2, 0, 1)
+    grey = np.repeat(pixels[..., :1], 3, axis=2)
+    forms = [pixels, pixels / 255, chw, chw / 255, (chw / 255)[None], (chw / 255).double()]
+    for form in forms:
+        read = read_reference(form, view="front")
+        assert np.array_equal(read.rgb, pixels)
+        assert (read.alpha, read.name) == (None, "<image>")
+    for flat in (pixels[..., 0], pixels[..., :1], chw[:1]):
+        assert np.array_equal(read_reference(flat, view="front").rgb, grey)
+    covered = np.concatenate([pixels, pixels[..., :1]], axis=2)
+    alpha = read_reference(covered, view="front").alpha
+    assert alpha is not None
+    assert np.array_equal(alpha, pixels[..., 0])
+    half = read_reference((chw / 255).half(), view="front").rgb
+    assert np.abs(half.astype(int) - pixels).max() <= 1  # 11 bits of fp16 round to a step at most
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (np.zeros((64, 64, 2), np.uint8), r"\[H, W, C\].*64, 64, 2"),
+        (torch.zeros(64, 64, 3), r"\[C, H, W\].*64, 64, 3"),
+        (torch.zeros(2, 3, 64, 64), r"\[C, H, W\]"),
+        (np.zeros((64, 64, 3), np.int64), "uint8, or floating point.*int64"),
+        (np.full((64, 64, 3), 255.0), r"\[0, 1\], got 255 to 255. Divide by 255"),
+        (torch.full((3, 64, 64), -1.0), r"Bring them to \[0, 1\]"),
+        (torch.full((3, 64, 64), torch.nan), r"values in \[0, 1\]"),
+        (b"bytes", "a path, a PIL picture.*got bytes"),
+    ],
+)
+def test_what_is_no_picture_is_refused(source: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        read_reference(source, view="front")
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "LA", "1"])
