@@ -36,6 +36,7 @@ HEAD_DIM = 128
 EPS = 1e-6
 BARE, CALL = "bare kernel", "library's call"
 WITHOUT, WITH, PREP = "attention alone", "Geo-Attention", "norm, rotation, geometry alone"
+COPY, BOTH = "copy of as many bytes", "queries and keys"
 LAYER_WITHOUT, LAYER_WITH = "layer without them", "Geo-Attention layer"
 
 
@@ -236,6 +237,8 @@ def _geometry_case(stream: str, rows: Rows, dtype: torch.dtype) -> Case:
     attend = choose_attention()
     length = rows.q.shape[1] + rows.k.shape[1]
     prep = qk_prep_bytes(1, length, rows.heads * HEAD_DIM, HEAD_DIM, itemsize=dtype.itemsize)
+    source = rows.q.new_ones(prep // (2 * dtype.itemsize))
+    target = torch.zeros_like(source)
 
     def exact(q: Tensor, k: Tensor) -> list[Tensor]:
         return exact_attention((q, k, rows.split()[2]), rows.split()[0], backward=False)
@@ -259,7 +262,14 @@ def _geometry_case(stream: str, rows: Rows, dtype: torch.dtype) -> Case:
                 name=PREP,
                 call=rows.prepared,
                 expected=rows.exactly,
-                work=Work(bytes=float(prep), bytes_formula="qk_prep_bytes, queries and keys"),
+                work=Work(bytes=float(prep), bytes_formula=f"qk_prep_bytes, {BOTH}"),
+            ),
+            Candidate(
+                name=COPY,
+                call=lambda: target.copy_(source),
+                expected=source.double,
+                work=Work(bytes=float(2 * source.nbytes), bytes_formula="read and written once"),
+                notes=("as many bytes in one launch: what a copy of this size reaches",),
             ),
         ],
         work=_work(rows, dtype),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .fsdp import SHARDED
-from .geo_attention import CALL, PREP, WITH
+from .geo_attention import CALL, COPY, PREP, WITH
 from .goal_figures import (
     Find,
     achieved,
@@ -285,6 +285,13 @@ ON_CUDA = (
         device="cuda",
         benchmark="geo_attention",
         find=metric("over", implementation=PREP),
+        form=".3f",
+    ),
+    Goal(
+        name="the same, speed over a copy of as many bytes",
+        device="cuda",
+        benchmark="geo_attention",
+        find=ratio(COPY, PREP),
         form=".3f",
     ),
     Goal(

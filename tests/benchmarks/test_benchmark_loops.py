@@ -98,7 +98,7 @@ def test_a_layer_is_compared_with_one_resolution_for_all(
 
 def test_geometry_is_told_apart_from_attention(session: Session) -> None:
     rows = geo_attention.run(session)
-    assert [row.status for row in rows] == ["ok"] * 12, [row.reason for row in rows]
+    assert [row.status for row in rows] == ["ok"] * 14, [row.reason for row in rows]
     for row in rows:
         wanted = geo_attention.PAIRS.get(row.implementation)
         assert row.metrics.get("over_what") == wanted
