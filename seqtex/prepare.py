@@ -16,7 +16,7 @@ from torch import Tensor
 from seqtex_core.errors import InputError, UnsupportedError, UsageError
 from seqtex_geometry.asset import MeshAsset, load_asset
 from seqtex_geometry.cameras import CameraRig
-from seqtex_geometry.charts import unwrap
+from seqtex_geometry.charts import ChartMethod, chart_method, unwrap
 from seqtex_geometry.maps import SurfaceMaps, uv_map_layers, uv_maps, view_maps
 from seqtex_geometry.mesh import Mesh
 from seqtex_geometry.rasterize import Rasterizer, choose_rasterizer
@@ -146,6 +146,7 @@ def prepare_job(
         asset = mesh if isinstance(mesh, MeshAsset) else _load(mesh, options)
         working, _ = normalize(asset.mesh, asset.axes)
     working, uv_source = _with_uvs(asset, working, options, clock)
+    charts = _chart_method(working, options)
     surface = SurfaceTensors.from_mesh(working, device)
     cameras = CameraRig.seqtex(diagonal=_diagonal(working)).to(device)
     fitted = []
@@ -167,12 +168,15 @@ def prepare_job(
         inputs=_records(asset, images),
         choices={
             "axes": str(asset.axes),
-            "UVs": _uv_sentence(working, uv_source),
+            "UVs": _uv_sentence(working, uv_source, charts),
             "rasterizer": rasterizer.name,
             "device": str(device),
             **{f"reference {reference.view}": str(reference) for reference in fitted},
         },
-        settings=_settings(options, asset, uv_source, rasterizer, device),
+        settings={
+            **_settings(options, asset, uv_source, rasterizer, device),
+            "charts": charts if uv_source == "unwrapped" else None,
+        },
         stage_seconds=clock.times,
     )
 
@@ -237,9 +241,19 @@ def _with_uvs(
             remedy="Leave --keep-uv out to have it unwrapped.",
         )
     limit = options.unwrap_seconds
+    method = _chart_method(mesh, options)
     with clock.stage("Unwrap", math.ceil(limit)) as step:
-        made = unwrap(mesh, timeout_s=limit, on_progress=lambda seconds: step(int(seconds)))
+        made = unwrap(
+            mesh,
+            method=method,
+            timeout_s=limit,
+            on_progress=lambda seconds: step(int(seconds)),
+        )
     return made, "unwrapped"
+
+
+def _chart_method(mesh: Mesh, options: PrepareOptions) -> ChartMethod:
+    return chart_method(mesh) if options.charts == "auto" else options.charts
 
 
 def _diagonal(mesh: Mesh) -> float:
@@ -247,11 +261,12 @@ def _diagonal(mesh: Mesh) -> float:
     return float(np.linalg.norm(used.max(axis=0) - used.min(axis=0)))
 
 
-def _uv_sentence(mesh: Mesh, source: UvSource) -> str:
+def _uv_sentence(mesh: Mesh, source: UvSource, method: ChartMethod) -> str:
     sets = mesh.num_texture_sets
     if source == "none":
         return "none"
-    owner = "the author's" if source == "author" else "new, made by xatlas"
+    made = {"xatlas": "new, made by xatlas", "directions": "new, cut by direction (--charts)"}
+    owner = "the author's" if source == "author" else made[method]
     flat = flat_uv_share(mesh)
     note = f"; {flat:.0%} of the surface lies on single points of it" if flat >= 0.005 else ""
     return f"{owner}, {sets} texture{'' if sets == 1 else 's'}{note}"

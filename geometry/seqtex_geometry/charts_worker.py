@@ -11,6 +11,8 @@ import numpy as np
 def main(folder: Path, resolution: int, padding: int) -> None:
     """Read ``vertices.npy`` and ``faces.npy`` from ``folder``, write the charts' UVs there.
 
+    Vertices in the plane, ``[V, 2]``, are charts already, which are only packed.
+
     Writes ``uvs.npy``, ``[T, 3, 2]`` within one square, and ``charted.npy``, ``[T]`` bool: false
     for faces that xatlas ignored. Atlases that are not square keep their aspect.
     """
@@ -19,7 +21,7 @@ def main(folder: Path, resolution: int, padding: int) -> None:
     vertices = np.load(folder / "vertices.npy", allow_pickle=False)
     faces = np.load(folder / "faces.npy", allow_pickle=False)
     atlas = xatlas.Atlas()
-    atlas.add_mesh(vertices, faces)
+    (atlas.add_mesh if vertices.shape[1] == 3 else atlas.add_uv_mesh)(vertices, faces)
     pack = xatlas.PackOptions()
     pack.resolution = resolution
     pack.padding = padding

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from seqtex.outputs import check_folder, staged
-from seqtex.prepare_options import PrepareOptions
+from seqtex.prepare_options import CHART_CHOICES, ChartChoice, PrepareOptions
 from seqtex_geometry.asset import load_asset
 
 from .exits import naming_smaller_setting
 from .options import (
+    ChartsOption,
     DeviceOption,
     FrontOption,
     KeepUvOption,
@@ -23,6 +24,7 @@ from .options import (
     RasterizerOption,
     UnwrapOption,
     UpOption,
+    check_choice,
     check_size,
     uv_mode,
 )
@@ -47,6 +49,7 @@ def maps(
     front: FrontOption = None,
     keep_uv: KeepUvOption = False,
     unwrap: UnwrapOption = False,
+    charts: ChartsOption = "auto",
     rasterizer: RasterizerOption = "auto",
     device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
@@ -59,13 +62,16 @@ def maps(
     check_size("--view-size", view_size)
     check_size("--uv-size", uv_size)
     uv = uv_mode(keep_uv, unwrap)
+    check_choice("--charts", charts, CHART_CHOICES)
     check_folder(out, record=RECORD, overwrite=overwrite)
     asset = load_asset(mesh, up=up, front=front)
     remedy = f"Use --view-size {view_size // 2} --uv-size {uv_size // 2}."
     with StageReporter() as report, naming_smaller_setting(remedy):
         from seqtex.prepare import prepare_job
 
-        options = PrepareOptions(uv=uv, rasterizer=rasterizer, device=device)
+        options = PrepareOptions(
+            uv=uv, charts=cast(ChartChoice, charts), rasterizer=rasterizer, device=device
+        )
         job = prepare_job(asset, options=options, on_progress=report)
         report.say_choices(job)
         with staged(out) as folder:

@@ -51,6 +51,15 @@ KeepUvOption = Annotated[
 UnwrapOption = Annotated[
     bool, typer.Option("--unwrap", help="Make new UVs even if the file has some.")
 ]
+ChartsOption = Annotated[
+    str,
+    typer.Option(
+        "--charts",
+        metavar="xatlas|directions",
+        help="Who cuts the surface for new UVs: xatlas, or the direction that it faces, in "
+        "seconds for any mesh. auto: xatlas up to 60 thousand faces.",
+    ),
+]
 
 
 def uv_mode(keep_uv: bool, unwrap: bool) -> UvMode:

@@ -23,6 +23,7 @@ from .model_options import (
     WeightsOption,
 )
 from .options import (
+    ChartsOption,
     DeviceOption,
     FrontOption,
     KeepUvOption,
@@ -100,6 +101,7 @@ def texture(
     front: FrontOption = None,
     keep_uv: KeepUvOption = False,
     unwrap: UnwrapOption = False,
+    charts: ChartsOption = "auto",
     min_iou: Annotated[
         float | None,
         typer.Option(
@@ -188,6 +190,7 @@ def texture(
             up=up,
             front=front,
             uv=uv_mode(keep_uv, unwrap),
+            charts=charts,
             min_iou=min_iou,
             method=method or ("project" if model is None else "model"),
             model=model,

@@ -11,7 +11,7 @@ from seqtex.models.folder import DEFAULT_MODEL, check_model
 from seqtex.models.memory import check_budget
 from seqtex.models.run_sizes import RunSizes
 from seqtex.models.sources import ModelSources
-from seqtex.prepare_options import DEFAULT_MIN_IOU, UvMode
+from seqtex.prepare_options import CHART_CHOICES, DEFAULT_MIN_IOU, UvMode
 from seqtex.references import parse_references
 from seqtex_core.errors import UsageError
 from seqtex_geometry.mesh import VIEW_NAMES
@@ -39,6 +39,7 @@ class TextureRequest:
     up: str | None
     front: str | None
     uv: UvMode
+    charts: str
     min_iou: float | None
     method: str
     model: str | None
@@ -72,6 +73,7 @@ class TextureRequest:
             UsageError: an unknown word, a number out of range, or options that exclude each other.
         """
         check_choice("--method", self.method, METHODS)
+        check_choice("--charts", self.charts, CHART_CHOICES)
         if self.method == "project":
             self._refuse_model_options()
         references = parse_references(self.image, self.refs, ref_view=self.ref_view)

@@ -16,7 +16,7 @@ from seqtex.outputs import (
     check_replaceable,
     resolve_output,
 )
-from seqtex.prepare_options import PrepareOptions
+from seqtex.prepare_options import ChartChoice, PrepareOptions
 from seqtex.references import ReferenceImage, read_references
 from seqtex_geometry.asset import MeshAsset, load_asset
 from seqtex_geometry.export.publish import check_output
@@ -158,6 +158,7 @@ def _make(
         images,
         options=PrepareOptions(
             uv=request.uv,
+            charts=cast(ChartChoice, request.charts),
             rasterizer=request.rasterizer,
             device=request.device,
             min_iou=request.silhouette_threshold,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -151,3 +154,17 @@ def test_public_names_can_be_imported_and_listed() -> None:
         assert name in dir(seqtex)
     with pytest.raises(AttributeError, match="nothing_of_this_name"):
         seqtex.nothing_of_this_name  # noqa: B018
+
+
+def test_who_cuts_the_surface_is_said_and_recorded(seqtex: Callable[..., Any], work: Path) -> None:
+    command = ["texture", work / "bare.ply", "--image", work / "views" / "0_front.png"]
+    command += ["--uv-size", "64"]
+    for given, said in (("directions", "cut by direction"), ("auto", "made by xatlas")):
+        outcome = seqtex(*command, "--charts", given)
+        assert outcome.code == 0, outcome.err
+        assert said in outcome.err
+        record = json.loads((work / "bare_textured.glb.seqtex.json").read_text())
+        assert record["settings"]["charts"] == ("xatlas" if given == "auto" else given)
+    refused = seqtex(*command, "--charts", "magic")
+    assert refused.code == 2
+    assert "auto, xatlas, directions" in refused.err
