@@ -100,6 +100,7 @@ class Case:
         reference: what ``expected`` is, in words.
         plain: name of the candidate that counts as plain torch.
         few: calls take seconds: three are timed and one is profiled.
+        rounds: calls of each that are timed at least, where goals are about a small difference.
     """
 
     benchmark: str
@@ -112,6 +113,7 @@ class Case:
     reference: str = "fp64"
     plain: str | None = None
     few: bool = False
+    rounds: int = 0
 
 
 def run_case(case: Case, session: Session) -> list[Row]:
@@ -131,6 +133,8 @@ def run_case(case: Case, session: Session) -> list[Row]:
     runnable = {c.name: c for c in case.candidates if rows[c.name].status == "ok"}
     calls = {name: c.call for name, c in runnable.items() if c.call is not None}
     budget = FEW if case.few else session.budget
+    if not session.quick:
+        budget = replace(budget, least=max(budget.least, case.rounds))
     timings = time_interleaved(calls, session.device, budget) if calls else {}
     for name, timing in timings.items():
         work = runnable[name].work or case.work
