@@ -47,7 +47,10 @@ def synth(
             metavar="OUT", help="Folder of the set; continued if the same set is there."
         ),
     ],
-    count: Annotated[int, typer.Option("--count", help="Number of objects.", min=1)] = 1000,
+    count: Annotated[
+        int,
+        typer.Option("--count", help="Number of objects; more make a set there longer.", min=1),
+    ] = 1000,
     seed: Annotated[
         int, typer.Option("--seed", help="Object i of a seed is always the same.", min=0)
     ] = 0,

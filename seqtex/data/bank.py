@@ -145,6 +145,15 @@ def _read_file(path: Path) -> tuple[dict[str, Tensor], list[BankEntry]]:
     return tensors, [BankEntry(**entry) for entry in entries]
 
 
+def num_records(path: Path) -> int:
+    """Objects in a bank file, from its header; 0 if it is none."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return len(json.loads(file.metadata()["entries"]))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return 0
+
+
 def bank_metadata(entries: Sequence[BankEntry]) -> dict[str, str]:
     """Safetensors metadata of a bank file."""
     return {"entries": json.dumps([asdict(entry) for entry in entries])}

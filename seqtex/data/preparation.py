@@ -15,9 +15,9 @@ from seqtex_core.errors import SeqTexError, UsageError
 from seqtex_geometry.rasterize import choose_rasterizer
 
 from .atomic import atomic
-from .bank import INDEX_NAME
 from .mesh_files import MeshFile, find_meshes, read_caption_table
 from .real_sample import RealSample, SampleOptions, prepare_mesh
+from .set_record import claim
 from .shards import ShardWriter
 from .worker_processes import JobEnd, in_processes
 
@@ -247,7 +247,6 @@ def _claim(
     preparation: Preparation, files: list[MeshFile], table: dict[str, dict[str, str]]
 ) -> None:
     """Write the set's description, or check that it is the one that is there."""
-    path = preparation.folder / INDEX_NAME
     record = {
         "format": FORMAT,
         "kind": "shards",
@@ -258,20 +257,7 @@ def _claim(
         "captions": table,
         "sources": [[file.name, file.size] for file in files],
     }
-    wanted: dict[str, Any] = json.loads(json.dumps(record))
-    if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        different = sorted(key for key in wanted if found.get(key) != wanted[key])
-        if different:
-            raise UsageError(
-                f"folder {preparation.folder}",
-                expected="an empty folder, or the same set to be continued",
-                got=f"a set with another {', '.join(different)}",
-                remedy="Choose another folder, or delete this one.",
-            )
-        return
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
+    claim(preparation.folder, record)
 
 
 def _gather_report(preparation: Preparation, count: int) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
@@ -13,7 +12,9 @@ from typing import Any, Literal
 from seqtex_core.errors import UsageError
 
 from .atomic import atomic
-from .bank import FORMAT, INDEX_NAME, BankEntry, bank_metadata, stacked_records
+from .bank import FORMAT, BankEntry, bank_metadata, num_records, stacked_records
+from .set_record import claim
+from .shards import num_samples, write_synthetic_shard
 from .synth import GENERATOR_VERSION, SynthSettings, make_object
 
 SetFormat = Literal["bank", "shards"]
@@ -67,8 +68,8 @@ class Production:
         return range(start, min(start + self.per_file, self.count))
 
     def description(self) -> dict[str, Any]:
-        """What makes two sets the same, as JSON types."""
-        record = {
+        """What makes two sets the same."""
+        return {
             "format": FORMAT,
             "kind": self.format,
             "count": self.count,
@@ -77,8 +78,6 @@ class Production:
             "settings": asdict(self.settings),
             "files": [self.file_name(number) for number in range(self.num_files)],
         }
-        plain: dict[str, Any] = json.loads(json.dumps(record))  # tuples become lists
-        return plain
 
 
 def produce(
@@ -87,7 +86,7 @@ def produce(
     """Make the files of this rank that are not there yet.
 
     A file appears under its name only when it is complete, so a run that was stopped is continued
-    by the same command.
+    by the same command. With a larger count a set that is there is made longer.
 
     Args:
         production: what to make.
@@ -101,10 +100,10 @@ def produce(
         UsageError: the folder holds another set.
     """
     production.folder.mkdir(parents=True, exist_ok=True)
-    _claim(production)
+    claim(production.folder, production.description(), grows=True)
     mine = range(production.rank, production.num_files, production.world_size)
     paths = [production.folder / production.file_name(number) for number in mine]
-    missing = [n for n, path in zip(mine, paths, strict=True) if not path.exists()]
+    missing = [number for number in mine if not _is_whole(production, number)]
     report = on_progress or (lambda stage, done, total: None)
     report("Objects", len(paths) - len(missing), len(paths))
     done = len(paths) - len(missing)
@@ -114,23 +113,11 @@ def produce(
     return paths
 
 
-def _claim(production: Production) -> None:
-    """Write the set's description, or check that it is the one that is there."""
-    path = production.folder / INDEX_NAME
-    wanted = production.description()
-    if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found != wanted:
-            different = sorted(k for k in wanted if found.get(k) != wanted[k])
-            raise UsageError(
-                f"folder {production.folder}",
-                expected="an empty folder, or the same set to be continued",
-                got=f"a set with another {', '.join(different)}",
-                remedy="Choose another folder, or delete this one.",
-            )
-        return
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
+def _is_whole(production: Production, number: int) -> bool:
+    """Whether a file holds all its objects: the last one of a shorter set holds fewer."""
+    path = production.folder / production.file_name(number)
+    count = num_records if production.format == "bank" else num_samples
+    return path.exists() and count(path) == len(production.objects(number))
 
 
 def _made(production: Production, numbers: list[int], workers: int) -> Iterator[int]:
@@ -163,8 +150,6 @@ def make_file(production: Production, number: int) -> None:
     """Make file ``number`` of a set."""
     path = production.folder / production.file_name(number)
     if production.format == "shards":
-        from .shards import write_synthetic_shard
-
         write_synthetic_shard(path, production.settings, production.objects(number))
         return
     from safetensors.torch import save_file

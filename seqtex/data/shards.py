@@ -89,6 +89,15 @@ def write_synthetic_shard(path: Path, settings: SynthSettings, indices: Sequence
             writer.add(f"{index:08d}", _members(made.record.tensors(), albedo, lit.views, meta))
 
 
+def num_samples(path: Path) -> int:
+    """Samples in a shard, from its headers; 0 if it is none."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            return len({info.name.rpartition("/")[2].partition(".")[0] for info in tar})
+    except (tarfile.TarError, OSError):
+        return 0
+
+
 def _members(
     geometry: Mapping[str, Tensor], albedo: TextureImages, lit: Tensor, meta: Mapping[str, Any]
 ) -> dict[str, bytes]:

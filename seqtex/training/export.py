@@ -63,11 +63,10 @@ def write_model(
             the rest.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    metadata = {"step": str(record.get("step", ""))}
     with staged(folder) as scratch:
         text = json.dumps(config.to_json(), indent=2)
         (scratch / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
-        write_tensors(scratch / WEIGHTS_NAME, weights, metadata=metadata)
+        write_tensors(scratch / WEIGHTS_NAME, weights)
         if isinstance(codec, nn.Module):
             save_model(codec, scratch / CODEC_WEIGHTS_NAME)
         text = json.dumps(dict(record), indent=2, sort_keys=True)

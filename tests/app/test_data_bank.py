@@ -73,10 +73,34 @@ def test_production_continues_and_makes_the_same(production, tmp_path):
 
 
 def test_another_set_in_the_folder_is_refused(production):
-    with pytest.raises(UsageError, match="count"):
-        produce(replace(production, count=6))
-    with pytest.raises(UsageError, match="settings"):
+    with pytest.raises(UsageError, match="got a set with more objects"):
+        produce(replace(production, count=4))
+    with pytest.raises(UsageError, match=r"differs in settings\.seed"):
         produce(replace(production, settings=replace(SETTINGS, seed=4)))
+    assert len(GeometryBank(production.folder)) == 5
+
+
+@pytest.mark.parametrize("kind", ["bank", "shards"])
+def test_a_set_is_made_longer(tmp_path, kind):
+    """It is then the set that the larger count makes; whole files stay as they are."""
+    short = Production(
+        folder=tmp_path / "grown", count=3, per_file=2, settings=SETTINGS, format=kind
+    )
+    produce(short)
+    kept = (short.folder / short.file_name(0)).stat().st_mtime_ns
+    long = replace(short, count=5)
+    produce(long)
+    fresh = replace(long, folder=tmp_path / "fresh")
+    produce(fresh)
+    names = {path.name for path in fresh.folder.iterdir()}
+    assert {path.name for path in long.folder.iterdir()} == names
+    for name in names:
+        assert (long.folder / name).read_bytes() == (fresh.folder / name).read_bytes(), name
+    assert (long.folder / long.file_name(0)).stat().st_mtime_ns == kept
+    (long.folder / long.file_name(1)).write_bytes(b"cut off")
+    produce(long)
+    name = long.file_name(1)
+    assert (long.folder / name).read_bytes() == (fresh.folder / name).read_bytes()
 
 
 def test_ranks_share_the_files(production, tmp_path):

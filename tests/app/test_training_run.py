@@ -63,6 +63,8 @@ def assert_same(first: Path, second: Path) -> None:
     one, two = weights(first), weights(second)
     assert set(one) == set(two)
     assert all(torch.equal(one[name], two[name]) for name in one)
+    files = [folder / "model" / "model.safetensors" for folder in (first, second)]
+    assert files[0].read_bytes() == files[1].read_bytes()  # headers too: checksums can be compared
 
 
 @pytest.fixture(scope="module", autouse=True)
