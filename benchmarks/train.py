@@ -153,7 +153,7 @@ class TrainingStep:
             latents=latents(),
             sigmas=levels(0.7),
             target=latents(),
-            weights=levels(1.0),
+            frame_weights=levels(1.0),
             trained_groups=tuple(shapes),
         )
         maps = latents(), latents()

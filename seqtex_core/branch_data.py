@@ -119,7 +119,7 @@ class BlockCache:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StepCache:
-    """All that stays the same over the sampling steps of one object and prompt.
+    """All that stays the same over the sampling steps of one object and prompt; no features.
 
     Args:
         layout: the token layout that it was built for.

@@ -288,7 +288,7 @@ def flow_matching_loss(
             )
         mask = None if masks is None else masks.get(name)
         frames = _frame_errors(velocity[name], sample.target[name], mask)
-        frame_weight = sample.weights[name].to(frames)
+        frame_weight = sample.frame_weights[name].to(frames)
         total = frame_weight.sum(dim=1).clamp_min(torch.finfo(frames.dtype).tiny)
         samples[name] = (frames * frame_weight).sum(dim=1) / total
         scaled = samples[name] if weight is None else samples[name] * weight.to(frames)

@@ -29,14 +29,14 @@ class NoisySample:
         latents: model input per group, ``[B, C, F, H, W]``.
         sigmas: noise level of every frame, ``[B, F]``.
         target: velocity ``eps - x0``, ``[B, C, F, H, W]``.
-        weights: loss weight of every frame, ``[B, F]``: 1 denoised, 0 otherwise.
+        frame_weights: loss weight of every frame, ``[B, F]``: 1 denoised, 0 otherwise.
         trained_groups: groups with a frame of weight above 0.
     """
 
     latents: Mapping[str, Tensor]
     sigmas: Mapping[str, Tensor]
     target: Mapping[str, Tensor]
-    weights: Mapping[str, Tensor]
+    frame_weights: Mapping[str, Tensor]
     trained_groups: tuple[str, ...]
 
 
@@ -212,7 +212,7 @@ class FramePlan:
             latents=latents,
             sigmas={group: levels[group] for group in groups},
             target=target,
-            weights=weights,
+            frame_weights=weights,
             trained_groups=tuple(g for g in groups if self.has_role(g, Role.DENOISE)),
         )
 

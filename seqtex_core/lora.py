@@ -147,7 +147,8 @@ def inject_lora(
         except AttributeError as error:
             raise UsageError("LoRA target", expected="a layer of the model", got=name) from error
         if not isinstance(layer, nn.Linear) or isinstance(layer, LoRALinear):
-            raise UsageError("LoRA target", expected="a plain nn.Linear", got=f"{name}: {layer}")
+            got = f"{name}, a {type(layer).__name__}"
+            raise UsageError("LoRA target", expected="a plain nn.Linear", got=got)
         setattr(parent, leaf, LoRALinear(layer, rank=rank, alpha=alpha, generator=generator))
         done.append(name)
     return done

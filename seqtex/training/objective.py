@@ -141,6 +141,6 @@ def _join(parts: Sequence[NoisySample], order: Tensor) -> NoisySample:
         latents=join([part.latents for part in parts]),
         sigmas=join([part.sigmas for part in parts]),
         target=join([part.target for part in parts]),
-        weights=join([part.weights for part in parts]),
+        frame_weights=join([part.frame_weights for part in parts]),
         trained_groups=parts[0].trained_groups,
     )

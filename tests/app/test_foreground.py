@@ -271,7 +271,7 @@ def rows_of(batch: Any, rows: slice) -> Any:
             latents=cut(sample.latents),
             sigmas=cut(sample.sigmas),
             target=cut(sample.target),
-            weights=cut(sample.weights),
+            frame_weights=cut(sample.frame_weights),
         ),
         levels=replace(
             batch.levels, sigma=batch.levels.sigma[rows], weight=batch.levels.weight[rows]

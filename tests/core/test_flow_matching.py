@@ -186,7 +186,7 @@ def test_sample_weights_and_batch_parts() -> None:
     for b in range(3):
         part = {
             name: {g: x[b : b + 1] for g, x in getattr(sample, name).items()}
-            for name in ("latents", "sigmas", "target", "weights")
+            for name in ("latents", "sigmas", "target", "frame_weights")
         }
         one = {group: x[b : b + 1] for group, x in wrong.items()}
         parts.append(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from seqtex_backbones.registry import load_backbone
+from seqtex_backbones.registry import empty_backbone, load_backbone
 from seqtex_core.adapter import Backbone
 from seqtex_core.checks import check_levels
 from seqtex_core.decoupled_config import DecoupledConfig
@@ -134,6 +134,15 @@ def test_levels_are_read_on_a_cpu_only() -> None:
     check_levels("sigma", torch.full((2,), 5.0, device="meta"))
     with pytest.raises(UsageError):
         check_levels("sigma", torch.full((2,), 5.0))
+
+
+def test_a_step_reads_no_value_from_its_device() -> None:
+    """All weights and inputs on the meta device, which has no values to read."""
+    empty = SeqTexTransformer(empty_backbone("wan-tiny"), LORA)
+    with torch.no_grad():
+        given = {name: GeometryLatents(position=x, normal=x) for name, x in away(draw()).items()}
+        cache = prepared(empty, geometry=given)
+        assert empty(away(draw()), away(levels(5.0)), cache)["views"].is_meta
 
 
 def test_training_through_a_cache_without_gradients_is_refused(model: SeqTexTransformer) -> None:

@@ -123,7 +123,7 @@ def test_training_frames_have_the_content_of_their_role(plan: FramePlan, seed: i
             wanted = eps if state.role is Role.NONSENSE else (1 - level) * x0 + level * eps
             # eps is rebuilt as (eps - x0) + x0: two roundings of numbers below 8
             torch.testing.assert_close(seen, wanted, rtol=0, atol=2e-6)
-            weight = sample.weights[group][:, frame]
+            weight = sample.frame_weights[group][:, frame]
             assert bool((weight == float(state.role is Role.DENOISE)).all())
 
 
