@@ -95,7 +95,8 @@ def test_a_norm_with_weights_is_a_modulation() -> None:
     for parameter in norm.parameters():
         nn.init.normal_(parameter)
     x, (shift, scale, gate) = torch.randn(1, 6, 8), torch.randn(3, 1, 2, 8)
-    plain = adaptive(shift, scale, gate, eps=norm.eps).norm
+    tables = torch.cat([shift, scale, gate], dim=-1)
+    plain = adaptive(tables, count=1, eps=norm.eps)[0].norm
     assert plain is not None
     got = normed_rows(x, with_weights(norm, plain), rows)
 

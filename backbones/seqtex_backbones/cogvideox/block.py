@@ -7,14 +7,13 @@ from typing import Any, ClassVar
 from torch import nn
 
 from seqtex_core.adapter import RowSublayers, TimeEmbedding
-from seqtex_core.modulation import RowNorm
 from seqtex_core.split_block import SplitBlock, Sublayer, Sublayers
 from seqtex_core.text_rows import SharedTextRows
 
 from ..diffusers_parts.attention import JOINT_SELF_ATTENTION
-from ..diffusers_parts.sublayers import GeluSublayers, wide, with_weights
+from ..diffusers_parts.sublayers import GeluSublayers, adaptive, with_weights
 
-_VIDEO, _TEXT = slice(3), slice(3, 6)  # among the tables of a norm
+_VIDEO, _TEXT = 0, 1  # of the two sets of tables that a norm has
 
 
 class CogVideoXBlock(GeluSublayers, SplitBlock):
@@ -45,15 +44,15 @@ class CogVideoXBlock(GeluSublayers, SplitBlock):
         """The video half of the modulation."""
         return self._modulation(time, _VIDEO)
 
-    def _modulation(self, time: TimeEmbedding, tables: slice) -> Sublayers:
+    def _modulation(self, time: TimeEmbedding, which: int) -> Sublayers:
         return Sublayers(
-            attention=_sublayer(self.norm1, time, tables),
-            feed_forward=_sublayer(self.norm2, time, tables),
+            attention=_sublayer(self.norm1, time, which),
+            feed_forward=_sublayer(self.norm2, time, which),
         )
 
 
-def _sublayer(norm: Any, time: TimeEmbedding, tables: slice) -> Sublayer:
-    parts = norm.linear(time.projected).chunk(6, dim=-1)[tables]
-    shift, scale, gate = (wide(part) for part in parts)
-    plain = RowNorm(1 + scale, shift, norm.norm.eps)
+def _sublayer(norm: Any, time: TimeEmbedding, which: int) -> Sublayer:
+    both = adaptive(norm.linear(time.projected), count=2, eps=norm.norm.eps)
+    plain, gate = both[which]
+    assert plain is not None
     return Sublayer(with_weights(norm.norm, plain), gate)

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from seqtex_core.adapter import KeyValue, TextContext, TimeEmbedding
 from seqtex_core.attention import Attend
-from seqtex_core.split_block import SplitCrossBlock, Sublayers
+from seqtex_core.modulation import RowNorm
+from seqtex_core.split_block import SplitCrossBlock, Sublayer, Sublayers
 
 from ..diffusers_parts.attention import JOINT_ATTENTION, attend_to_context, context_key_values
-from ..diffusers_parts.sublayers import GeluSublayers, adaptive, wide
+from ..diffusers_parts.sublayers import GeluSublayers
 
 
 class CosmosBlock(GeluSublayers, SplitCrossBlock):
@@ -40,11 +40,15 @@ class CosmosBlock(GeluSublayers, SplitCrossBlock):
 
     def modulation(self, time: TimeEmbedding) -> Sublayers:
         """What every sublayer makes of the level, plus what all sublayers of all blocks share."""
-        attention, cross, feed_forward = (
-            adaptive(*low_rank(norm, time, parts=3), eps=self.eps)
-            for norm in (self.norm1, self.norm2, self.norm3)
+        return Sublayers(
+            attention=self._sublayer(self.norm1, time),
+            cross=self._sublayer(self.norm2, time),
+            feed_forward=self._sublayer(self.norm3, time),
         )
-        return Sublayers(attention=attention, cross=cross, feed_forward=feed_forward)
+
+    def _sublayer(self, norm: Any, time: TimeEmbedding) -> Sublayer:
+        shift, factor, gate = low_rank(norm, time, parts=3)
+        return Sublayer(RowNorm(factor, shift, self.eps), gate)
 
     def cross_key_values(self, context: TextContext) -> tuple[KeyValue, ...]:
         """Keys and values of the text."""
@@ -59,13 +63,12 @@ class CosmosBlock(GeluSublayers, SplitCrossBlock):
 
 
 def low_rank(norm: Any, time: TimeEmbedding, *, parts: int) -> tuple[Tensor, ...]:
-    """Shift, scale (and gate) of a modulated norm, fp32, each ``[B, F, D]``.
+    """Shift, factor (and gate) of a modulated norm, fp32, each ``[B, F, D]``.
 
     Args:
         norm: with a low-rank pair of layers, ``linear_1`` and ``linear_2``.
-        time: ``embedding`` passes through them, ``projected`` is added.
+        time: ``embedding`` passes through them, ``projected``, ``[B, F, 3, D]``, is added.
         parts: how many.
     """
-    own = wide(norm.linear_2(norm.linear_1(functional.silu(time.embedding))))
-    common = wide(time.projected[..., : own.shape[-1]])
-    return (own + common).chunk(parts, dim=-1)
+    own: Tensor = norm.linear_2(norm.linear_1(time.embedding)).unflatten(-1, (parts, -1))
+    return (own + time.projected[..., :parts, :]).unbind(-2)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from seqtex_core.adapter import TextContext, TimeEmbedding
 from seqtex_core.frames import Grid, StreamLayout, TokenLayout
@@ -14,6 +15,7 @@ from seqtex_core.rope import Rope
 
 from ..diffusers_parts.patches import LinearPatches, join_patches
 from ..diffusers_parts.shell import DiffusersShell
+from ..diffusers_parts.sublayers import with_factors
 from .block import low_rank
 from .positions import CosmosPositions
 from .schedule import CosmosSchedule
@@ -74,9 +76,9 @@ class CosmosShell(DiffusersShell):
         told = self.schedule.condition(sigma)
         sinusoid = embedder.time_proj(told.flatten()).unflatten(0, sigma.shape)
         sinusoid = sinusoid.to(embedder.norm.weight.dtype)
-        return TimeEmbedding(
-            embedding=embedder.norm(sinusoid), projected=embedder.t_embedder(sinusoid)
-        )
+        shared = embedder.t_embedder(sinusoid).unflatten(-1, (3, -1))
+        level = functional.silu(embedder.norm(sinusoid))
+        return TimeEmbedding(embedding=level, projected=with_factors(shared))
 
     def text_context(self, text: Tensor, mask: Tensor | None, pooled: Tensor | None) -> TextContext:
         """Text rows, projected in Predict2.5; padding stays in, the model was trained with it."""
@@ -95,8 +97,8 @@ class CosmosShell(DiffusersShell):
 
     def head(self, hidden_states: Tensor, time: TimeEmbedding, rows: StreamLayout) -> Tensor:
         """Final norm, modulation and projection, ``[B, L, patch * C]``, channels fastest."""
-        shift, scale = low_rank(self.norm_out, time, parts=2)
-        normed = modulated_norm(hidden_states, shift, 1 + scale, rows, eps=self.eps)
+        shift, factor = low_rank(self.norm_out, time, parts=2)
+        normed = modulated_norm(hidden_states, shift, factor, rows, eps=self.eps)
         tokens: Tensor = self.proj_out(normed)
         return tokens
 

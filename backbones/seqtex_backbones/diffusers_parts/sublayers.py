@@ -6,11 +6,14 @@ Source:
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from seqtex_core.adapter import BackboneBlock, TimeEmbedding
 from seqtex_core.kernels.activation import linear_gelu
 from seqtex_core.modulation import NormKind, RowNorm
 from seqtex_core.split_block import SplitRows, Sublayer, Sublayers
@@ -42,18 +45,75 @@ class GeluSublayers(ProjectedRows, SplitRows):
         return update
 
 
-def adaptive(
-    shift: Tensor, scale: Tensor, gate: Tensor, *, eps: float, kind: NormKind = "layer"
-) -> Sublayer:
-    """A sublayer with a norm of no weights, from the tables that models predict in any dtype."""
-    return Sublayer(RowNorm(1 + wide(scale), wide(shift), eps, kind), wide(gate))
+class TableSublayers(GeluSublayers):
+    """Such sublayers whose tables are learned, one set a block, and added to what all blocks share.
+
+    Attributes:
+        scale_shift_table: shift, scale and gate of attention, then of the feed-forward,
+            ``[6, D]`` or ``[1, 6, D]``.
+    """
+
+    scale_shift_table: nn.Parameter
+
+    @abstractmethod
+    def around(self, tables: tuple[Tensor, ...]) -> Sublayers:
+        """Norms and gates from the six tables, each ``[B, F, D]``, the scales as factors."""
+
+    def modulation(self, time: TimeEmbedding) -> Sublayers:
+        """The block's tables plus the time projection (see :func:`with_factors`), fp32."""
+        return self.around((wide(self.scale_shift_table) + time.projected).unbind(2))
+
+    @classmethod
+    def modulations(
+        cls, blocks: Sequence[BackboneBlock], time: TimeEmbedding
+    ) -> list[Sublayers] | None:
+        """All blocks' tables plus the time projection in one sum."""
+        known = [block for block in blocks if isinstance(block, TableSublayers)]
+        tables: list[Tensor] = [block.scale_shift_table for block in known]
+        if len(known) < len(blocks) or any(t.device != time.projected.device for t in tables):
+            return None
+        sums = wide(torch.stack([table.view(6, -1) for table in tables]))[:, None, None]
+        rows = sums + time.projected
+        return [block.around(own.unbind(2)) for block, own in zip(known, rows, strict=True)]
+
+
+def with_factors(projected: Tensor) -> Tensor:
+    """Shifts, scales and gates ``[..., 3 n, D]`` with the scales turned into factors, fp32.
+
+    1 is added here, once per step, and not in every block.
+    """
+    ones = torch.zeros(projected.shape[-2], 1, device=projected.device)
+    ones[1::3] = 1
+    return projected + ones
 
 
 def two_adaptive(tables: tuple[Tensor, ...], *, eps: float, kind: NormKind = "layer") -> Sublayers:
-    """Shift, scale and gate of attention, then those of the feed-forward."""
+    """Sublayers with norms of no weights.
+
+    Args:
+        tables: shift, factor and gate of attention, then of the feed-forward, fp32.
+        eps: of the norms.
+        kind: of the norms.
+    """
+    shift, factor, gate, ff_shift, ff_factor, ff_gate = tables
     return Sublayers(
-        attention=adaptive(*tables[:3], eps=eps, kind=kind),
-        feed_forward=adaptive(*tables[3:], eps=eps, kind=kind),
+        attention=Sublayer(RowNorm(factor, shift, eps, kind), gate),
+        feed_forward=Sublayer(RowNorm(ff_factor, ff_shift, eps, kind), ff_gate),
+    )
+
+
+def adaptive(projected: Tensor, *, count: int, eps: float) -> tuple[Sublayer, ...]:
+    """Sublayers with LayerNorms of no weights.
+
+    Args:
+        projected: shift, scale and gate of one after the other, ``[B, F, 3 count D]``, any dtype.
+        count: of sublayers.
+        eps: of the norms.
+    """
+    tables = wide(projected).unflatten(-1, (count, 3, -1)).unbind(-3)
+    return tuple(
+        Sublayer(RowNorm(1 + scale, shift, eps), gate)
+        for shift, scale, gate in (table.unbind(-2) for table in tables)
     )
 
 
@@ -62,10 +122,10 @@ def with_weights(norm: nn.LayerNorm, modulated: RowNorm) -> RowNorm:
 
     Args:
         norm: with weights.
-        modulated: factor and shift behind it, per frame.
+        modulated: factor and shift behind it, per frame, fp32.
     """
     factor, shift, eps, _ = modulated
-    return RowNorm(wide(norm.weight) * factor, shift + wide(norm.bias) * factor, eps)
+    return RowNorm(factor * norm.weight, torch.addcmul(shift, factor, norm.bias), eps)
 
 
 def wide(tensor: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from seqtex_core.split_block import SplitBlock, Sublayer, Sublayers, read_by, su
 from seqtex_core.text_rows import SharedTextRows
 
 from ..diffusers_parts.attention import AddedRows, ProjectedRows
-from ..diffusers_parts.sublayers import GeluSublayers, adaptive, two_adaptive
+from ..diffusers_parts.sublayers import GeluSublayers, adaptive
 
 LORA_TARGETS = (
     "attn.to_q",
@@ -132,7 +132,8 @@ class SingleBlock(ProjectedRows, BackboneBlock):
 
     def modulation(self, time: TimeEmbedding) -> Sublayer:
         """Three tables per frame."""
-        return adaptive(*self.norm.linear(time.projected).chunk(3, dim=-1), eps=EPS)
+        (sublayer,) = adaptive(self.norm.linear(time.projected), count=1, eps=EPS)
+        return sublayer
 
     def pre_attention(
         self, hidden_states: Tensor, modulation: Sublayer, rows: StreamLayout
@@ -162,4 +163,5 @@ class SingleBlock(ProjectedRows, BackboneBlock):
 
 
 def _modulation(norm: Any, time: TimeEmbedding) -> Sublayers:
-    return two_adaptive(norm.linear(time.projected).chunk(6, dim=-1), eps=EPS)
+    attention, feed_forward = adaptive(norm.linear(time.projected), count=2, eps=EPS)
+    return Sublayers(attention=attention, feed_forward=feed_forward)

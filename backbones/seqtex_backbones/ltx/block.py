@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from seqtex_core.adapter import KeyValue, TextContext, TimeEmbedding
+from seqtex_core.adapter import KeyValue, TextContext
 from seqtex_core.attention import Attend
 from seqtex_core.split_block import SplitCrossBlock, Sublayer, Sublayers
 
@@ -17,10 +17,10 @@ from ..diffusers_parts.attention import (
     attend_to_context,
     context_key_values,
 )
-from ..diffusers_parts.sublayers import GeluSublayers, two_adaptive, wide
+from ..diffusers_parts.sublayers import TableSublayers, two_adaptive
 
 
-class LTXBlock(GeluSublayers, SplitCrossBlock):
+class LTXBlock(TableSublayers, SplitCrossBlock):
     """Self-attention, cross-attention to text, feed-forward; the norms are RMS norms.
 
     Args:
@@ -41,11 +41,9 @@ class LTXBlock(GeluSublayers, SplitCrossBlock):
         self.eps = float(parts.norm1.eps)
         self.num_heads = int(parts.attn1.heads)
 
-    def modulation(self, time: TimeEmbedding) -> Sublayers:
-        """The block's table plus the time projection; cross-attention reads the stream itself."""
-        rows = wide(self.scale_shift_table) + wide(time.projected)
-        around = two_adaptive(rows.unbind(2), eps=self.eps, kind="rms")
-        return around._replace(cross=Sublayer(None))
+    def around(self, tables: tuple[Tensor, ...]) -> Sublayers:
+        """Cross-attention reads the stream itself, and has no gate."""
+        return two_adaptive(tables, eps=self.eps, kind="rms")._replace(cross=Sublayer(None))
 
     def cross_key_values(self, context: TextContext) -> tuple[KeyValue, ...]:
         """Keys and values of the text; padding is hidden."""

@@ -16,7 +16,7 @@ from seqtex_core.rope import Rope
 
 from ..diffusers_parts.patches import LinearPatches, join_patches
 from ..diffusers_parts.shell import DiffusersShell, embed_levels
-from ..diffusers_parts.sublayers import wide
+from ..diffusers_parts.sublayers import wide, with_factors
 from .positions import PixelPositions
 
 
@@ -57,7 +57,7 @@ class LTXShell(DiffusersShell):
         times = model_timesteps(sigma)
         hidden = embed_levels(embedder.time_proj, embedder.timestep_embedder, times)
         projected = self.time_embed.linear(functional.silu(hidden)).unflatten(-1, (6, -1))
-        return TimeEmbedding(embedding=hidden, projected=projected)
+        return TimeEmbedding(embedding=hidden, projected=with_factors(projected))
 
     def text_context(self, text: Tensor, mask: Tensor | None, pooled: Tensor | None) -> TextContext:
         """Text MLP; the model was trained with padding rows hidden."""

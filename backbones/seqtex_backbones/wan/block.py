@@ -6,13 +6,12 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from seqtex_core.adapter import BackboneBlock, KeyValue, TextContext, TimeEmbedding
+from seqtex_core.adapter import KeyValue, TextContext
 from seqtex_core.attention import Attend
 from seqtex_core.joint_projection import project
 from seqtex_core.modulation import RowNorm
@@ -25,7 +24,7 @@ from ..diffusers_parts.attention import (
     context_key_values,
     qk_norm,
 )
-from ..diffusers_parts.sublayers import GeluSublayers
+from ..diffusers_parts.sublayers import TableSublayers, two_adaptive
 
 LORA_TARGETS = (
     "attn1.to_q",
@@ -37,12 +36,7 @@ LORA_TARGETS = (
 )
 
 
-FACTORS = slice(1, None, 3)
-"""The factors among a block's six values: shift, factor, gate of self-attention, then of the
-feed-forward. The factors are 1 plus what the weights say."""
-
-
-class WanBlock(GeluSublayers, SplitCrossBlock):
+class WanBlock(TableSublayers, SplitCrossBlock):
     """Self-attention, cross-attention to text, feed-forward; modulated per frame.
 
     Args:
@@ -72,31 +66,10 @@ class WanBlock(GeluSublayers, SplitCrossBlock):
         """The feed-forward network."""
         return self.ffn
 
-    def modulation(self, time: TimeEmbedding) -> Sublayers:
-        """The block's table plus the time projection, fp32; cross-attention has neither."""
-        return self._sublayers(self.scale_shift_table.float().unsqueeze(0) + time.projected)
-
-    @classmethod
-    def modulations(
-        cls, blocks: Sequence[BackboneBlock], time: TimeEmbedding
-    ) -> list[Sublayers] | None:
-        """All tables plus the time projection in one sum."""
-        wan = [block for block in blocks if isinstance(block, WanBlock)]
-        tables: list[Tensor] = [block.scale_shift_table for block in wan]
-        if len(wan) < len(blocks) or any(t.device != time.projected.device for t in tables):
-            return None
-        sums = torch.stack(tables).float().unsqueeze(1) + time.projected
-        return [block._sublayers(rows) for block, rows in zip(wan, sums, strict=True)]
-
-    def _sublayers(self, rows: Tensor) -> Sublayers:
-        """From the six values of each frame, ``[B, F, 6, D]``."""
-        shift, factor, gate, ffn_shift, ffn_factor, ffn_gate = rows.unbind(2)
+    def around(self, tables: tuple[Tensor, ...]) -> Sublayers:
+        """Cross-attention has a norm with weights, and no gate."""
         own = RowNorm(self.norm2.weight, self.norm2.bias, self.norm2.eps)
-        return Sublayers(
-            attention=Sublayer(RowNorm(factor, shift, self.eps), gate),
-            cross=Sublayer(own),
-            feed_forward=Sublayer(RowNorm(ffn_factor, ffn_shift, self.eps), ffn_gate),
-        )
+        return two_adaptive(tables, eps=self.eps)._replace(cross=Sublayer(own))
 
     def cross_key_values(self, context: TextContext) -> tuple[KeyValue, ...]:
         """Keys and values of the text and, for image-to-video models, of the image."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,7 +18,7 @@ from seqtex_core.rope import Rope, RopeSpec, rope_table, wan_axis_dims
 
 from ..diffusers_parts.patches import ConvPatches, join_patches
 from ..diffusers_parts.shell import DiffusersShell, embed_levels
-from .block import FACTORS
+from ..diffusers_parts.sublayers import with_factors
 
 Prediction = Literal["velocity", "clean"]
 
@@ -62,15 +62,10 @@ class WanShell(DiffusersShell):
         return self.patch_embedding
 
     def encode_time(self, sigma: Tensor, pooled: Tensor | None = None) -> TimeEmbedding:
-        """Time MLP on ``1000 sigma``, one row per frame, the projection in fp32.
-
-        1 is added here to what scales, once per step and not in every block.
-        """
+        """Time MLP on ``1000 sigma``, one row per frame, the projection in fp32."""
         del pooled
         time = self.project_time(sigma)
-        ones = torch.zeros(6, 1, device=sigma.device)
-        ones[FACTORS] = 1
-        return TimeEmbedding(embedding=time.embedding, projected=time.projected + ones)
+        return replace(time, projected=with_factors(time.projected))
 
     def project_time(self, sigma: Tensor) -> TimeEmbedding:
         """Embedding and projection as the weights give them; the sinusoid stays fp32."""
