@@ -143,13 +143,7 @@ def generate(
         UsageError: references that the task cannot use, or sizes that the model cannot take.
     """
     plan = make_plan(settings.task, job, sampling=model.config.sampling)
-    if model.config.texture_base == "projection" and PROJECTION not in plan.groups:
-        raise UsageError(
-            "task",
-            expected=f"one with a projection frame, as {model.config.task}: "
-            "this model's textures are measured from it",
-            got=settings.task,
-        )
+    model.check_task(settings.task)
     noise = torch.Generator().manual_seed(settings.seed ^ _ENCODING)
     streams = model.transformer.config.streams(DEFAULT_STREAMS)
     sets = range(job.num_texture_sets) if TEXTURE in plan.required_groups(streams) else ()

@@ -194,6 +194,8 @@ def choose_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UsageError("--device", expected="auto, cpu, cuda, cuda:0, ...", got=name) from error
+    if device.type == "meta":
+        raise UsageError("--device", expected="one that computes", got=name)
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

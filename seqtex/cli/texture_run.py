@@ -229,6 +229,7 @@ def load_pipeline(
 
 
 def _check_model(pipeline: SeqTexPipeline, request: TextureRequest) -> None:
+    pipeline.model.check_task(request.task)
     pipeline.model.check_prompt(request.prompt)
     pipeline.model.check_sizes(**{"--view-size": request.view_size, "--uv-size": request.uv_size})
 

@@ -151,4 +151,6 @@ class ModelConfig:
                 expected=f"a folder with {CONFIG_NAME} and {WEIGHTS_NAME}",
                 got=str(error),
             ) from error
+        if not isinstance(record, dict):
+            raise WeightsError(str(path), expected="a model config", got=type(record).__name__)
         return cls.from_json(record, source=str(path))

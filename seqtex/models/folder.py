@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from importlib.resources import files
 from pathlib import Path
@@ -62,11 +63,13 @@ def model_folder(name_or_path: str | Path) -> Path:
         return Path(str(files("seqtex") / "models" / str(name_or_path)))
     folder = Path(name_or_path)
     if not (folder / CONFIG_NAME).is_file():
-        known = ", ".join((*BUILT_IN, *CATALOG.names()))
+        names = (*BUILT_IN, *CATALOG.names())
+        close = difflib.get_close_matches(str(name_or_path), names, n=1)
+        known = ", ".join(names)
         raise WeightsError(
             f"model {str(name_or_path)!r}",
             expected=f"one of {known}, or a folder with {CONFIG_NAME}",
             got="no such folder" if not folder.is_dir() else f"a folder without {CONFIG_NAME}",
-            remedy="`seqtex info` lists the models.",
+            remedy=f"Did you mean {close[0]!r}?" if close else "`seqtex info` lists the models.",
         )
     return folder

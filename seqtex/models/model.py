@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from seqtex_backbones.codecs.protocol import Codec
 from seqtex_backbones.text import TextEncoder
 from seqtex_core.errors import UsageError
+from seqtex_core.tasks import PROJECTION, TASKS
 from seqtex_core.transformer import SeqTexTransformer
 
 from ..fusion import Fusion
@@ -124,6 +125,22 @@ class SeqTexModel:
             raise missing_encoder(self.record.name, prompt)
         if prompt is not None and isinstance(self.text_encoder, CachedText):
             self.text_encoder.check([prompt])
+
+    def check_task(self, task: str | None) -> None:
+        """Refuse a task that the model's textures are not made by; ``None`` is its own.
+
+        Raises:
+            UsageError: no projection frame, from which this model's textures are measured.
+        """
+        if task is None or self.config.texture_base != "projection":
+            return
+        if PROJECTION not in TASKS.get(task)(num_views=4).groups:
+            raise UsageError(
+                "task",
+                expected=f"one with a projection frame, as {self.config.task}: "
+                "this model's textures are measured from it",
+                got=task,
+            )
 
     def moved(self, device: torch.device, dtype: torch.dtype | None = None) -> SeqTexModel:
         """The model on another device or in another dtype; its modules are the same ones.

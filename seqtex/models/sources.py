@@ -13,6 +13,7 @@ from .catalog import CATALOG, CatalogEntry
 from .prompt_file import PromptFile, check_prompts
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")  # refused where they are opened
 TEXT_FOLDERS = ("text_encoder", "tokenizer")
 
 
@@ -172,6 +173,10 @@ def _check_path(flag: str, path: str, *, hub: bool) -> None:
                 expected="weights of a video model",
                 got=f"a trained model in {path}",
                 remedy=f"Use --model {path}.",
+            )
+        if there.is_file() and there.suffix.lower() not in (".safetensors", *_PICKLES):
+            raise WeightsError(
+                f"{flag} {path}", expected="a .safetensors file", got=f"a {there.suffix} file"
             )
         return
     what = "a folder, a file or a hub id (owner/name)" if hub else "a file"

@@ -118,3 +118,13 @@ def test_no_torch_for_any_of_this(start: Callable[..., Any], work: Path, prompts
     process = start([*command, "--prompt", "a table"], code=code)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out.strip()) == (2, "False"), err
+
+
+def test_weights_of_another_kind_of_file(early: Callable[..., str], work: Path) -> None:
+    message = early("--weights", work / "figure.glb", code=4)
+    assert "a .safetensors file" in message
+    assert "a .glb file" in message
+
+
+def test_the_closest_model_is_named(early: Callable[..., str]) -> None:
+    assert "Did you mean 'wan2.1-t2v-1.3b'?" in early(code=4, model="wan2.1-t2v-1.3")

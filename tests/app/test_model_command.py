@@ -110,3 +110,22 @@ def test_sizes_that_the_model_cannot_take(
     text = refused(seqtex, work, [*good, "--view-size", "35"], 2)
     assert "--view-size" in text
     assert "nearest is 32" in text  # pixels, not the latents' size
+
+
+def test_a_task_that_the_model_was_not_made_for(
+    seqtex: Seqtex, work: Path, good: list[str | Path]
+) -> None:
+    text = refused(seqtex, work, [*good, "--model", "seqtex-tiny", "--task", "img2tex"], 2)
+    assert "img2tex_projected" in text
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '"text"', "{}"])
+def test_a_config_that_is_none(
+    seqtex: Seqtex, work: Path, good: list[str | Path], folder: Path, content: str
+) -> None:
+    (folder / "seqtex.json").write_text(content)
+    assert str(folder) in refused(seqtex, work, [*good, "--model", folder], 4)
+
+
+def test_a_device_that_computes_nothing(seqtex: Seqtex, work: Path, good: list[str | Path]) -> None:
+    assert "--device" in refused(seqtex, work, [*good, "--device", "meta"], 2)
