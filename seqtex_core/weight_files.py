@@ -167,7 +167,7 @@ def refuse_pickle(path: Path) -> None:
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file under a temporary name, then rename it.
+    """Write a safetensors file under a temporary name, then rename it; equal contents, equal bytes.
 
     Args:
         path: the file; replaced if it exists.
@@ -185,6 +185,19 @@ def write_tensors(
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
         save_file(contiguous, temporary, metadata={"format": "pt", **texts})
+        _sort_metadata(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the texts of a header into the order of their names; safetensors writes them in any."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) <= length:  # the same text in another order, padded with spaces
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 @contextmanager

@@ -325,6 +325,17 @@ def test_a_saved_file_is_replaced_in_one_step(tmp_path: Any, monkeypatch: Any) -
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("m.safetensors", b"old")]
 
 
+def test_equal_models_make_equal_files(tmp_path: Any) -> None:
+    """Seven texts and that of the format: left in any order, one in 40,320 would be the same."""
+    texts = {f"key {i}": f'é "{i}"\n' for i in range(7)}
+    one, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
+    save_model(torch.nn.Linear(2, 3), one, metadata=texts)
+    layer = torch.nn.Linear(2, 3)
+    assert load_model(layer, one) == {"format": "pt", **texts}
+    save_model(layer, other, metadata=dict(reversed(texts.items())))
+    assert other.read_bytes() == one.read_bytes()
+
+
 def test_merged_adapters_are_not_saved_or_overwritten(tmp_path: Any) -> None:
     model = make()
     save_model(model, tmp_path / "m.safetensors")
