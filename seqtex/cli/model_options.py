@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from seqtex.models.memory import BUDGETS
 
+_option = partial(typer.Option, rich_help_panel="Which model")
+
 ModelOption = Annotated[
     str | None,
-    typer.Option(
+    _option(
         "--model",
         metavar="NAME|DIR",
         help="Model name (see `seqtex info`) or folder.",
@@ -19,7 +22,7 @@ ModelOption = Annotated[
 ]
 WeightsOption = Annotated[
     str | None,
-    typer.Option(
+    _option(
         "--weights",
         metavar="DIR|FILE|ID",
         help="Weights of a full-size model: a diffusers folder (transformer/, vae/), a "
@@ -28,7 +31,7 @@ WeightsOption = Annotated[
 ]
 VaeWeightsOption = Annotated[
     str | None,
-    typer.Option(
+    _option(
         "--vae-weights",
         metavar="DIR|ID",
         help="The VAE of that model.",
@@ -37,7 +40,7 @@ VaeWeightsOption = Annotated[
 ]
 TextWeightsOption = Annotated[
     str | None,
-    typer.Option(
+    _option(
         "--text-weights",
         metavar="DIR|ID",
         help="Folder with text_encoder/ and tokenizer/, for --prompt.",
@@ -46,7 +49,7 @@ TextWeightsOption = Annotated[
 ]
 TextEmbeddingsOption = Annotated[
     str | None,
-    typer.Option(
+    _option(
         "--text-embeddings",
         metavar="FILE",
         help="Prompts encoded by `seqtex embed`, in place of a text encoder.",
@@ -54,7 +57,7 @@ TextEmbeddingsOption = Annotated[
 ]
 RandomWeightsOption = Annotated[
     int | None,
-    typer.Option(
+    _option(
         "--random-weights",
         metavar="SEED",
         help="Dry run of a full-size model: seeded random weights, marked untrained.",
@@ -62,7 +65,7 @@ RandomWeightsOption = Annotated[
 ]
 MemoryOption = Annotated[
     int | None,
-    typer.Option(
+    _option(
         "--memory",
         metavar="|".join(map(str, BUDGETS)),
         help="GiB to keep within; says what that costs.",
@@ -71,7 +74,7 @@ MemoryOption = Annotated[
 ]
 DtypeOption = Annotated[
     str | None,
-    typer.Option(
+    _option(
         "--dtype",
         metavar="NAME",
         help="float32, bfloat16 or float16.",
@@ -80,7 +83,7 @@ DtypeOption = Annotated[
 ]
 Fp8Option = Annotated[
     bool,
-    typer.Option(
+    _option(
         "--fp8",
         help="Approximation: the transformer's products in 8-bit floating point; half the weights "
         "in memory. For devices with such products: GPUs from Ada and Hopper on.",
@@ -88,7 +91,7 @@ Fp8Option = Annotated[
 ]
 ParallelOption = Annotated[
     str | None,
-    typer.Option(
+    _option(
         "--parallel",
         metavar="rows|heads|branches",
         help="Under torchrun, how processes share one texture: the tokens of every layer (keys and "

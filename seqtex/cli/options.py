@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,18 +13,20 @@ import typer
 from seqtex.prepare_options import UvMode
 from seqtex_core.errors import UsageError
 
+_option = partial(typer.Option, rich_help_panel="Mesh")
+
 MeshArgument = Annotated[
     Path, typer.Argument(metavar="MESH", help="GLB, glTF, OBJ, PLY or STL file.")
 ]
 UpOption = Annotated[
     str | None,
-    typer.Option(
+    _option(
         "--up", metavar="AXIS", help="Axis that points up: x, y, z, -x, -y, -z.", show_default="y"
     ),
 ]
 FrontOption = Annotated[
     str | None,
-    typer.Option(
+    _option(
         "--front", metavar="AXIS", help="Axis that the object faces.", show_default="z; -y for z up"
     ),
 ]
@@ -46,14 +49,12 @@ OutFolderOption = Annotated[
     Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the results.")
 ]
 KeepUvOption = Annotated[
-    bool, typer.Option("--keep-uv", help="Refuse a mesh without UVs instead of unwrapping it.")
+    bool, _option("--keep-uv", help="Refuse a mesh without UVs instead of unwrapping it.")
 ]
-UnwrapOption = Annotated[
-    bool, typer.Option("--unwrap", help="Make new UVs even if the file has some.")
-]
+UnwrapOption = Annotated[bool, _option("--unwrap", help="Make new UVs even if the file has some.")]
 ChartsOption = Annotated[
     str,
-    typer.Option(
+    _option(
         "--charts",
         metavar="xatlas|directions",
         help="Who cuts the surface for new UVs: xatlas, or the direction that it faces, in "

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
+_option = partial(typer.Option, rich_help_panel="How it is painted")
+
 MethodOption = Annotated[
     str | None,
-    typer.Option(
+    _option(
         "--method",
         metavar="project|model",
-        help="project: paint what the references show, complete the rest along the "
-        "surface and by symmetry; no weights. model: a video diffusion transformer.",
-        show_default="project; model with --model",
+        help="model: paint what the references show, the rest by a video diffusion transformer. "
+        "project: complete the rest along the surface and by symmetry, without weights.",
+        show_default="model",
     ),
 ]
 TaskOption = Annotated[
     str | None,
-    typer.Option(
+    _option(
         "--task",
         metavar="NAME",
         help="img2tex, img2tex_projected or mv2tex.",
@@ -27,11 +30,11 @@ TaskOption = Annotated[
 ]
 StepsOption = Annotated[
     int | None,
-    typer.Option("--steps", metavar="N", help="Sampling steps.", show_default="the model's"),
+    _option("--steps", metavar="N", help="Sampling steps.", show_default="the model's"),
 ]
 ShiftOption = Annotated[
     float | None,
-    typer.Option(
+    _option(
         "--shift",
         metavar="NUMBER",
         help="Flow shift of the sampling steps; above 1 more of them at high noise.",
@@ -39,45 +42,41 @@ ShiftOption = Annotated[
     ),
 ]
 SeedOption = Annotated[
-    int | None, typer.Option("--seed", metavar="N", help="Seed of all noise.", show_default="0")
+    int | None, _option("--seed", metavar="N", help="Seed of all noise.", show_default="0")
 ]
 PromptOption = Annotated[
-    str | None, typer.Option("--prompt", metavar="TEXT", help="Text, where the model has it.")
+    str | None, _option("--prompt", metavar="TEXT", help="Text, where the model has it.")
 ]
 GuidanceOption = Annotated[
     float | None,
-    typer.Option(
-        "--guidance", metavar="SCALE", help="Text guidance; 1 is off.", show_default="1.0"
-    ),
+    _option("--guidance", metavar="SCALE", help="Text guidance; 1 is off.", show_default="1.0"),
 ]
 ViewSizeOption = Annotated[
     int | None,
-    typer.Option(
-        "--view-size", metavar="PIXELS", help="Edge of a view.", show_default="the model's"
-    ),
+    _option("--view-size", metavar="PIXELS", help="Edge of a view.", show_default="the model's"),
 ]
 UvSizeOption = Annotated[
     int | None,
-    typer.Option(
+    _option(
         "--uv-size",
         metavar="PIXELS",
-        help="Edge of the texture.",
-        show_default="1024; with a model, its own",
+        help="Edge of the texture that the model makes.",
+        show_default="the model's",
     ),
 ]
 TextureSizeOption = Annotated[
     int | None,
-    typer.Option(
+    _option(
         "--texture-size",
         metavar="PIXELS",
-        help="Edge of the written texture, with --method model: the model's, enlarged, with "
-        "the references' own detail where they show the surface.",
-        show_default="the model's",
+        help="Edge of the written texture: the model's, enlarged, with the references' own "
+        "detail where they show the surface.",
+        show_default="1024; of a full-size model, its own",
     ),
 ]
 ForegroundOption = Annotated[
     bool | None,
-    typer.Option(
+    _option(
         "--foreground/--dense",
         help="Compute only the tokens that touch the surface, which takes a half to a third of "
         "the work, or all of them. A model makes other textures than it was trained to if this "
@@ -87,7 +86,7 @@ ForegroundOption = Annotated[
 ]
 StepReuseOption = Annotated[
     float | None,
-    typer.Option(
+    _option(
         "--step-reuse",
         metavar="THRESHOLD",
         help="Approximation: a step whose input differs from that of the last computed one by "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -26,20 +26,22 @@ from .options import check_choice, check_size
 if TYPE_CHECKING:
     from seqtex.text_to_image.protocol import ImageSettings
 
+_option = partial(typer.Option, rich_help_panel="From text")
+
 SIZE_MULTIPLE = 16  # SDXL needs 8, FLUX 16
 SMALLER = "Use --offload model, then --offload sequential, or a smaller image."
 
 TextOption = Annotated[
     str | None,
-    typer.Option("--text", metavar="TEXT", help="What the object looks like, in words."),
+    _option("--text", metavar="TEXT", help="What the object looks like, in words."),
 ]
 NegativeTextOption = Annotated[
     str | None,
-    typer.Option("--negative-text", metavar="TEXT", help="What not to show (SDXL only)."),
+    _option("--negative-text", metavar="TEXT", help="What not to show (SDXL only)."),
 ]
 ImageModelOption = Annotated[
     str | None,
-    typer.Option(
+    _option(
         "--image-model",
         metavar="DIR|ID",
         help="SDXL or FLUX in the layout of diffusers: a folder, or a hub id (then the network "
@@ -48,7 +50,7 @@ ImageModelOption = Annotated[
 ]
 ControlModelOption = Annotated[
     list[str] | None,
-    typer.Option(
+    _option(
         "--control-model",
         metavar="[KIND=]DIR|ID",
         help="ControlNet for that model: a union, or one for depth and one for normal "
@@ -57,7 +59,7 @@ ControlModelOption = Annotated[
 ]
 OffloadOption = Annotated[
     str | None,
-    typer.Option(
+    _option(
         "--offload",
         metavar="NAME",
         help="Image model on the GPU: none (all of it), model (the part at work) or sequential "
@@ -67,27 +69,27 @@ OffloadOption = Annotated[
 ]
 LocalFilesOption = Annotated[
     bool,
-    typer.Option("--local-files-only", help="Hub ids: use what is on this machine, no network."),
+    _option("--local-files-only", help="Hub ids: use what is on this machine, no network."),
 ]
 
 
 def view_option(flag: str) -> Any:
     """The view that a picture made from text shows."""
-    return typer.Option(
+    return _option(
         flag, metavar="VIEW", help="View that is made from --text.", show_default="front"
     )
 
 
 def size_option(flag: str) -> Any:
     """Size of a picture made from text."""
-    return typer.Option(
+    return _option(
         flag, metavar="PIXELS", help="Edge of the picture made from --text.", show_default="1024"
     )
 
 
 def steps_option(flag: str) -> Any:
     """Steps of the image model."""
-    return typer.Option(
+    return _option(
         flag, metavar="N", help="Sampling steps of the image model.", show_default="28 to 30"
     )
 
