@@ -11,7 +11,7 @@ from seqtex_core.errors import MissingDependencyError
 
 from .plots_scale import approximations, parallel
 from .plots_training import memory, training
-from .plots_work import scaling, waterfall
+from .plots_work import foreground, scaling, waterfall
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -220,6 +220,7 @@ _PLOTS: tuple[tuple[str, Draw, tuple[float, float], int], ...] = (
     ("attention_length", _single(attention_length), (8.0, 5.2), 1),
     ("step_time", _single(step_time), (8.0, 4.0), 1),
     ("waterfall", _single(waterfall), (8.0, 4.0), 1),
+    ("foreground", _single(foreground), (8.0, 4.4), 1),
     ("scaling", scaling, (12.0, 8.0), 4),
     ("training", training, (12.0, 4.2), 2),
     ("memory", _single(memory), (8.0, 4.4), 1),

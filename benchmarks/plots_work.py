@@ -110,3 +110,31 @@ def _ticks(axes: Axes, places: Sequence[int], key: str) -> None:
     axes.set_yscale("log")
     axes.margins(y=0.35)  # room for the legend
     axes.legend(fontsize=7, loc="upper left")
+
+
+def foreground(axes: Axes, chosen: Mapping[str, Record]) -> bool:
+    """Speed over all tokens and its bound by work, over the share of tokens that are there."""
+    rows = [row for row in _rows(chosen, "foreground") if "bound" in row["metrics"]]
+    curve = [row for row in rows if row["implementation"].endswith("%")]
+    typical = [row for row in rows if row["implementation"] == "typical object"]
+    if not curve:
+        return False
+    shares = [100 * row["metrics"]["share of views"] for row in curve]
+    speeds = [row["metrics"]["speedup"] for row in curve]
+    axes.plot(shares, speeds, "o-", color=MEASURED, label="measured", ms=5, lw=1.4)
+    bounds = [row["metrics"]["bound"] for row in curve]
+    axes.plot(shares, bounds, ":", color=LIMIT, lw=1.4, label="bound by work")
+    for row, share in zip(curve, shares, strict=True):
+        seen = row["metrics"]
+        label = f"{seen['achieved_over_bound']:.0%}"
+        axes.annotate(label, (share, seen["speedup"]), fontsize=7, ha="right", va="top")
+    for row in typical:
+        label = "typical object: 21% of views, 63% of UV"
+        axes.axhline(row["metrics"]["speedup"], color=GAIN, lw=1.2, ls="--", label=label)
+    axes.set(yscale="log", xlabel="tokens on the surface, %", ylabel="speed over all tokens")
+    ticks = (1, 2, 4, 8)
+    axes.set_yticks(ticks, [f"{tick}x" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_title(f"Foreground tokens: {curve[0]['case']}, {curve[0]['dtype']}", fontsize=10)
+    axes.legend(fontsize=8)
+    return True
