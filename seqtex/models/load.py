@@ -149,7 +149,7 @@ def _load_folder(name: str, sources: ModelSources, wanted: _Wanted) -> SeqTexMod
     fusion = None if config.fusion is None else load_fusion(folder, config.fusion)
     weights = folder / WEIGHTS_NAME
     if weights.is_file():
-        transformer = empty_transformer(config).to(dtype=kind)
+        transformer = empty_transformer(config, dtype=kind)
         checkpoint.load_model(transformer, weights)
         record = ModelRecord(name=config.name, sha256=_hash(folder, config))
     elif name in BUILT_IN:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from seqtex.manifest import read_manifest
 from seqtex.models.catalog import CATALOG
-from seqtex.models.config import WEIGHTS_NAME
+from seqtex.models.config import WEIGHTS_NAME, ModelConfig
 from seqtex.models.fill import empty_transformer, fill_with_seed, tensor_bytes
 from seqtex.models.folder import CONFIG_NAME
 from seqtex.models.full_size import find_parts, load_transformer
@@ -28,6 +28,7 @@ from seqtex.models.memory_needs import codec_on_meta
 from seqtex.models.run_sizes import token_pixels
 from seqtex.models.sources import ModelSources
 from seqtex.models.text import VisitingTextEncoder
+from seqtex_backbones.codecs.protocol import codec_from_config
 from seqtex_core.checkpoint import save_model
 from seqtex_core.errors import UsageError, WeightsError
 
@@ -284,29 +285,37 @@ def test_a_hub_id_is_downloaded_only_when_named(
     assert asked == [("owner/full-tiny", ("", "transformer/", "vae/"))]
 
 
+def write_trained(folder: Path, config: ModelConfig) -> None:
+    """A model folder as training writes it, with seeded weights."""
+    transformer = empty_transformer(config)
+    fill_with_seed(transformer, 2)
+    (folder / CONFIG_NAME).write_text(json.dumps(config.to_json()))
+    save_model(transformer, folder / WEIGHTS_NAME)
+    codec = codec_from_config(config.codec)
+    assert isinstance(codec, torch.nn.Module)
+    save_model(codec, folder / "codec.safetensors")
+
+
 def test_a_trained_model_folder_at_half_precision(tmp_path: Path) -> None:
-    trained = load_model(tiny.NAME, sources=ModelSources(random_seed=2), dtype=torch.float32)
-    config = replace(tiny.CONFIG, name="mine")
-    (tmp_path / CONFIG_NAME).write_text(json.dumps(config.to_json()))
-    save_model(trained.transformer, tmp_path / WEIGHTS_NAME)
-    save_model(trained.codec, tmp_path / "codec.safetensors")
+    write_trained(tmp_path, replace(tiny.CONFIG, name="mine"))
     model = load_model(tmp_path)
     assert (model.dtype, model.is_trained) == (torch.bfloat16, True)
     name = "blocks.0.mv.attn1.to_q.weight"
-    expected = trained.transformer.state_dict()[name].bfloat16()
+    expected = load_file(tmp_path / WEIGHTS_NAME)[name].bfloat16()
     assert torch.equal(model.transformer.state_dict()[name], expected)
+    named = loaded(random_seed=2).transformer.state_dict()  # its sensitive parts stay fp32
+    assert {n: t.dtype for n, t in model.transformer.state_dict().items()} == {
+        n: t.dtype for n, t in named.items()
+    }
+    assert {t.dtype for t in named.values()} == {torch.float32, torch.bfloat16}
 
 
 def test_a_trained_folder_with_text_holds_its_encoder_only_while_it_works(
     weights: Path, tmp_path: Path
 ) -> None:
     """Where memory is planned; rows are those of an encoder that stays, rounded to bfloat16."""
-    trained = loaded(random_seed=2)
-    config = replace(tiny.CONFIG, name="mine", text_encoder="text")
-    (tmp_path / CONFIG_NAME).write_text(json.dumps(config.to_json()))
+    write_trained(tmp_path, replace(tiny.CONFIG, name="mine", text_encoder="text"))
     (tmp_path / "text").symlink_to(weights)
-    save_model(trained.transformer, tmp_path / WEIGHTS_NAME)
-    save_model(trained.codec, tmp_path / "codec.safetensors")
     staying, visiting = load_model(tmp_path), load_model(tmp_path, memory=8)
     assert isinstance(visiting.text_encoder, VisitingTextEncoder)
     assert not isinstance(staying.text_encoder, VisitingTextEncoder)
