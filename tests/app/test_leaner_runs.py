@@ -95,7 +95,8 @@ def test_the_method_without_a_model_has_none(
     seqtex: Seqtex, work: Path, options: list[str]
 ) -> None:
     picture = work / "views" / "0_front.png"
-    outcome = seqtex("texture", work / "figure.glb", "--image", picture, *options)
+    command = ["texture", work / "figure.glb", "--image", picture, "--method", "project"]
+    outcome = seqtex(*command, *options)
     assert outcome.code == 2
     assert "--method model" in outcome.err
 
