@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
-from seqtex_core.adapter import KeyValue, TextContext, TimeEmbedding
-from seqtex_core.attention import Attend
+from seqtex_core.adapter import TimeEmbedding
 from seqtex_core.modulation import RowNorm
 from seqtex_core.split_block import SplitCrossBlock, Sublayer, Sublayers
 
-from ..diffusers_parts.attention import JOINT_ATTENTION, attend_to_context, context_key_values
+from ..diffusers_parts.attention import TextAttention
 from ..diffusers_parts.sublayers import GeluSublayers
 
 
-class CosmosBlock(GeluSublayers, SplitCrossBlock):
+class CosmosBlock(GeluSublayers, TextAttention, SplitCrossBlock):
     """Self-attention, cross-attention to text, feed-forward; all three modulated and gated.
 
     Args:
         block: a diffusers ``CosmosTransformerBlock``; its modules are taken over.
     """
-
-    shareable: ClassVar[Mapping[str, tuple[str, ...]]] = {"cross_attn": ("attn2",)}
-    joint_projections: ClassVar[tuple[tuple[str, ...], ...]] = JOINT_ATTENTION
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -49,17 +44,6 @@ class CosmosBlock(GeluSublayers, SplitCrossBlock):
     def _sublayer(self, norm: Any, time: TimeEmbedding) -> Sublayer:
         shift, factor, gate = low_rank(norm, time, parts=3)
         return Sublayer(RowNorm(factor, shift, self.eps), gate)
-
-    def cross_key_values(self, context: TextContext) -> tuple[KeyValue, ...]:
-        """Keys and values of the text."""
-        heads, scope = self.num_heads, self.norm_scope
-        return context_key_values(self.attn2, context, num_heads=heads, scope=scope)
-
-    def cross_update(
-        self, normed: Tensor, key_values: tuple[KeyValue, ...], attend: Attend
-    ) -> Tensor:
-        """Attention to the text, projected."""
-        return attend_to_context(self.attn2, normed, key_values, attend, scope=self.norm_scope)
 
 
 def low_rank(norm: Any, time: TimeEmbedding, *, parts: int) -> tuple[Tensor, ...]:

@@ -5,7 +5,7 @@ The layers are looked up when they are used, because adapters take their places.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -112,6 +112,40 @@ class AddedRows(ProjectedRows):
         return projected
 
 
+class TextAttention:
+    """Cross-attention to the text by ``attn2``; mixed into a ``SplitCrossBlock`` before it.
+
+    Attributes:
+        norm_scope: see :class:`ProjectedRows`; of both attentions.
+    """
+
+    shareable: ClassVar[Mapping[str, tuple[str, ...]]] = {"cross_attn": ("attn2",)}
+    joint_projections: ClassVar[tuple[tuple[str, ...], ...]] = JOINT_ATTENTION
+    norm_scope: ClassVar[NormScope]
+    attn2: Any
+    num_heads: int
+
+    def cross_key_values(self, context: TextContext) -> tuple[KeyValue, ...]:
+        """Keys and values of the text; what its mask hides is hidden."""
+        key, value = project(context.text, (self.attn2.to_k, self.attn2.to_v))
+        norm, mask = qk_norm(self.attn2.norm_k, self.norm_scope), context.key_mask
+        return (KeyValue.of(key, value, norm, num_heads=self.num_heads, mask=mask),)
+
+    def cross_update(
+        self, normed: Tensor, key_values: tuple[KeyValue, ...], attend: Attend
+    ) -> Tensor:
+        """Attention to each of several contexts apart, summed and projected."""
+        norm = qk_norm(self.attn2.norm_q, self.norm_scope)
+        query = qk_prep(self.attn2.to_q(normed), norm, num_heads=self.num_heads)
+        attended, *more = (
+            attend(query, pair.key, pair.value, mask=pair.mask) for pair in key_values
+        )
+        for other in more:
+            attended = attended + other
+        projected: Tensor = self.attn2.to_out[0](attended.flatten(2))
+        return projected
+
+
 def qk_norm(norm: Any, scope: NormScope) -> QKNorm:
     """The norm of queries or keys that a module computes, ``nn.LayerNorm`` or an RMS norm.
 
@@ -122,46 +156,3 @@ def qk_norm(norm: Any, scope: NormScope) -> QKNorm:
     kind: Literal["rms", "layer"] = "layer" if isinstance(norm, nn.LayerNorm) else "rms"
     bias = getattr(norm, "bias", None)
     return QKNorm(weight=norm.weight, bias=bias, eps=norm.eps, kind=kind, scope=scope)
-
-
-def context_key_values(
-    attention: Any, context: TextContext, *, num_heads: int, scope: NormScope
-) -> tuple[KeyValue, ...]:
-    """Keys and values that cross-attention makes of the text.
-
-    Args:
-        attention: a diffusers ``Attention``.
-        context: its text is read, and its mask.
-        num_heads: N.
-        scope: of the key norm.
-    """
-    key, value = project(context.text, (attention.to_k, attention.to_v))
-    norm = qk_norm(attention.norm_k, scope)
-    return (KeyValue.of(key, value, norm, num_heads=num_heads, mask=context.key_mask),)
-
-
-def attend_to_context(
-    attention: Any,
-    rows: Tensor,
-    pairs: Sequence[KeyValue],
-    attend: Attend,
-    *,
-    scope: NormScope,
-) -> Tensor:
-    """What cross-attention gives for rows ``[B, L, D]``, projected.
-
-    Args:
-        attention: a diffusers ``Attention``.
-        rows: what queries are made of.
-        pairs: from :func:`context_key_values`; several are attended apart and summed.
-        attend: attention implementation.
-        scope: of the query norm.
-    """
-    num_heads = pairs[0].key.shape[2]
-    norm = qk_norm(attention.norm_q, scope)
-    query = qk_prep(attention.to_q(rows), norm, num_heads=num_heads)
-    attended, *more = (attend(query, pair.key, pair.value, mask=pair.mask) for pair in pairs)
-    for other in more:
-        attended = attended + other
-    projected: Tensor = attention.to_out[0](attended.flatten(2))
-    return projected

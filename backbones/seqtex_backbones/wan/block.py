@@ -6,13 +6,11 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from seqtex_core.adapter import KeyValue, TextContext
-from seqtex_core.attention import Attend
 from seqtex_core.joint_projection import project
 from seqtex_core.modulation import RowNorm
 from seqtex_core.split_block import SplitCrossBlock, Sublayer, Sublayers
@@ -20,8 +18,7 @@ from seqtex_core.split_block import SplitCrossBlock, Sublayer, Sublayers
 from ..diffusers_parts.attention import (
     JOINT_ATTENTION,
     NormScope,
-    attend_to_context,
-    context_key_values,
+    TextAttention,
     qk_norm,
 )
 from ..diffusers_parts.sublayers import TableSublayers, two_adaptive
@@ -36,14 +33,13 @@ LORA_TARGETS = (
 )
 
 
-class WanBlock(TableSublayers, SplitCrossBlock):
+class WanBlock(TableSublayers, TextAttention, SplitCrossBlock):
     """Self-attention, cross-attention to text, feed-forward; modulated per frame.
 
     Args:
         block: a diffusers ``WanTransformerBlock``; its modules are taken over.
     """
 
-    shareable: ClassVar[Mapping[str, tuple[str, ...]]] = {"cross_attn": ("attn2",)}
     joint_projections: ClassVar[tuple[tuple[str, ...], ...]] = (
         *JOINT_ATTENTION,
         ("attn2.add_k_proj", "attn2.add_v_proj"),
@@ -73,16 +69,10 @@ class WanBlock(TableSublayers, SplitCrossBlock):
 
     def cross_key_values(self, context: TextContext) -> tuple[KeyValue, ...]:
         """Keys and values of the text and, for image-to-video models, of the image."""
-        heads, scope, attn = self.num_heads, self.norm_scope, self.attn2
-        of_text = context_key_values(attn, context, num_heads=heads, scope=scope)
+        of_text = super().cross_key_values(context)
         if context.image is None:
             return of_text
+        attn = self.attn2
         key, value = project(context.image, (attn.add_k_proj, attn.add_v_proj))
-        norm = qk_norm(attn.norm_added_k, scope)
-        return *of_text, KeyValue.of(key, value, norm, num_heads=heads)
-
-    def cross_update(
-        self, normed: Tensor, key_values: tuple[KeyValue, ...], attend: Attend
-    ) -> Tensor:
-        """Attention to text and image, summed and projected."""
-        return attend_to_context(self.attn2, normed, key_values, attend, scope=self.norm_scope)
+        norm = qk_norm(attn.norm_added_k, self.norm_scope)
+        return *of_text, KeyValue.of(key, value, norm, num_heads=self.num_heads)
