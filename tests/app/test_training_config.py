@@ -42,7 +42,7 @@ def test_shipped_configs_can_be_read(path: Path) -> None:
 
 
 def test_shipped_configs_were_found() -> None:
-    assert {"smoke", "seqtex-tiny"} <= {path.stem for path in CONFIGS}
+    assert {"smoke", "seqtex-tiny", "wan2.1-t2v-1.3b"} <= {path.stem for path in CONFIGS}
 
 
 @pytest.mark.parametrize(
