@@ -61,7 +61,14 @@ def test_arrays_and_tensors_are_pictures() -> None:
     pixels = square()
     chw = torch.from_numpy(pixels).permute(2, 0, 1)
     grey = np.repeat(pixels[..., :1], 3, axis=2)
-    forms = [pixels, pixels / 255, chw, chw / 255, (chw / 255)[None], (chw / 255).double()]
+    forms: list[Any] = [
+        pixels,
+        pixels / 255,
+        chw,
+        chw / 255,
+        (chw / 255)[None],
+        (chw / 255).double(),
+    ]
     for form in forms:
         read = read_reference(form, view="front")
         assert np.array_equal(read.rgb, pixels)
