@@ -19,8 +19,11 @@ from seqtex.manifest import read_manifest
 from seqtex.models.approximations import repeating_steps
 from seqtex.models.load import load_model
 from seqtex.pipeline import SeqTexPipeline
+from seqtex.prepare import prepare_job
+from seqtex.shared_run import joined
 from seqtex_core.errors import UnsupportedError, UsageError
 from seqtex_core.fp8_linear import reason_fp8_unsupported
+from seqtex_core.parallel import ParallelTrunk
 from seqtex_core.trunk import run_blocks
 
 Seqtex = Callable[..., Any]
@@ -154,6 +157,27 @@ def test_other_commands_are_for_one_process(seqtex: Seqtex, work: Path) -> None:
     assert "without torchrun" in outcome.err
 
 
+def test_one_process_of_a_group_makes_what_it_makes_alone(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The group, the trunk and the comparison; exchanges are tested with the core."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "1", "RANK": "0"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    job = prepare_job(work / "figure.glb", {"front": work / "views" / "0_front.png"})
+    pipeline = SeqTexPipeline.from_pretrained("seqtex-tiny")
+    alone = pipeline(job, texture_size=128)
+    with joined("rows", "cpu") as shared:
+        shared.share_out(pipeline.model)
+        assert isinstance(pipeline.model.transformer.trunk, ParallelTrunk)
+        together = pipeline(job, texture_size=128)
+    torch.testing.assert_close(together.texture, alone.texture, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
 def test_two_processes_make_what_one_makes(
     seqtex: Seqtex, work: Path, good: list[str | Path]
 ) -> None:
