@@ -29,9 +29,9 @@ STEPS = 30
 EAGER, COMPILED, GRAPH = "seqtex", "seqtex, compiled blocks", "seqtex, CUDA graph"
 RELEASED = "released bookkeeping"
 ON_CUDA_ONLY = "measured on CUDA only: opt-in elsewhere"
-FARTHEST = 0.05
+FARTHEST = 0.1
 """Accepted relative distance of the latents from those of the released bookkeeping, where fp64 is
-out of reach; 30 steps in bf16 differ by about a hundredth."""
+out of reach: 30 layers in bf16 differ by some hundredths, other functions by about one."""
 
 Latents = Mapping[str, Tensor]
 
