@@ -26,17 +26,17 @@ REFERENCE := assets/demo/reference.png
 .DELETE_ON_ERROR:
 
 demo: $(RUN_STAMP)
-	$(BIN)/seqtex texture $(MESH) --image $(REFERENCE) --method project \
+	$(BIN)/seqtex texture $(MESH) --image $(REFERENCE) --seed 0 \
 	  -o $(OUT)/mesh_textured.glb --save-intermediates $(OUT)/steps
 	@echo
-	@echo "The same through the small model that ships: 128 texels, made on the CPU in seconds."
-	$(BIN)/seqtex texture $(MESH) --image $(REFERENCE) --method model --seed 0 \
-	  -o $(OUT)/mesh_model.glb --save-intermediates $(OUT)/steps_model
+	@echo "The same without a model: what the picture does not show is continued smoothly."
+	$(BIN)/seqtex texture $(MESH) --image $(REFERENCE) --method project \
+	  -o $(OUT)/mesh_project.glb --save-intermediates $(OUT)/steps_project
 	@echo
 	@echo "The textured mesh:   $(OUT)/mesh_textured.glb"
 	@echo "All views at once:   $(OUT)/steps/contact_sheet.png"
 	@echo "What was done:       $(OUT)/mesh_textured.glb.seqtex.json"
-	@echo "By the small model:  $(OUT)/mesh_model.glb"
+	@echo "Without a model:     $(OUT)/mesh_project.glb"
 	@echo "Your own mesh:       $(BIN)/seqtex texture MESH --image REFERENCE"
 
 test: $(DEV_STAMP)

@@ -1,4 +1,4 @@
-"""Make the README's picture: the demo's reference, its bare mesh, and what ``project`` makes of it.
+"""Make the README's picture: the demo's reference, its bare mesh, and the default result.
 
 Run from the root of the repository: ``python scripts/make_readme_picture.py``.
 """
@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch.nn.functional import interpolate
 
+from seqtex.pipeline import SeqTexPipeline
 from seqtex.prepare import prepare_job
-from seqtex.project import project_references
 from seqtex_geometry.render import RenderStyle, render_textured
 
 ROOT = Path(__file__).parents[1]
@@ -24,7 +24,7 @@ def main() -> None:
     """Write ``docs/images/demo.png``."""
     demo = ROOT / "assets" / "demo"
     job = prepare_job(demo / "mesh.glb", {"front": demo / "reference.png"})
-    result = project_references(job, uv_size=1024)
+    result = SeqTexPipeline.from_pretrained("seqtex-tiny")(job)
 
     def render(textures: tuple[torch.Tensor, ...] | None) -> torch.Tensor:
         pictures = render_textured(

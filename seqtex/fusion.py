@@ -15,14 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from seqtex_core.checkpoint import load_model, save_model
-from seqtex_geometry.continuation import EVIDENCE, WAYS, Continuations, continue_colors
+from seqtex_geometry.continuation import (
+    EVIDENCE,
+    WAYS,
+    Continuations,
+    averaged,
+    continue_colors,
+)
 
 MODEL = "model"
 CANDIDATES = (*WAYS, MODEL)
 """Names of what is weighed, in order."""
 
 FUSION_NAME = "fusion.safetensors"
-HIDDEN = 128
+HIDDEN = 64
 
 
 class Fusion(nn.Module):
@@ -83,6 +89,9 @@ def fused(
 ) -> Tensor:
     """A model's texture, the unseen texels weighed against other ways to continue.
 
+    What that changes of the smooth fill is averaged over near texels, so that one way turns into
+    another without an edge.
+
     Args:
         fusion: on the CPU.
         texture: the model's, ``[3, H, W]``.
@@ -101,8 +110,11 @@ def fused(
     ways = continue_colors(position[:, mask].T, normal[:, mask].T, frame[:, mask].T, known)
     hidden = mask & ~seen
     features, colors = with_model(ways, texture[:, hidden].T)
+    base = frame[:, hidden].T.cpu().float()
+    change = fusion(features, colors) - base
+    change = averaged(change, position[:, hidden].T.cpu(), normal[:, hidden].T.cpu())
     result = texture.clone()
-    result[:, hidden] = fusion(features, colors).T.to(texture)
+    result[:, hidden] = (base + change).T.to(texture)
     return result
 
 

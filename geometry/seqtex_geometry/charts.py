@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 from seqtex_core.errors import InputError, MissingDependencyError, UsageError
 
-from .direction_charts import direction_charts
 from .mesh import FloatArray, IntArray, Mesh
 
 _WORKER = Path(__file__).with_name("charts_worker.py")
@@ -112,6 +111,8 @@ def _laid_out(vertices: FloatArray, faces: IntArray) -> tuple[FloatArray, IntArr
 
     xatlas tells charts apart by their place, so each gets a cell of its own.
     """
+    from .direction_charts import direction_charts  # scipy: only where charts are cut
+
     plane, chart = direction_charts(vertices, faces)
     pairs = chart[:, None] * (int(faces.max()) + 1) + faces
     _, first, index = np.unique(pairs, return_index=True, return_inverse=True)

@@ -31,6 +31,8 @@ EVIDENCE = 2 * len(COORDINATES) + 2 * len(METRICS) + 6
 _SOURCES = 3000  # seen points that colours are taken from
 _LEARNED_FROM = 400  # seen points that a metric is learned from
 _NEIGHBORS = 16
+_CHUNK = 2048
+_SIDE = 0.1  # of the extent: how far apart normals at a right angle put points, over sqrt(2)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,17 +108,50 @@ def continue_colors(
     )
 
 
+def averaged(values: Tensor, position: Tensor, normal: Tensor, *, neighbors: int = 16) -> Tensor:
+    """Each point's mean with its neighbours on the same side of the surface.
+
+    Args:
+        values: ``[N, C]``.
+        position: points on a surface, ``[N, 3]``.
+        normal: of any length, ``[N, 3]``.
+        neighbors: points in a mean, the point itself included.
+
+    Returns:
+        ``[N, C]``, on the device of ``values``.
+    """
+    extent = float((position.amax(0) - position.amin(0)).max())
+    facing = torch.nn.functional.normalize(normal, dim=-1)
+    place = _array(torch.cat([position, _SIDE * extent * facing], dim=1))
+    count = min(neighbors, len(place))
+    _, index = cKDTree(place).query(place, k=count)
+    rows = torch.from_numpy(index.reshape(len(place), count)).to(values.device)
+    return values[rows].mean(dim=1)
+
+
 def _nearest(source: Array, values: Array, wanted: Array) -> tuple[Array, Array, Array]:
-    """Mean colour of the nearest sources, distance of the first, deviation of their colours."""
+    """Typical colour of the nearest sources, distance of the first, deviation of their colours.
+
+    The typical colour is the one with the least weighted distance to the others. Unlike a mean, it
+    is a colour that was seen, and a few that differ do not stain it.
+    """
     count = min(_NEIGHBORS, len(source))
     distance, index = cKDTree(source).query(wanted, k=count)
     distance, index = distance.reshape(-1, count), index.reshape(-1, count)
     weight = 1.0 / (distance**2 + 0.01 * distance[:, -1:] ** 2 + 1e-9)
-    weight /= weight.sum(1, keepdims=True)
-    colors = values[index]
-    mean = np.einsum("nk,nkc->nc", weight, colors)
-    variance = np.einsum("nk,nkc->nc", weight, (colors - mean[:, None]) ** 2)
-    return mean.astype(np.float32), distance[:, 0], np.sqrt(variance.mean(1))
+    weight = (weight / weight.sum(1, keepdims=True)).astype(np.float32)
+    typical = np.empty((len(wanted), values.shape[1]), dtype=np.float32)
+    spread = np.empty(len(wanted), dtype=np.float32)
+    for start in range(0, len(wanted), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        colors, share = values[index[rows]], weight[rows]
+        apart = np.abs(colors[:, :, None] - colors[:, None]).sum(-1)
+        best = np.einsum("nij,nj->ni", apart, share).argmin(1)
+        typical[rows] = colors[np.arange(len(best)), best]
+        mean = np.einsum("nk,nkc->nc", share, colors)
+        variance = np.einsum("nk,nkc->nc", share, (colors - mean[:, None]) ** 2)
+        spread[rows] = np.sqrt(variance.mean(1))
+    return typical, distance[:, 0].astype(np.float32), spread
 
 
 def _by_metrics(

@@ -192,7 +192,7 @@ def texture(
             uv=uv_mode(keep_uv, unwrap),
             charts=charts,
             min_iou=min_iou,
-            method=method or ("project" if model is None else "model"),
+            method=method or "model",
             model=model,
             sources=ModelSources(
                 weights=weights,

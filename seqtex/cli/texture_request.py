@@ -23,7 +23,7 @@ METHODS = ("project", "model")
 TEXTURE_TASKS = ("img2tex", "img2tex_projected", "mv2tex")
 DTYPES = ("float32", "bfloat16", "float16")
 _MODEL_ONLY = (
-    "model", "task", "steps", "shift", "seed", "prompt", "guidance", "view_size", "texture_size",
+    "model", "task", "steps", "shift", "seed", "prompt", "guidance", "view_size", "uv_size",
     "foreground", "dtype", "memory", "step_reuse", "parallel",
 )  # fmt: skip
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from seqtex.result import SavedResult, TextureResult
     from seqtex.shared_run import SharedRun
 
-_DEFAULT_UV_SIZE = 1024
+_DEFAULT_TEXTURE_SIZE = 1024
 
 
 def run_texture(request: TextureRequest) -> None:
@@ -171,7 +171,7 @@ def _make(
         from seqtex.project import project_references
 
         return project_references(
-            job, uv_size=request.uv_size or _DEFAULT_UV_SIZE, on_progress=report
+            job, uv_size=request.texture_size or _DEFAULT_TEXTURE_SIZE, on_progress=report
         )
     return pipeline(
         job,
@@ -242,10 +242,10 @@ def _say_result(result: TextureResult, report: StageReporter) -> None:
 
 
 def _smaller(request: TextureRequest) -> str:
-    uv = request.uv_size or _DEFAULT_UV_SIZE
     if request.method == "project":
-        return f"Use --uv-size {max(uv // 2, 64)}."
-    view = request.view_size or 512
+        size = request.texture_size or _DEFAULT_TEXTURE_SIZE
+        return f"Use --texture-size {max(size // 2, 64)}."
+    view, uv = request.view_size or 512, request.uv_size or 1024
     return (
         f"Use --view-size {max(view // 2, 64)} --uv-size {max(uv // 2, 64)}, "
         "a smaller --model, or --dtype bfloat16."

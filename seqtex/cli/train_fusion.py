@@ -28,8 +28,8 @@ def train_fusion(
     ] = "seqtex-tiny",
     count: Annotated[
         int, typer.Option("--count", help="Objects, each in a texture and from a view.", min=16)
-    ] = 3000,
-    epochs: Annotated[int, typer.Option("--epochs", help="Passes over them.", min=1)] = 20,
+    ] = 1000,
+    epochs: Annotated[int, typer.Option("--epochs", help="Passes over them.", min=1)] = 10,
     seed: Annotated[int, typer.Option("--seed", help="Of everything that is drawn.", min=0)] = 0,
     workers: Annotated[int, typer.Option("--workers", help="Processes.", min=1)] = 1,
     overwrite: OverwriteOption = False,

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from seqtex_core.errors import ContractError
+from seqtex_core.errors import ContractError, UsageError
 from seqtex_core.roles import Role
 from seqtex_core.tasks import PROJECTION, TEXTURE, VIEWS
 from seqtex_geometry.continuation import continue_colors
@@ -128,6 +128,13 @@ def _example(
     views = batch.groups[VIEWS].images.shape[1]
     mix = TaskMix(weights={task: 1.0}, num_views=views, views_given=settings.views_given)
     plan = mix.plan(task, number, seed=settings.seed)
+    if PROJECTION not in plan.groups:
+        raise UsageError(
+            f"task of model {model.config.name!r}",
+            expected="one with a projection frame, such as img2tex_projected",
+            got=task,
+            remedy="A fusion weighs what continues that frame.",
+        )
     given = plan.frames_with(VIEWS, Role.CONDITION)
     batch = with_projection(batch, [plan], model.config.texture_base)
     texture = batch.groups[TEXTURE]

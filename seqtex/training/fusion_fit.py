@@ -15,7 +15,7 @@ from ..fusion import CANDIDATES, HIDDEN, Fusion
 from .fusion_examples import FusionExample
 
 _FLOOR = 3e-4  # squared error below which more accuracy is not worth anything (35 dB)
-_JITTER = 0.05  # of the features, in deviations
+_JITTER = 0.1  # of the features, in deviations
 _SMOOTH = 1.5  # logit of the smooth fill at the start
 
 
@@ -33,7 +33,7 @@ class FusionFit:
         seed: of the first weights and of the order.
     """
 
-    epochs: int = 20
+    epochs: int = 10
     objects: int = 16
     texels: int = 128
     learning_rate: float = 2e-3

@@ -23,7 +23,7 @@ from seqtex.manifest import read_manifest
 from seqtex_core.errors import InputError, SeqTexError, UsageError
 
 FRONT = "views/0_front.png"
-SMALL = ("--uv-size", "64")
+SMALL = ("--method", "project", "--texture-size", "64")
 
 
 def write(path: Path, *items: dict[str, Any]) -> Path:
@@ -160,7 +160,7 @@ def test_a_failing_item_stops_no_other_and_a_second_run_does_the_rest(
         manifest,
         {"mesh": "missing.glb", "image": FRONT},
         {"mesh": "figure.glb", "image": FRONT},
-        {"mesh": "figure.glb", "image": FRONT, "name": "finer", "uv_size": 128},
+        {"mesh": "figure.glb", "image": FRONT, "name": "finer", "texture_size": 128},
     )
     first = seqtex(*command)
     assert first.code == 7

@@ -60,7 +60,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "ffn_dim": 16,
     }
     config = replace(
-        base, backbone=backbone, view_size=16, uv_size=32, task="img2tex_projected", name="small"
+        base,
+        backbone=backbone,
+        view_size=16,
+        uv_size=32,
+        task="img2tex_projected",
+        name="small",
+        fusion=None,
     )
     transformer = build_transformer(config)
     generator = torch.Generator().manual_seed(0)

@@ -189,7 +189,7 @@ def test_nothing_changes_where_everything_is_covered(
 def test_the_command_takes_it_with_a_model_only(seqtex: Callable[..., Any], work: Path) -> None:
     picture = str(work / "views" / "0_front.png")
     base = ["texture", str(work / "figure.glb"), "--image", picture]
-    refused = seqtex(*base, "--dense")
+    refused = seqtex(*base, "--method", "project", "--dense")
     assert refused.code == 2
     assert "--foreground" in refused.err
     done = seqtex(*base, "--model", "seqtex-tiny", "--dense", "--texture-size", "128")

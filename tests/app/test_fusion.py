@@ -18,7 +18,11 @@ from seqtex.models.folder import model_folder
 from seqtex.models.load import build_transformer, load_model
 from seqtex.training.config import ModelSection
 from seqtex.training.export import collect_weights, trained_config, write_model
-from seqtex.training.fusion_examples import FusionExample
+from seqtex.training.fusion_examples import (
+    ExampleSettings,
+    FusionExample,
+    fusion_examples,
+)
 from seqtex.training.fusion_export import write_with_fusion
 from seqtex.training.fusion_fit import FusionFit, fit_fusion, mean_gain
 from seqtex_core.errors import UsageError, WeightsError
@@ -180,6 +184,15 @@ def test_missing_and_other_fusions_are_named(model: Path, tmp_path: Path):
     (tmp_path / "with" / FUSION_NAME).unlink()
     with pytest.raises(WeightsError, match=FUSION_NAME):
         load_model(tmp_path / "with")
+
+
+def test_a_model_without_a_projection_frame_is_refused(bank: Path, tmp_path: Path):
+    config = replace(small_config(), task="img2tex", texture_base="none")
+    weights = collect_weights(build_transformer(config), {}, "fp32")
+    write_model(tmp_path / "other", config, weights, {"step": 7})
+    settings = ExampleSettings(model=str(tmp_path / "other"), data=bank, source="bank")
+    with pytest.raises(UsageError, match="one with a projection frame"):
+        list(fusion_examples(settings, 16))
 
 
 def test_training_on_drops_the_fusion():

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from seqtex.fusion import FUSION_NAME
 from seqtex.manifest import read_manifest
 from seqtex.models.config import WEIGHTS_NAME
 from seqtex.models.folder import CONFIG_NAME, model_folder
@@ -28,9 +29,10 @@ def good(work: Path) -> list[str | Path]:
 
 @pytest.fixture
 def folder(work: Path) -> Path:
-    """A model folder with the config of the model that ships, and no weights."""
+    """A model folder with the config and the fusion of the model that ships, and no weights."""
     (work / "model").mkdir()
-    shutil.copy(model_folder("seqtex-tiny") / CONFIG_NAME, work / "model" / CONFIG_NAME)
+    for name in (CONFIG_NAME, FUSION_NAME):
+        shutil.copy(model_folder("seqtex-tiny") / name, work / "model" / name)
     return work / "model"
 
 

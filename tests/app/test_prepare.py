@@ -158,7 +158,7 @@ def test_public_names_can_be_imported_and_listed() -> None:
 
 def test_who_cuts_the_surface_is_said_and_recorded(seqtex: Callable[..., Any], work: Path) -> None:
     command = ["texture", work / "bare.ply", "--image", work / "views" / "0_front.png"]
-    command += ["--uv-size", "64"]
+    command += ["--method", "project", "--texture-size", "64"]
     for given, said in (("directions", "cut by direction"), ("auto", "made by xatlas")):
         outcome = seqtex(*command, "--charts", given)
         assert outcome.code == 0, outcome.err

@@ -37,7 +37,8 @@ def test_help_loads_nothing_heavy(start: Callable[..., Any], words: list[str]) -
     ("change", "code"),
     [
         (["--ref-view", "fornt"], 2),
-        (["--steps", "3"], 2),
+        (["--steps", "0"], 2),
+        (["--method", "project", "--steps", "3"], 2),
         (["--front", "y"], 2),
         (["-o", "out.stl"], 2),
         (["-o", "figure.glb"], 2),

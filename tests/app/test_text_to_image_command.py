@@ -22,6 +22,7 @@ from seqtex_core.errors import OutOfMemoryError
 
 Seqtex = Callable[..., Any]
 SMALL = ["--image-size", "64", "--image-steps", "1"]
+PROJECT = ["--method", "project", "--texture-size", "64"]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_a_text_becomes_a_textured_mesh(
 ) -> None:
     monkeypatch.setattr("seqtex.intermediates._PICTURE_SIZE", 64)
     mesh, steps = work / "figure.glb", work / "steps"
-    command = ["texture", mesh, "--text", "a fox", *sdxl(models), *SMALL, "--uv-size", "64"]
+    command = ["texture", mesh, "--text", "a fox", *sdxl(models), *SMALL, *PROJECT]
     outcome = seqtex(*command, "--seed", "5", "--save-intermediates", steps)
     assert outcome.code == 0, outcome.err
     assert "image model: sdxl-controlnet, reads depth and normal" in outcome.err
@@ -64,7 +65,7 @@ def test_a_text_becomes_a_textured_mesh(
     assert {"from_text_depth.png", "from_text_normal.png", "from_text_mask.png"} < kept
     # The picture that was kept gives the same texture by itself.
     again = work / "again.glb"
-    assert seqtex("texture", mesh, "--image", picture, "--uv-size", "64", "-o", again).code == 0
+    assert seqtex("texture", mesh, "--image", picture, *PROJECT, "-o", again).code == 0
     assert np.array_equal(texture_of(result), texture_of(again))
 
 
@@ -109,7 +110,7 @@ def test_reference_writes_the_picture_and_its_controls(
     assert np.array_equal(picture[..., 3], mask)
     record = json.loads(Path(f"{out}.seqtex.json").read_text())
     assert record["text_to_image"]["prompt"] == "a fox"
-    assert seqtex("texture", work / "figure.glb", "--image", out, "--uv-size", "64").code == 0
+    assert seqtex("texture", work / "figure.glb", "--image", out, *PROJECT).code == 0
 
 
 def test_controls_alone_need_no_model(seqtex: Seqtex, work: Path) -> None:

@@ -23,7 +23,8 @@ from seqtex.cli import run
 from seqtex.manifest import file_sha256, read_manifest
 
 Seqtex = Callable[..., Any]
-SIZE = ["--uv-size", "256"]
+PROJECT = ["--method", "project"]
+SIZE = [*PROJECT, "--texture-size", "256"]
 
 
 def texture_of(glb: Path) -> Image.Image:
@@ -204,7 +205,7 @@ def test_a_texture_that_no_reference_shows_takes_colours_from_nearby(
     trimesh.Scene([shown, hidden]).export(work / "two.glb")
     front = work / "views" / "0_front.png"
     steps = work / "steps"
-    command = ["texture", work / "two.glb", "--image", front, "--uv-size", "64"]
+    command = ["texture", work / "two.glb", "--image", front, *PROJECT, "--texture-size", "64"]
     outcome = seqtex(*command, "--save-intermediates", steps)
     assert outcome.code == 0, outcome.err
     assert "2 textures" in outcome.err
@@ -219,7 +220,7 @@ def test_intermediates(seqtex: Seqtex, work: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("seqtex.intermediates._PICTURE_SIZE", 64)
     steps = work / "steps"
     command = ["texture", work / "figure.glb", "--image", work / "views" / "0_front.png"]
-    outcome = seqtex(*command, "--uv-size", "64", "--save-intermediates", steps)
+    outcome = seqtex(*command, *PROJECT, "--texture-size", "64", "--save-intermediates", steps)
     assert outcome.code == 0
     assert outcome.out.splitlines()[-1] == str(steps)
     written = {str(path.relative_to(steps)) for path in steps.rglob("*") if path.is_file()}
@@ -258,7 +259,7 @@ def test_a_stop_while_painting_leaves_nothing(
 ) -> None:
     before = sorted(work.rglob("*"))
     arguments = ["texture", work / "bare.ply", "--image", work / "views" / "0_front.png"]
-    arguments += ["--uv-size", "4096", "-o", work / "new" / "out.glb"]
+    arguments += [*PROJECT, "--texture-size", "4096", "-o", work / "new" / "out.glb"]
     process = start([*arguments, "--save-intermediates", work / "steps"])
     assert any("method: " in line for line in process.stderr)
     stopped(process, number, code)

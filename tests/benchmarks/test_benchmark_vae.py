@@ -35,7 +35,7 @@ def test_rows_are_right_and_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     nothing = Observed(
         kernels=(), shares={}, memory=Memory(peak_bytes=0.0, reserved_bytes=None, meaning="")
     )
-    monkeypatch.setattr(runner, "observe", lambda call, device: nothing)  # profiling is slow
+    monkeypatch.setattr(runner, "observe", lambda call, device, *, profiles: nothing)  # slow
     monkeypatch.setattr(Session, "budget", Budget(warmup=0, least=1, most=1, seconds=0.0))
     session = Session(
         device=torch.device("cpu"), quick=True, seed=0, ceilings=LIMITS, say=lambda line: None

@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from seqtex_core.errors import UsageError
-from seqtex_geometry.continuation import EVIDENCE, WAYS, Continuations, continue_colors
+from seqtex_geometry.continuation import (
+    EVIDENCE,
+    WAYS,
+    Continuations,
+    averaged,
+    continue_colors,
+)
 from seqtex_geometry.pattern_metric import PatternMetric, learn_metric, regress
 
 
@@ -157,3 +163,20 @@ def test_a_metric_works_where_gradients_are_off():
         metric = learn_metric(points, bands(points[:, 2]), points, full=False)
     assert not metric.map.requires_grad
     assert 0 < metric.error < 1
+
+
+def test_averages_stay_on_their_side_of_a_wall():
+    """Two sheets 0.01 apart, facing away from each other; means run along each, not across."""
+    place = torch.linspace(0, 1, 30)
+    across, along = torch.meshgrid(place, place, indexing="ij")
+    sheet = torch.stack([across.flatten(), along.flatten(), torch.zeros(900)], dim=1)
+    position = torch.cat([sheet, sheet + torch.tensor([0.0, 0.0, 0.01])])
+    normal = torch.tensor([0.0, 0.0, 1.0]).repeat(1800, 1)
+    normal[:900] *= -1
+    values = torch.cat([torch.zeros(900, 1), torch.ones(900, 1)])
+    assert torch.equal(averaged(values, position, normal), values)
+    slope = position[:, :1]
+    made = averaged(slope, position, normal)
+    inner = (slope > 0.25) & (slope < 0.75)
+    assert float((made - slope)[inner].abs().max()) < 1 / 29
+    assert torch.equal(averaged(slope, position, normal, neighbors=1), slope)
