@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import torch
 
 if not torch.cuda.is_available():  # read by Triton when it is imported; it changes nothing else
     os.environ.setdefault("TRITON_INTERPRET", "1")
+# A shell's background jobs ignore SIGINT, and so would the commands that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(min(int(os.environ["OMP_NUM_THREADS"]), os.cpu_count() or 1))
 
 # What test files share lies beside them, under names that are unique in the whole tree.
