@@ -1,8 +1,8 @@
 """The last word on what no reference shows: a small network that weighs ways to continue.
 
 The model's texture is one way among those of :mod:`seqtex_geometry.continuation`. What speaks for
-each is known per texel; how to weigh it is learned (:mod:`seqtex.training.fusion_fit`). The result
-lies within the colours that the ways offer, so no texel can be worse than the worst of them.
+each is known per texel; how to weigh it is learned (:mod:`seqtex.training.fusion_fit`). Weighed
+colours lie between those that the ways offer, so where all agree nothing can go wrong.
 """
 
 from __future__ import annotations

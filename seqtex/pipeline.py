@@ -251,6 +251,8 @@ def model_choices(model: SeqTexModel, prompt: str | None) -> dict[str, str]:
     told = {"model": f"{model.config.name} ({model.state})"}
     if model.config.text_encoder is not None or model.record.name in CATALOG:
         told["text"] = model.text_state(prompt)
+    if model.record.name not in CATALOG and model.is_trained:
+        told["about"] = model.config.summary
     if model.fusion is not None:
         told["unseen"] = f"weighed among {len(CANDIDATES)} ways to continue what is shown"
     if model.memory is not None:

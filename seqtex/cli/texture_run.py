@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from seqtex.shared_run import SharedRun
 
 _DEFAULT_TEXTURE_SIZE = 1024
+_TOLD_OF_THE_MODEL = ("model", "about", "unseen", "text", "memory")  # before the run
 
 
 def run_texture(request: TextureRequest) -> None:
@@ -237,7 +238,7 @@ def _check_model(pipeline: SeqTexPipeline, request: TextureRequest) -> None:
 def _say_result(result: TextureResult, report: StageReporter) -> None:
     """Print what the method itself decided, apart from what was said of the model before."""
     for label, text in result.manifest.choices.items():
-        if label not in result.job.choices and label not in ("model", "text", "memory"):
+        if label not in result.job.choices and label not in _TOLD_OF_THE_MODEL:
             report.say(f"  {label}: {text}")
 
 
