@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import tracemalloc
+import weakref
 
 import pytest
 import torch
@@ -212,3 +214,26 @@ def test_command_makes_a_set_and_refuses_nonsense(tmp_path, capsys):
     assert run([*base, "--held-out", "lath"]) == 2
     assert run([*base, "--view-size", "7"]) == 2
     assert "lathe" in capsys.readouterr().err
+
+
+def test_a_long_stream_holds_no_more_than_a_short_one(tmp_path):
+    """Samples alive at once, and bytes of Python objects at the peak, for 4 and for 100 shards."""
+
+    def held(shards):
+        stream = ShardStream(shards, shuffle_buffer=16)
+        alive, most = weakref.WeakSet(), 0
+        tracemalloc.start()
+        for sample in stream:
+            alive.add(sample)
+            most = max(most, len(alive))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most, peak
+
+    _write(tmp_path / "set", 4, 20)
+    short = sorted((tmp_path / "set").iterdir())
+    held(short)  # imports and caches
+    few, low = held(short)
+    many, high = held(short * 25)
+    assert few == many <= 3  # what was given is let go; the buffer's samples are counted once given
+    assert high < low + 100_000  # 1920 more samples would be megabytes; paths and order are not
