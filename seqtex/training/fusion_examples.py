@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from seqtex_core.errors import ContractError, UsageError
+from seqtex_core.errors import ContractError, SeqTexError, UsageError
 from seqtex_core.roles import Role
 from seqtex_core.tasks import PROJECTION, TEXTURE, VIEWS
 from seqtex_geometry.continuation import continue_colors
@@ -27,6 +29,7 @@ from .task_mix import TaskMix
 _FEWEST = 50  # texels that must be seen, and hidden, for an object to say anything
 _PER_JOB = 20
 _TIMEOUT_S = 900.0
+_Arrays = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,13 +73,15 @@ def fusion_examples(
 ) -> Iterator[FusionExample]:
     """Examples of ``count`` samples; those that show or hide next to nothing are left out.
 
+    They come in the order of the samples, whatever the number of processes.
+
     Args:
         settings: which.
         count: samples of the source, from number 0.
         workers: processes; one works in this process.
 
     Raises:
-        UsageError, WeightsError: settings that cannot be used.
+        SeqTexError: settings or data that cannot be used.
         ContractError: a process ended before its work did.
     """
     jobs = [range(k, min(k + _PER_JOB, count)) for k in range(0, count, _PER_JOB)]
@@ -84,8 +89,12 @@ def fusion_examples(
         for job in jobs:
             yield from _examples(settings, job)
         return
-    work = partial(_examples_on_one_thread, settings)
+    work = partial(_arrays_of_examples, settings)
+    early: dict[int, list[_Arrays]] = {}
+    following = 0
     for end in in_processes(jobs, work, workers=workers, timeout_s=_TIMEOUT_S):
+        if isinstance(end.result, SeqTexError):
+            raise end.result
         if end.result is None:
             raise ContractError(
                 f"samples {end.job.start} to {end.job.stop - 1}",
@@ -93,12 +102,25 @@ def fusion_examples(
                 got=end.failure,
                 remedy="Use fewer --workers if memory ran out.",
             )
-        yield from end.result
+        early[end.job.start] = end.result
+        while following in early:  # the order of the samples, whichever job ended first
+            yield from (_example_of(arrays) for arrays in early.pop(following))
+            following += _PER_JOB
 
 
-def _examples_on_one_thread(settings: ExampleSettings, numbers: range) -> list[FusionExample]:
+def _arrays_of_examples(settings: ExampleSettings, numbers: range) -> list[_Arrays] | SeqTexError:
+    """For a process of its own. Tensors that are sent would each keep a file open."""
     torch.set_num_threads(1)
-    return _examples(settings, numbers)
+    try:
+        made = _examples(settings, numbers)
+    except SeqTexError as error:
+        return error
+    return [(one.features.numpy(), one.colors.numpy(), one.truth.numpy()) for one in made]
+
+
+def _example_of(arrays: _Arrays) -> FusionExample:
+    features, colors, truth = (torch.from_numpy(array) for array in arrays)
+    return FusionExample(features=features, colors=colors, truth=truth)
 
 
 def _examples(settings: ExampleSettings, numbers: range) -> list[FusionExample]:

@@ -6,16 +6,19 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from seqtex.data.production import Production, produce
 from seqtex.data.record import RecordSizes
 from seqtex.data.synth import SynthSettings
+from seqtex.data.worker_processes import JobEnd
 from seqtex.fusion import CANDIDATES, FUSION_NAME, MODEL, Fusion, fused, load_fusion, with_model
 from seqtex.models.config import ModelConfig
 from seqtex.models.folder import model_folder
 from seqtex.models.load import build_transformer, load_model
+from seqtex.training import fusion_examples as fusion_examples_module
 from seqtex.training.config import ModelSection
 from seqtex.training.export import collect_weights, trained_config, write_model
 from seqtex.training.fusion_examples import (
@@ -193,6 +196,42 @@ def test_a_model_without_a_projection_frame_is_refused(bank: Path, tmp_path: Pat
     settings = ExampleSettings(model=str(tmp_path / "other"), data=bank, source="bank")
     with pytest.raises(UsageError, match="one with a projection frame"):
         list(fusion_examples(settings, 16))
+
+
+def ends_backwards(jobs, work, *, workers, timeout_s):
+    """Stands for processes of which the last one is the fastest."""
+    for job in reversed(list(jobs)):
+        yield JobEnd(job=job, result=work(job), failure="", seconds=0.0)
+
+
+def test_processes_give_the_examples_of_one_in_order_and_send_no_tensors(
+    bank: Path, model: Path, monkeypatch
+):
+    settings = ExampleSettings(model=str(model), data=bank, source="bank", texels=8)
+    monkeypatch.setattr(fusion_examples_module, "_PER_JOB", 2)
+    alone = list(fusion_examples(settings, 5))
+    sent = []
+
+    def watched(*args, **options):
+        for end in ends_backwards(*args, **options):
+            sent.extend(value for arrays in end.result for value in arrays)
+            yield end
+
+    monkeypatch.setattr(fusion_examples_module, "in_processes", watched)
+    shared = list(fusion_examples(settings, 5, workers=2))
+    assert len(alone) == len(shared) > 2
+    for one, other in zip(alone, shared, strict=True):
+        assert torch.equal(one.features, other.features)
+        assert torch.equal(one.colors, other.colors)
+        assert torch.equal(one.truth, other.truth)
+    assert all(isinstance(value, np.ndarray) for value in sent)
+
+
+def test_what_is_wrong_in_a_process_is_said_as_in_one(bank: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(fusion_examples_module, "in_processes", ends_backwards)
+    settings = ExampleSettings(model=str(tmp_path / "none"), data=bank, source="bank")
+    with pytest.raises(WeightsError, match="none"):
+        list(fusion_examples(settings, 16, workers=2))
 
 
 def test_training_on_drops_the_fusion():
