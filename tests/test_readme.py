@@ -32,6 +32,19 @@ def test_named_files_exist():
             assert list(ROOT.glob(path.rstrip("/"))), f"README names {path}, which is not there"
 
 
-@pytest.mark.parametrize("linked", re.findall(r"\]\(((?:docs|examples)/[^)]*)\)", README))
-def test_linked_files_exist(linked):
-    assert (ROOT / linked).is_file()
+PAGES = [
+    *ROOT.glob("*.md"),
+    *(
+        path
+        for name in ("backbones", "benchmarks", "docs", "examples", "geometry", "seqtex")
+        for path in (ROOT / name).rglob("*.md")
+    ),
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_pages_link_to_is_there(page):
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        if not target.startswith(("http://", "https://", "mailto:")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
