@@ -7,6 +7,8 @@ coarser than the texture that it is added to.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -18,12 +20,31 @@ from seqtex_geometry.seams import pad_seams
 from .generate import Generated
 from .prepare import PreparedJob
 from .stages import StageClock
+from .unseen_sets import fill_unseen_sets
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DetailedTexture:
+    """A texture, its maps, and whether a picture shows any of it.
+
+    Args:
+        texture: ``[3, size, size]``.
+        maps: at that size.
+        is_shown: directly, or across the mesh's symmetry.
+    """
+
+    texture: Tensor
+    maps: SurfaceMaps
+    is_shown: bool
 
 
 def with_detail(
     job: PreparedJob, made: Generated, size: int, clock: StageClock
 ) -> tuple[tuple[Tensor, ...], tuple[SurfaceMaps, ...]]:
     """What a model made as textures of another size, and their maps; see `detailed_texture`.
+
+    Where a model corrects what was shown of a set, a set of which nothing was shown takes the
+    colours of the others.
 
     Args:
         job: with at least one reference.
@@ -34,16 +55,17 @@ def with_detail(
     Raises:
         UsageError: no reference.
     """
-    textures, maps = [], []
+    textures, maps, shown = [], [], []
     with clock.stage("Add detail", len(made.textures)) as step:
         for index, texture in enumerate(made.textures):
             mask = made.uv_maps[index].hit[0]
             base = made.frames[index]
-            one, own = detailed_texture(job, texture, mask, base, size=size, texture_set=index)
-            textures.append(one)
-            maps.append(own)
+            one = detailed_texture(job, texture, mask, base, size=size, texture_set=index)
+            textures.append(one.texture)
+            maps.append(one.maps)
+            shown.append(base is None or one.is_shown)
             step(index + 1)
-    return tuple(textures), tuple(maps)
+    return fill_unseen_sets(textures, maps, shown), tuple(maps)
 
 
 def detailed_texture(
@@ -54,8 +76,8 @@ def detailed_texture(
     *,
     size: int,
     texture_set: int = 0,
-) -> tuple[Tensor, SurfaceMaps]:
-    """A texture at ``size``, and its maps.
+) -> DetailedTexture:
+    """A texture at ``size``.
 
     Shown (or copied across the mesh's symmetry): the reference, at its own resolution. Not shown:
     the smooth fill plus what the model changed of its projection frame; the model's texture as it
@@ -87,7 +109,11 @@ def detailed_texture(
         result = shown.texture * shown.share + enlarged(texture, mask, size) * hidden
     else:
         result = shown.texture + enlarged(texture - base, mask, size) * hidden
-    return pad_seams(result.clamp(0, 1), shown.mask), layers[0]
+    return DetailedTexture(
+        texture=pad_seams(result.clamp(0, 1), shown.mask),
+        maps=layers[0],
+        is_shown=bool((shown.seen | shown.mirrored).any()),
+    )
 
 
 def enlarged(values: Tensor, mask: Tensor, size: int) -> Tensor:

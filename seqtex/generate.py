@@ -80,6 +80,7 @@ class Generated:
         view_maps: geometry maps of the views.
         uv_maps: geometry maps per texture set.
         frames: projection frame per texture set, ``[3, H, W]``, ``None`` for tasks without one.
+        shown: per texture set, whether its frame shows any of a reference; True without a frame.
         shares: by group, share of the tokens that were computed; ``None`` for all of them.
         calls: of the model, that were computed and that repeated an earlier one; ``None`` without
             step reuse.
@@ -90,6 +91,7 @@ class Generated:
     view_maps: SurfaceMaps
     uv_maps: tuple[SurfaceMaps, ...]
     frames: tuple[Tensor | None, ...]
+    shown: tuple[bool, ...]
     shares: Mapping[str, float] | None = None
     calls: tuple[int, int] | None = None
 
@@ -202,6 +204,9 @@ def generate(
         uv_maps=uv_maps,
         frames=tuple(
             None if run.frame is None else run.frame.image for run in runs[: len(uv_maps)]
+        ),
+        shown=tuple(
+            run.frame is None or bool(run.frame.seen.any()) for run in runs[: len(uv_maps)]
         ),
         shares=_shares(shown),
         calls=None if reuse is None else (reuse.computed, reuse.reused),

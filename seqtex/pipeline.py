@@ -32,6 +32,7 @@ from .prepare_options import PrepareOptions
 from .references import ReferenceSource
 from .result import ResultMaps, TextureResult
 from .stages import OnProgress, StageClock
+from .unseen_sets import fill_unseen_sets
 
 
 class SeqTexPipeline:
@@ -201,6 +202,8 @@ class SeqTexPipeline:
             size = _texture_size(model, job, uv_size=uv_size, texture_size=texture_size)
             if size != settings.uv_size and textures:
                 textures, uv_maps = with_detail(job, made, size, clock)
+            else:
+                textures = fill_unseen_sets(textures, uv_maps, made.shown)
         record = {k: v for k, v in asdict(settings).items() if k not in ("task", "seed")}
         return TextureResult.of(
             job,

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from seqtex_core.errors import UsageError
-from seqtex_geometry.fill import fill_nearest_surface
 from seqtex_geometry.maps import SurfaceMaps
 from seqtex_geometry.project import ProjectedTexture, ProjectSettings, project_texture
-from seqtex_geometry.seams import pad_seams
 
 from .prepare import PreparedJob
 from .result import ResultMaps, TextureResult
 from .stages import OnProgress, StageClock
+from .unseen_sets import fill_unseen_sets
 
-_MAX_SOURCE_POINTS = 200_000
 _MIRRORED_SIDES = {"x": "left-right", "y": "front-back"}  # of the working copy, which faces -y
 
 
@@ -67,7 +64,7 @@ def project_references(
     shown = [bool((one.seen | one.mirrored).any()) for one in painted]
     if any(shown) and not all(shown):
         with clock.stage("Fill unseen textures"):
-            textures = _fill_unseen_sets(textures, maps, shown)
+            textures = fill_unseen_sets(textures, maps, shown)
     return TextureResult.of(
         job,
         textures,
@@ -86,37 +83,6 @@ def _check(job: PreparedJob, uv_size: int) -> None:
         raise UsageError("uv_size", expected="at least 16", got=str(uv_size))
     if job.num_texture_sets == 0:
         raise UsageError("mesh", expected="a texture set to paint", got="none")
-
-
-def _fill_unseen_sets(
-    textures: tuple[Tensor, ...], maps: list[SurfaceMaps], shown: list[bool]
-) -> tuple[Tensor, ...]:
-    """The textures with those of sets that were not shown painted like the nearest that were."""
-    known = [(t, m) for t, m, ok in zip(textures, maps, shown, strict=True) if ok]
-    position = torch.cat([m.position[0][m.hit[0]] for _, m in known])
-    color = torch.cat([t[:, m.hit[0]].T for t, m in known])
-    stride = max(1, len(position) // _MAX_SOURCE_POINTS)
-    position, color = position[::stride], color[::stride]
-    return tuple(
-        texture if ok else _painted_like(position, color, unseen)
-        for texture, unseen, ok in zip(textures, maps, shown, strict=True)
-    )
-
-
-def _painted_like(position: Tensor, color: Tensor, maps: SurfaceMaps) -> Tensor:
-    """The texture of a set in the colours of the nearest known points."""
-    hit = maps.hit[0]
-    unseen = maps.position[0][hit]
-    known = torch.zeros(len(position) + len(unseen), dtype=torch.bool, device=color.device)
-    known[: len(position)] = True
-    filled = fill_nearest_surface(
-        torch.cat([position, unseen]),
-        torch.cat([color, torch.zeros_like(unseen)]),
-        known,
-    )
-    texture = torch.zeros(3, *hit.shape, device=color.device)
-    texture[:, hit] = filled[len(position) :].T
-    return pad_seams(texture, hit)
 
 
 def _choices(painted: list[ProjectedTexture]) -> dict[str, str]:

@@ -1,0 +1,56 @@
+"""Texture sets that no reference shows take the colours of the others' nearest surface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from seqtex_geometry.fill import fill_nearest_surface
+from seqtex_geometry.maps import SurfaceMaps
+from seqtex_geometry.seams import pad_seams
+
+_MAX_SOURCE_POINTS = 200_000
+
+
+def fill_unseen_sets(
+    textures: Sequence[Tensor], maps: Sequence[SurfaceMaps], shown: Sequence[bool]
+) -> tuple[Tensor, ...]:
+    """The textures, with those of sets that were not shown painted like the nearest that were.
+
+    Args:
+        textures: one per texture set, ``[3, H, W]``.
+        maps: their UV maps (F = 1).
+        shown: whether a reference shows any of the set.
+
+    Returns:
+        The textures as they are if all sets were shown, or none.
+    """
+    if all(shown) or not any(shown):
+        return tuple(textures)
+    known = [(t, m) for t, m, ok in zip(textures, maps, shown, strict=True) if ok]
+    position = torch.cat([m.position[0][m.hit[0]] for _, m in known])
+    color = torch.cat([t[:, m.hit[0]].T for t, m in known])
+    stride = max(1, len(position) // _MAX_SOURCE_POINTS)
+    position, color = position[::stride], color[::stride]
+    return tuple(
+        texture if ok else _painted_like(position, color, unseen)
+        for texture, unseen, ok in zip(textures, maps, shown, strict=True)
+    )
+
+
+def _painted_like(position: Tensor, color: Tensor, maps: SurfaceMaps) -> Tensor:
+    """The texture of a set in the colours of the nearest known points."""
+    hit = maps.hit[0]
+    unseen = maps.position[0][hit]
+    known = torch.zeros(len(position) + len(unseen), dtype=torch.bool, device=color.device)
+    known[: len(position)] = True
+    filled = fill_nearest_surface(
+        torch.cat([position, unseen]),
+        torch.cat([color, torch.zeros_like(unseen)]),
+        known,
+    )
+    texture = torch.zeros(3, *hit.shape, device=color.device)
+    texture[:, hit] = filled[len(position) :].T
+    return pad_seams(texture, hit)
