@@ -38,8 +38,8 @@ def train_fusion(
 
     DIR is a copy of the model with the fusion; `seqtex texture --model DIR` uses it.
     """
-    from seqtex.fusion import CANDIDATES
-    from seqtex.models.folder import CONFIG_NAME, model_folder
+    from seqtex.fusion import CANDIDATES, FUSION_NAME
+    from seqtex.models.folder import model_folder
     from seqtex.outputs import check_folder
     from seqtex.training.fusion_examples import ExampleSettings, fusion_examples
     from seqtex.training.fusion_export import write_with_fusion
@@ -47,10 +47,10 @@ def train_fusion(
 
     if not folder.is_dir():
         raise InputError("FOLDER", expected="a bank or shards", got=f"{folder}: no such folder")
-    check_folder(out, record=CONFIG_NAME, overwrite=overwrite)
     base = model_folder(model)
     if out.resolve() == base.resolve():
         raise UsageError("--out", expected="another folder than the model's", got=str(out))
+    check_folder(out, record=FUSION_NAME, overwrite=overwrite)
     settings = ExampleSettings(
         model=str(base),
         data=folder,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -267,3 +268,14 @@ def test_bad_requests_write_nothing(seqtex, bank, model, tmp_path, monkeypatch, 
     assert found.code in (2, 3, 4)
     assert named in found.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_without_a_fusion_is_not_replaced(seqtex, bank: Path, model: Path, tmp_path: Path):
+    trained = tmp_path / "trained"
+    shutil.copytree(model, trained)
+    before = {file.name: file.read_bytes() for file in trained.iterdir()}
+    found = seqtex("train-fusion", bank, "--model", model, "-o", trained, "--count", "16")
+    assert found.code == 2
+    assert "fusion.safetensors" in found.err
+    assert "--overwrite" in found.err
+    assert {file.name: file.read_bytes() for file in trained.iterdir()} == before
