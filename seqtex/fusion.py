@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from seqtex_core.checkpoint import load_model, save_model
+from seqtex_core.errors import WeightsError
 from seqtex_geometry.continuation import (
     EVIDENCE,
     WAYS,
@@ -133,6 +134,11 @@ def load_fusion(folder: Path, options: Mapping[str, Any]) -> Fusion:
     Raises:
         WeightsError: no weights there, or of another fusion.
     """
-    fusion = Fusion(**options)
+    try:
+        fusion = Fusion(**options)
+    except (TypeError, RuntimeError) as error:
+        raise WeightsError(
+            f"fusion of model {folder}", expected="hidden, a width", got=str(dict(options))
+        ) from error
     load_model(fusion, folder / FUSION_NAME)
     return fusion.eval()

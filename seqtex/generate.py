@@ -22,7 +22,7 @@ from seqtex_geometry.maps import SurfaceMaps
 from seqtex_geometry.seams import pad_seams
 
 from .foreground import Foreground, latent_coverage
-from .fusion import fused
+from .fusion import Fusion, fused
 from .latents import decode_images, encode_geometry, encode_references
 from .models.approximations import repeating_steps
 from .models.config import SamplingDefaults
@@ -189,10 +189,15 @@ def generate(
         ]
         pictures = decode_images(made[0][VIEWS], model.codec)
         textures = [
-            run.finished(decode_images(latents[TEXTURE], model.codec)[0], model)
+            run.as_shown(decode_images(latents[TEXTURE], model.codec)[0], model)
             for run, latents in zip(runs, made, strict=True)
             if uv_maps
         ]
+    if model.fusion is not None and textures:
+        with clock.stage("Weigh unseen", len(textures)) as step:
+            for index, run in enumerate(runs):
+                textures[index] = run.weighed(textures[index], model.fusion)
+                step(index + 1)
     with clock.stage("Pad seams"):
         padded = tuple(
             pad_seams(texture, maps.hit[0]) for texture, maps in zip(textures, uv_maps, strict=True)
@@ -227,17 +232,20 @@ class _Conditions:
         maps = self.geometry.values()
         return [*(m.position for m in maps), *(m.normal for m in maps), *self.clean.values()]
 
-    def finished(self, texture: Tensor, model: SeqTexModel) -> Tensor:
-        """A decoded texture, with what the references show, fused."""
+    def as_shown(self, texture: Tensor, model: SeqTexModel) -> Tensor:
+        """A decoded texture, with what the references show as they show it."""
         if self.frame is None:
             return texture
         base = model.config.texture_base
-        texture = kept_as_shown(texture, self.frame.image, self.frame.seen, base)
-        if model.fusion is None:
+        return kept_as_shown(texture, self.frame.image, self.frame.seen, base)
+
+    def weighed(self, texture: Tensor, fusion: Fusion) -> Tensor:
+        """A texture whose unseen texels the fusion had the last word on."""
+        if self.frame is None:
             return texture
         maps = self.maps[TEXTURE]
         return fused(
-            model.fusion,
+            fusion,
             texture,
             self.frame.image,
             seen=self.frame.seen,

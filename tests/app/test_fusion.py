@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from seqtex.data.bank_source import BankSource
 from seqtex.data.production import Production, produce
 from seqtex.data.record import RecordSizes
 from seqtex.data.synth import SynthSettings
@@ -19,7 +20,12 @@ from seqtex.fusion import CANDIDATES, FUSION_NAME, MODEL, Fusion, fused, load_fu
 from seqtex.models.config import ModelConfig
 from seqtex.models.folder import model_folder
 from seqtex.models.load import build_transformer, load_model
+from seqtex.pipeline import SeqTexPipeline
+from seqtex.prepare import prepare_job
+from seqtex.projection_frame import project_frame
 from seqtex.training import fusion_examples as fusion_examples_module
+from seqtex.training.batch import SourceContext
+from seqtex.training.batch_sampling import sample_batch
 from seqtex.training.config import ModelSection
 from seqtex.training.export import collect_weights, trained_config, write_model
 from seqtex.training.fusion_examples import (
@@ -30,7 +36,7 @@ from seqtex.training.fusion_examples import (
 from seqtex.training.fusion_export import write_with_fusion
 from seqtex.training.fusion_fit import FusionFit, fit_fusion, mean_gain
 from seqtex_core.errors import UsageError, WeightsError
-from seqtex_geometry.continuation import EVIDENCE, WAYS, Continuations
+from seqtex_geometry.continuation import EVIDENCE, WAYS, Continuations, averaged
 
 WIDTH = EVIDENCE + len(CANDIDATES)
 
@@ -131,6 +137,61 @@ def test_only_hidden_texels_change():
     assert torch.equal(made[:, ~hidden], texture[:, ~hidden])
     assert not torch.equal(made[:, hidden], texture[:, hidden])
     assert bool(made.isfinite().all())
+
+
+def test_a_change_of_ways_has_no_edge():
+    """Weights that jump from texel to texel: means over 16 of them differ far less."""
+
+    class Alternating(Fusion):
+        def forward(self, features, colors):
+            return torch.arange(len(colors))[:, None].expand(-1, 3) % 2.0
+
+    maps, frame = charted(), torch.full((3, 12, 12), 0.5)
+    made = fused(Alternating(8), frame, frame, **maps)
+    hidden = made[:, maps["mask"] & ~maps["seen"]]
+    assert float((hidden - 0.5).abs().max()) <= 0.25  # unaveraged: 0.5 everywhere
+
+
+@pytest.mark.parametrize("options", [{"hiden": 8}, {"hidden": "8"}, {"hidden": -1}])
+def test_options_of_no_fusion_are_named(options, tmp_path: Path):
+    with pytest.raises(WeightsError, match="a width"):
+        load_fusion(tmp_path, options)
+
+
+def test_users_and_measurements_get_the_fused_texture(
+    model: Path, bank: Path, work: Path, tmp_path: Path
+):
+    """A fusion that takes the mean colour only: what is hidden is that, in both paths."""
+    fusion = Fusion(8)
+    last = fusion.layers[-1]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.fill_(-50.0)
+        last.bias[CANDIDATES.index("mean")] = 50.0
+    write_with_fusion(tmp_path / "with", model, fusion.requires_grad_(False), {})
+    loaded = load_model(tmp_path / "with")
+    job = prepare_job(work / "figure.glb", {"front": work / "views" / "0_front.png"})
+    result = SeqTexPipeline(loaded)(job)
+    frame = project_frame(job, job.uv_maps(32))
+    hidden = frame.maps.hit[0] & ~frame.seen
+    base, mean = frame.image[:, hidden].T, frame.image[:, frame.seen].mean(dim=1)
+    position, normal = frame.maps.position[0][hidden], job.uv_maps(32).normal[0][hidden]
+    expected = base + averaged(mean - base, position, normal)
+    torch.testing.assert_close(result.textures[0][:, hidden].T, expected, rtol=0, atol=1e-3)
+    assert "Weigh unseen" in result.manifest.stage_seconds
+
+    context = SourceContext(seed=0, view_size=16, uv_size=32, supersample=2)
+    source = BankSource({"path": str(bank)}, context)
+    batch = source.batch([0], "img2tex_projected")
+    made = {
+        fuse: sample_batch(loaded, batch, [0], steps=1, seed=0, fuse=fuse)["texture"]
+        for fuse in (True, False)
+    }
+    seen = batch.visible[0, 0] & (batch.groups["texture"].mask[0, 0, 0] > 0)
+    off = batch.groups["texture"].mask[0, 0, 0] == 0
+    assert torch.equal(made[True][..., seen], made[False][..., seen])
+    hidden = ~seen & ~off
+    assert not torch.allclose(made[True][..., hidden], made[False][..., hidden], atol=1e-2)
 
 
 @pytest.mark.parametrize("seen", [False, True])
