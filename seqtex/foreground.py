@@ -114,7 +114,13 @@ class Foreground:
 
 def latent_coverage(maps: SurfaceMaps, codec: Codec) -> Tensor:
     """Where latent texels touch the surface, ``[1, 1, F, h, w]``, 0 or 1."""
-    touched = max_pool2d((maps.mask > 0).float()[:, None], codec.spatial_factor)
+    return pooled_coverage(maps.mask > 0, codec)
+
+
+def pooled_coverage(covered: Tensor, codec: Codec) -> Tensor:
+    """Latent texels, ``[1, 1, F, h, w]``, 0 or 1, that touch pixels ``[F, H, W]`` or ``[H, W]``."""
+    pictures = covered if covered.ndim == 3 else covered[None]
+    touched = max_pool2d(pictures.float()[:, None], codec.spatial_factor)
     return touched[:, 0][None, None]
 
 

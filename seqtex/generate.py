@@ -21,7 +21,7 @@ from seqtex_core.tasks import PROJECTION, REFERENCE_TASKS, TASKS, TEXTURE, VIEWS
 from seqtex_geometry.maps import SurfaceMaps
 from seqtex_geometry.seams import pad_seams
 
-from .foreground import Foreground, latent_coverage
+from .foreground import Foreground, latent_coverage, pooled_coverage
 from .fusion import Fusion, fused
 from .latents import decode_images, encode_geometry, encode_references
 from .models.approximations import repeating_steps
@@ -259,6 +259,10 @@ class _Conditions:
         if margin is None:
             return None
         coverage = {name: latent_coverage(maps, model.codec) for name, maps in self.maps.items()}
+        if self.frame is not None and model.config.decoupled.copy is not None:
+            seen, there = self.frame.seen, self.maps[TEXTURE].hit[0]
+            coverage[PROJECTION] = pooled_coverage(seen & there, model.codec)
+            coverage[TEXTURE] = pooled_coverage(there & ~seen, model.codec)
         return Foreground.of(coverage, patch=model.transformer.spec.patch_size, margin=margin)
 
 

@@ -14,6 +14,7 @@ from seqtex_core.noise import Generators
 from seqtex_geometry.maps import SurfaceMaps
 
 from .silhouettes import Reference
+from .surface_points import surface_points
 
 
 def encode_geometry(
@@ -31,7 +32,12 @@ def encode_geometry(
         frames = images.permute(0, 3, 1, 2)
         return codec.encode(frames, content="geometry", generator=generator)
 
-    return GeometryLatents(position=encode(maps.position), normal=encode(maps.normal))
+    position, normal = (m.permute(0, 3, 1, 2)[None] for m in (maps.position, maps.normal))
+    mask = maps.mask[None, :, None]
+    points = surface_points(position, normal, mask, factor=codec.spatial_factor)
+    return GeometryLatents(
+        position=encode(maps.position), normal=encode(maps.normal), points=points
+    )
 
 
 def reference_frames(references: Sequence[Reference], *, num_views: int, size: int) -> Tensor:

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from .branch_data import Hidden as Hidden
     from .checkpoint import load_model as load_model
     from .checkpoint import save_model as save_model
+    from .copy_head import CopyConfig as CopyConfig
+    from .copy_head import CopyHead as CopyHead
+    from .copy_head import CopyRows as CopyRows
     from .decoupled_config import DecoupledConfig as DecoupledConfig
     from .errors import ContractError as ContractError
     from .errors import InputError as InputError
@@ -140,6 +143,9 @@ _MODULES = {
     "BranchTimes": "branch_data",
     "CONDITION": "roles",
     "ContractError": "errors",
+    "CopyConfig": "copy_head",
+    "CopyHead": "copy_head",
+    "CopyRows": "copy_head",
     "DENOISE": "roles",
     "DecoupledConfig": "decoupled_config",
     "EulerSampler": "samplers",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .adapter import KeyValue, TextContext, TimeEmbedding
+from .copy_places import CopyPlaces
 from .frames import Stream, StreamLayout
 from .packed_layout import AnyLayout
 from .rope import Rope
@@ -128,6 +129,7 @@ class StepCache:
             block recomputes them under its own checkpoint.
         with_gradients: whether weights can learn through it.
         versions: of the weights that it was made with, or ``None`` where they are not counted.
+        copies: places of a copy head's tokens, per sample.
     """
 
     layout: AnyLayout
@@ -135,3 +137,4 @@ class StepCache:
     blocks: tuple[BlockCache, ...] | None
     with_gradients: bool
     versions: WeightVersions | None = None
+    copies: tuple[CopyPlaces, ...] | None = None

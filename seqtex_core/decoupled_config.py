@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from .adapter import SHAREABLE
+from .copy_head import CopyConfig
 from .errors import UsageError
 from .frames import Stream
 from .muv_block import UV_KEY_SOURCES, UVKeySource
 from .query_key import GeometryOrder
 
 UVBranch = Literal["copy", "shared", "joint"]
-GeometryUse = Literal["attention", "input", "none"]
+GeometryUse = Literal["attention", "input", "both", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,18 +34,20 @@ class DecoupledConfig:
             ``"joint"``: no second branch, all groups attend each other in one stream, as in the
             backbone itself. The last two are there for comparison.
         geometry_use: ``"attention"``: geometry joins queries and keys (paper); ``"input"``: it is
-            added to the tokens before the first block instead; ``"none"``: it is not read. The
-            last two are there for comparison.
+            added to the tokens before the first block instead, for comparison; ``"both"``: for
+            models from scratch, whose rows then know where they are; ``"none"``: it is not read.
         geometry_gain: spread of the geometry casters' first weights, times the root of their width.
             0: the model starts without geometry, as it must to keep what a pretrained backbone
             can; 1: for models from scratch, whose attention follows the surface from the start.
+        copy: a head that copies known latents where they belong, see
+            :class:`seqtex_core.copy_head.CopyHead`; ``None`` for none.
         mv_train: ``"lora"``: frozen backbone with adapters; ``"full"``: everything trains.
         lora_rank: inner width of the adapters.
         lora_alpha: numerator of their scale.
         lora_seed: seed of their initialisation.
 
     Raises:
-        UsageError: an unknown option, or a rank below 1.
+        UsageError: an unknown option, a rank below 1, or a copy head without a uv branch.
     """
 
     geometry_order: GeometryOrder = "post_rope"
@@ -53,6 +56,7 @@ class DecoupledConfig:
     uv_branch: UVBranch = "copy"
     geometry_use: GeometryUse = "attention"
     geometry_gain: float = 0.0
+    copy: CopyConfig | None = None
     mv_train: Literal["lora", "full"] = "lora"
     lora_rank: int = 128
     lora_alpha: float = 64.0
@@ -86,5 +90,9 @@ class DecoupledConfig:
             raise UsageError("uv_share", expected=f"names among {SHAREABLE}", got=str(unknown))
         if self.geometry_gain < 0:
             raise UsageError("geometry_gain", expected="0 or more", got=str(self.geometry_gain))
+        if self.copy is not None and self.uv_branch == "joint":
+            raise UsageError(
+                "copy", expected="a uv branch of its own, for a copy head", got="uv_branch 'joint'"
+            )
         if self.lora_rank < 1:
             raise UsageError("lora_rank", expected="at least 1", got=str(self.lora_rank))

@@ -254,7 +254,7 @@ def flow_matching_loss(
     velocity: Mapping[str, Tensor],
     sample: NoisySample,
     *,
-    weight: Tensor | None = None,
+    weight: Tensor | Mapping[str, Tensor] | None = None,
     masks: Mapping[str, Tensor] | None = None,
 ) -> FlowMatchingLoss:
     """Squared velocity error: mean in a frame, mean over a group's weighted frames, sum of groups.
@@ -264,7 +264,8 @@ def flow_matching_loss(
     Args:
         velocity: predicted ``u`` per group, ``[B, C, F, H, W]``.
         sample: what :meth:`FramePlan.training_sample` returned.
-        weight: per sample ``[B]``, for example :attr:`SigmaSample.weight`. Default 1.
+        weight: per sample ``[B]``, for example :attr:`SigmaSample.weight`, of all groups or by
+            group. Default 1.
         masks: optional non-negative weights per group, broadcastable to ``[B, C, F, H, W]``; a
             frame's mean is weighted by them, and a frame whose mask is all 0 counts as 0.
 
@@ -276,7 +277,8 @@ def flow_matching_loss(
         arXiv 2507.04285, Eq. 4: ``E || u - (eps - S0) ||^2``.
     """
     check_mapping("velocity", velocity)
-    _check_weights(sample, weight, {} if masks is None else masks)
+    weights = weight if isinstance(weight, Mapping) else dict.fromkeys(sample.latents, weight)
+    _check_weights(sample, weights, {} if masks is None else masks)
     groups: dict[str, Tensor] = {}
     samples: dict[str, Tensor] = {}
     for name in sample.trained_groups:
@@ -291,7 +293,8 @@ def flow_matching_loss(
         frame_weight = sample.frame_weights[name].to(frames)
         total = frame_weight.sum(dim=1).clamp_min(torch.finfo(frames.dtype).tiny)
         samples[name] = (frames * frame_weight).sum(dim=1) / total
-        scaled = samples[name] if weight is None else samples[name] * weight.to(frames)
+        own = weights.get(name)
+        scaled = samples[name] if own is None else samples[name] * own.to(frames)
         groups[name] = scaled.mean()
     return FlowMatchingLoss(
         total=torch.stack(list(groups.values())).sum(),
@@ -300,7 +303,9 @@ def flow_matching_loss(
     )
 
 
-def _check_weights(sample: NoisySample, weight: Tensor | None, masks: Mapping[str, Tensor]) -> None:
+def _check_weights(
+    sample: NoisySample, weights: Mapping[str, Tensor | None], masks: Mapping[str, Tensor]
+) -> None:
     check_mapping("masks", masks)
     if unknown := sorted(set(masks) - set(sample.latents)):
         raise UsageError("masks", expected=f"groups of {[*sample.latents]}", got=str(unknown))
@@ -314,9 +319,12 @@ def _check_weights(sample: NoisySample, weight: Tensor | None, masks: Mapping[st
             )
         if mask.device.type == "cpu" and mask.dtype != torch.bool and bool((mask < 0).any()):
             raise UsageError(f"masks[{name!r}]", expected="weights of 0 or more", got="negative")
-    if weight is not None:
-        batch = next(iter(sample.target.values())).shape[0]
-        check_shape("weight", weight, (batch,), "B")
+    if unknown := sorted(set(weights) - set(sample.latents)):
+        raise UsageError("weight", expected=f"groups of {[*sample.latents]}", got=str(unknown))
+    batch = next(iter(sample.target.values())).shape[0]
+    for weight in weights.values():
+        if weight is not None:
+            check_shape("weight", weight, (batch,), "B")
 
 
 def _frame_errors(velocity: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:

@@ -21,6 +21,8 @@ class GeometryLatents:
     Args:
         position: latents of the position map, ``[B, C, F, H, W]``, sized like the group's latents.
         normal: latents of the normal map, likewise.
+        points: mean position and unit normal of the surface in each latent texel,
+            ``[B, 6, F, H, W]``; needed by models with a copy head only.
 
     Raises:
         UsageError: no floating-point tensors, or different shapes.
@@ -28,6 +30,7 @@ class GeometryLatents:
 
     position: Tensor
     normal: Tensor
+    points: Tensor | None = None
 
     def __post_init__(self) -> None:
         for name, maps in (("position", self.position), ("normal", self.normal)):

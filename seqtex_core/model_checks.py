@@ -37,7 +37,8 @@ def check_backbone(backbone: Backbone, config: DecoupledConfig) -> None:
 
     Raises:
         UsageError: no ``Backbone``, parts to share that it does not declare, adapter targets that
-            no block has, or one that has adapters already.
+            no block has, one that has adapters already, or a copy head for tokens of more than one
+            latent texel.
     """
     check_type("backbone", backbone, Backbone, remedy="See backbones/README.md.")
     check_type("config", config, DecoupledConfig)
@@ -45,6 +46,12 @@ def check_backbone(backbone: Backbone, config: DecoupledConfig) -> None:
         _check_shares(backbone, config.uv_share)
     if config.mv_train == "lora":
         _check_targets(backbone)
+    if config.copy is not None and tuple(backbone.spec.patch_size) != (1, 1, 1):
+        raise UsageError(
+            "copy",
+            expected="a backbone with tokens of one latent texel, for a copy head",
+            got=f"patches of {tuple(backbone.spec.patch_size)}",
+        )
 
 
 def _check_shares(backbone: Backbone, share: frozenset[str]) -> None:

@@ -17,6 +17,8 @@ from .attention import Attend, choose_attention
 from .branch_data import BranchInputs, BranchTimes, Hidden
 from .branch_data import StepCache as StepCache
 from .checks import check_type
+from .copy_head import CopyHead
+from .copy_places import copied_velocity, copy_places
 from .decoupled_config import DecoupledConfig
 from .errors import UsageError
 from .frames import FrameGroup, Stream, TokenLayout
@@ -93,10 +95,14 @@ class SeqTexTransformer(nn.Module):
         ]
         self.shells = nn.ModuleDict(shells)
         self.blocks = nn.ModuleList(blocks)
+        self.copy_head: CopyHead | None = None
+        if self.config.copy is not None:
+            channels = self.spec.latent_channels
+            self.copy_head = CopyHead(self.spec.dim, channels, self.config.copy).to(like)
         self.requires_grad_(True)
         self.geometry.requires_grad_(self.config.geometry_use != "none")
         for one in blocks:
-            one.geometry_caster.requires_grad_(self.config.geometry_use == "attention")
+            one.geometry_caster.requires_grad_(self.config.geometry_use in ("attention", "both"))
         if self.config.mv_train == "lora":
             self._freeze_and_adapt()
 
@@ -172,8 +178,8 @@ class SeqTexTransformer(nn.Module):
         rope, position = positions(self._shell("mv"), layout)
         check_batches(layout, maps, text.shape[0])
         tokens = self._geometry_tokens(layout, maps, place)
-        in_attention = tokens if self.config.geometry_use == "attention" else {}
-        added = tokens if self.config.geometry_use == "input" else {}
+        in_attention = tokens if self.config.geometry_use in ("attention", "both") else {}
+        added = tokens if self.config.geometry_use in ("input", "both") else {}
         context = {
             s: self._shell(s).encode_text(text, image, mask=mask, pooled=pooled)
             for s in self._encoders(layout)
@@ -194,10 +200,16 @@ class SeqTexTransformer(nn.Module):
         if precompute is None:
             precompute = not torch.is_grad_enabled()
         blocks = tuple(b.build_cache(branches) for b in self.muv_blocks()) if precompute else None
+        copies = None
+        if self.config.copy is not None and "uv" in branches:
+            copies = copy_places(
+                layout, maps, self.config.copy, batch_size=text.shape[0], device=place.device
+            )
         return StepCache(
             layout=layout,
             branches=branches,
             blocks=blocks,
+            copies=copies,
             with_gradients=torch.is_grad_enabled(),
             versions=weight_versions(self),
         )
@@ -236,7 +248,24 @@ class SeqTexTransformer(nn.Module):
         velocity = self._velocity("mv", hidden.mv, times.mv, latents, sigmas, cache.layout)
         if hidden.uv is not None and times.uv is not None:
             velocity |= self._velocity("uv", hidden.uv, times.uv, latents, sigmas, cache.layout)
+            self._copy(velocity, hidden.uv, latents, sigmas, cache)
         return velocity
+
+    def _copy(
+        self,
+        velocity: dict[str, Tensor],
+        hidden: Tensor,
+        latents: Mapping[str, Tensor],
+        sigmas: Mapping[str, Tensor],
+        cache: StepCache,
+    ) -> None:
+        """What the copy head finds, in place of its target's velocity."""
+        if self.copy_head is None or self.config.copy is None or not cache.copies:
+            return
+        name = self.config.copy.target
+        velocity[name] = copied_velocity(
+            self.copy_head, self.config.copy, cache.copies, hidden, latents, sigmas[name]
+        )
 
     def mv_state_dict(self) -> dict[str, Tensor]:
         """The mv branch under the backbone's original key names, adapters merged in."""

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from seqtex_core.copy_head import CopyConfig
 from seqtex_core.decoupled_config import DecoupledConfig
 from seqtex_core.errors import WeightsError
 from seqtex_core.frame_plan import FramePlan
@@ -128,6 +129,8 @@ class ModelConfig:
             decoupled = dict(values.pop("decoupled", {}))
             if "uv_share" in decoupled:
                 decoupled["uv_share"] = frozenset(decoupled["uv_share"])
+            if decoupled.get("copy") is not None:
+                decoupled["copy"] = CopyConfig(**decoupled["copy"])
             sampling = SamplingDefaults(**values.pop("sampling", {}))
             return cls(decoupled=DecoupledConfig(**decoupled), sampling=sampling, **values)
         except TypeError as error:

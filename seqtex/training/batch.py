@@ -24,6 +24,8 @@ class GroupImages:
         normal: likewise.
         mask: share of the pixel that is covered, ``[B, F, 1, H, W]`` in [0, 1].
         learned: share of the pixel that the loss counts, likewise; ``mask`` if ``None``.
+        present: share of the pixel that is there for a model of foreground tokens, likewise;
+            ``mask`` if ``None``.
 
     Raises:
         UsageError: shapes that do not go together.
@@ -34,6 +36,7 @@ class GroupImages:
     normal: Tensor
     mask: Tensor
     learned: Tensor | None = None
+    present: Tensor | None = None
 
     def __post_init__(self) -> None:
         batch, frames, _, height, width = self.images.shape
@@ -55,6 +58,7 @@ class GroupImages:
             normal=self.normal.to(device),
             mask=self.mask.to(device),
             learned=None if self.learned is None else self.learned.to(device),
+            present=None if self.present is None else self.present.to(device),
         )
 
 

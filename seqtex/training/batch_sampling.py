@@ -62,7 +62,8 @@ def sample_batch(
     visible = None if batch.visible is None else batch.visible.to(device)
     batch = replace(batch, groups=groups, visible=visible)
     if PROJECTION in plan.groups:
-        batch = with_projection(batch, [plan] * count, model.config.texture_base)
+        base, copies = model.config.texture_base, model.config.decoupled.copy is not None
+        batch = with_projection(batch, [plan] * count, base, copies=copies)
     encoder = BatchEncoder(
         model.codec, outside_weight=0.0, text_encoder=model.text_encoder, seed=seed
     )

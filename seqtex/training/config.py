@@ -101,10 +101,15 @@ class LossSection:
     Args:
         outside_weight: of texels without surface, against 1 on it.
         uv_weight: of the texture's loss, against 1 for the views.
+        relative_floor: count a texture's error relative to the mean square of its own latents (to
+            what it differs by from the projection frame, with ``texture_base = "projection"``) with
+            this much added, so that objects that are nearly right already count as well as those
+            that are far off; errors count as they are if not given.
     """
 
     outside_weight: float = 0.1
     uv_weight: float = 1.0
+    relative_floor: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +129,7 @@ class EmaSection:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSection:
-    """How the run is carried out; nothing here but ``batch_size`` changes what it learns.
+    """How the run is carried out; only ``batch_size`` and ``tokens`` change what it learns.
 
     Args:
         batch_size: samples per optimizer step, over all processes.
@@ -134,6 +139,9 @@ class RunSection:
         compile: compile each MUV block.
         strategy: how several processes share the work; ``"auto"`` is DDP if there are several.
         num_threads: of torch on the CPU; 0 leaves torch's choice.
+        tokens: by frame group, how many of the tokens that touch the surface are computed of each
+            sample, drawn anew every time; all of the groups not named. For models of foreground
+            tokens; it changes what is learned.
     """
 
     batch_size: int = 8
@@ -143,6 +151,7 @@ class RunSection:
     compile: bool = False
     strategy: Strategy = "auto"
     num_threads: int = 0
+    tokens: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

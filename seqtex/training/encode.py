@@ -15,9 +15,10 @@ from seqtex_core.geometry_embedding import GeometryLatents
 from seqtex_core.transformer import SeqTexTransformer
 
 from ..foreground import Foreground
+from ..surface_points import surface_points
 from .batch import TrainingBatch
 from .latent_cache import LatentCache
-from .randomness import generator_for
+from .randomness import derived_seed, generator_for
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,7 +63,9 @@ class BatchEncoder:
         cache: keeps latents; ``None`` encodes anew each time.
         text_encoder: for captions; without one captions are not used.
         caption_dropout: share of the captions replaced by nothing.
-        seed: of the run, for the dropout.
+        tokens: by group, covered latent texels that are kept of each sample, drawn anew for every
+            sample; all of the groups not named. For models of foreground tokens.
+        seed: of the run, for what is drawn.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class BatchEncoder:
         cache: LatentCache | None = None,
         text_encoder: TextEncoder | None = None,
         caption_dropout: float = 0.0,
+        tokens: Mapping[str, int] | None = None,
         seed: int = 0,
     ) -> None:
         self.codec = codec
@@ -80,6 +84,7 @@ class BatchEncoder:
         self.cache = cache
         self.text_encoder = text_encoder
         self.caption_dropout = caption_dropout
+        self.tokens = tokens or {}
         self.seed = seed
 
     @torch.no_grad()
@@ -101,8 +106,12 @@ class BatchEncoder:
             geometry[name] = GeometryLatents(
                 position=self._geometry(images.position, f"{name}-position", batch),
                 normal=self._geometry(images.normal, f"{name}-normal", batch),
+                points=surface_points(
+                    images.position, images.normal, images.mask, factor=self.codec.spatial_factor
+                ),
             )
-            coverage[name] = self._pooled(images.mask)
+            present = images.mask if images.present is None else images.present
+            coverage[name] = self._thinned(self._pooled(present), name, indices)
             learned = images.mask if images.learned is None else images.learned
             masks[name] = outside + (1 - outside) * self._pooled(learned)
         return EncodedBatch(
@@ -125,6 +134,20 @@ class BatchEncoder:
         if self.cache is None or keys is None:
             return encode(images)
         return self.cache.get(images, [f"{key}-{name}" for key in keys], encode)
+
+    def _thinned(self, coverage: Tensor, name: str, indices: Sequence[int]) -> Tensor:
+        """Coverage of at most ``self.tokens[name]`` covered latent texels of each sample."""
+        most = self.tokens.get(name)
+        if most is None:
+            return coverage
+        thinned = torch.zeros_like(coverage)
+        for row, index in enumerate(indices):
+            covered = coverage[row].flatten().nonzero()[:, 0]
+            draw = torch.Generator().manual_seed(derived_seed(self.seed, f"tokens {name}", index))
+            order = torch.randperm(len(covered), generator=draw)
+            kept = covered[order[:most].to(covered.device)]
+            thinned[row].view(-1)[kept] = coverage[row].flatten()[kept]
+        return thinned
 
     def _pooled(self, share: Tensor) -> Tensor:
         """Share of each latent texel, ``[B, 1, F, h, w]``, from that of pixels."""

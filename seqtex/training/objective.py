@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from seqtex_core.flow_matching import SigmaSample, flow_matching_loss
 from seqtex_core.frame_plan import DEFAULT_STREAMS, FramePlan, NoisySample
 from seqtex_core.frames import Stream
+from seqtex_core.tasks import TEXTURE
 from seqtex_core.transformer import SeqTexTransformer
 
 from .encode import EncodedBatch
@@ -80,6 +81,8 @@ class FlowMatchingObjective(nn.Module):
         uv_weight: factor of the loss of the ``uv`` stream's groups.
         foreground: compute the tokens that touch the surface and this many around them only;
             ``None`` for all.
+        relative_floor: count a texture's error over its own mean square, with this much added;
+            ``None`` counts it as it is.
     """
 
     def __init__(
@@ -88,8 +91,10 @@ class FlowMatchingObjective(nn.Module):
         *,
         uv_weight: float = 1.0,
         foreground: int | None = None,
+        relative_floor: float | None = None,
     ) -> None:
         super().__init__()
+        self.relative_floor = relative_floor
         self.foreground = foreground
         self.transformer = transformer
         self.uv_weight = uv_weight
@@ -112,12 +117,23 @@ class FlowMatchingObjective(nn.Module):
             batch_size=encoded.batch_size,
         )
         velocity = transformer(sample.latents, sample.sigmas, cache)
-        loss = flow_matching_loss(velocity, sample, weight=batch.levels.weight, masks=masks)
+        weights = dict.fromkeys(sizes, batch.levels.weight)
+        if self.relative_floor is not None and TEXTURE in sizes:
+            energy = _mean_square(encoded.clean[TEXTURE], masks[TEXTURE])
+            weights[TEXTURE] = weights[TEXTURE] / (energy + self.relative_floor)
+        loss = flow_matching_loss(velocity, sample, weight=weights, masks=masks)
         total = torch.stack([self._weight(n) * part for n, part in loss.groups.items()]).sum()
         return {"total": total, "per_sample": loss.per_sample.detach(), **loss.groups}
 
     def _weight(self, group: str) -> float:
         return self.uv_weight if DEFAULT_STREAMS.get(group) == "uv" else 1.0
+
+
+def _mean_square(latents: Tensor, mask: Tensor) -> Tensor:
+    """Of each sample, ``[B]``, weighted by a mask ``[B, 1, F, h, w]``."""
+    full = mask.to(latents).expand_as(latents)
+    mass = full.sum(dim=(1, 2, 3, 4)).clamp_min(1e-6)
+    return (latents.square() * full).sum(dim=(1, 2, 3, 4)) / mass
 
 
 def _by_plan(plans: Sequence[FramePlan]) -> list[list[int]]:

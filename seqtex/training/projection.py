@@ -18,7 +18,7 @@ from .batch import GroupImages, TrainingBatch
 
 
 def with_projection(
-    batch: TrainingBatch, plans: Sequence[FramePlan], base: TextureBase
+    batch: TrainingBatch, plans: Sequence[FramePlan], base: TextureBase, *, copies: bool = False
 ) -> TrainingBatch:
     """The batch with the group that the given views of every sample's plan make.
 
@@ -27,6 +27,8 @@ def with_projection(
         plans: one per sample.
         base: what the texture is measured from. With ``"projection"`` the loss counts only texels
             that no given view sees: the others are not the model's to change.
+        copies: the model copies from the frame to the texture: of the frame only what is seen is
+            there for it, of the texture only what is not.
 
     Raises:
         UsageError: the source does not say what the views see.
@@ -55,7 +57,11 @@ def with_projection(
         normal=torch.stack(normals)[:, None],
         mask=texture.mask,
     )
-    groups = {**batch.groups, PROJECTION: group}
+    unseen = torch.stack(hidden)
     if base == "projection":
-        groups[TEXTURE] = replace(texture, learned=torch.stack(hidden))
+        texture = replace(texture, learned=unseen)
+    if copies:
+        group = replace(group, present=texture.mask - unseen)
+        texture = replace(texture, present=unseen)
+    groups = {**batch.groups, PROJECTION: group, TEXTURE: texture}
     return replace(batch, groups=groups, keys=None, geometry_keys=None)

@@ -67,9 +67,14 @@ def set_up_run(config: TrainingConfig, folder: Path, parallel: Parallel, *, say:
         say(line)
     fingerprint = frozen_fingerprint(transformer)
     objective = FlowMatchingObjective(
-        transformer, uv_weight=config.loss.uv_weight, foreground=model.foreground
+        transformer,
+        uv_weight=config.loss.uv_weight,
+        foreground=model.foreground,
+        relative_floor=config.loss.relative_floor,
     )
-    all_used = all(mix.always_trains_uv() for mix in mixes)
+    # with a copy head, the uv branch's own head is not used, and the copy head by some tasks only
+    copies = model.decoupled.copy is not None
+    all_used = not copies and all(mix.always_trains_uv() for mix in mixes)
     module = parallel.wrap(objective, all_used=all_used)
     parameters = trained_parameters(transformer)
     if parallel.rank == 0:
@@ -130,5 +135,6 @@ def _encoder(
         cache=cache,
         text_encoder=text_encoder,
         caption_dropout=section.caption_dropout,
+        tokens=config.run.tokens,
         seed=config.seed,
     )

@@ -100,6 +100,8 @@ def _overridden(record: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[s
     for field in fields(ModelConfig):
         if field.default is None and merged.get(field.name) == "none":
             merged[field.name] = None
+    if merged["decoupled"].get("copy") == "none":
+        merged["decoupled"] = {**merged["decoupled"], "copy": None}
     return merged
 
 

@@ -119,7 +119,12 @@ def _forward_backward(
     streams = run.transformer.config.streams(DEFAULT_STREAMS)
     groups = plans[0].required_groups(streams)
     batch = (
-        with_projection(micro.batch, plans, run.model.texture_base)
+        with_projection(
+            micro.batch,
+            plans,
+            run.model.texture_base,
+            copies=run.model.decoupled.copy is not None,
+        )
         if PROJECTION in groups
         else micro.batch
     )

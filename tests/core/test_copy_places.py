@@ -1,0 +1,197 @@
+"""The copy head inside a transformer: which tokens it reads, and where its changes go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from seqtex_backbones.entry_config import entry_from_config
+from seqtex_backbones.registry import load_backbone
+from seqtex_core.copy_head import CopyConfig, CopyHead
+from seqtex_core.decoupled_config import DecoupledConfig
+from seqtex_core.errors import UsageError
+from seqtex_core.frame_plan import DEFAULT_STREAMS
+from seqtex_core.frames import TokenLayout
+from seqtex_core.geometry_embedding import GeometryLatents
+from seqtex_core.packed_layout import AnyLayout, PackedLayout
+from seqtex_core.tasks import PROJECTION, TEXTURE, VIEWS
+from seqtex_core.transformer import SeqTexTransformer
+
+SIZES = {VIEWS: (2, 3, 3), PROJECTION: (1, 5, 4), TEXTURE: (1, 5, 4)}
+CHANNELS = 6
+SIGMA = 0.8
+
+
+def make(copy: CopyConfig | None, **options: Any) -> SeqTexTransformer:
+    sizes = {
+        "patch_size": [1, 1, 1],
+        "num_attention_heads": 2,
+        "attention_head_dim": 12,
+        "in_channels": CHANNELS,
+        "out_channels": CHANNELS,
+        "text_dim": 8,
+        "freq_dim": 16,
+        "ffn_dim": 32,
+        "num_layers": 2,
+        "text_length": 1,
+    }
+    entry = entry_from_config({"name": "copying", "architecture": "wan", "config": sizes})
+    torch.manual_seed(0)
+    config = DecoupledConfig(mv_train="full", copy=copy, **options)
+    model = SeqTexTransformer(entry.build(), config)
+    if model.copy_head is not None:
+        torch.manual_seed(1)
+        for parameter in model.copy_head.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def scene(batch: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, GeometryLatents]]:
+    draw = torch.Generator().manual_seed(2)
+
+    def drawn(channels: int, size: tuple[int, int, int]) -> Tensor:
+        return torch.randn(batch, channels, *size, generator=draw)
+
+    latents = {name: drawn(CHANNELS, size) for name, size in SIZES.items()}
+    sigmas = {name: torch.full((batch, size[0]), SIGMA) for name, size in SIZES.items()}
+    sigmas[PROJECTION].zero_()
+    geometry = {
+        name: GeometryLatents(
+            position=drawn(CHANNELS, size), normal=drawn(CHANNELS, size), points=drawn(6, size)
+        )
+        for name, size in SIZES.items()
+    }
+    return latents, sigmas, geometry
+
+
+def keeps(batch: int) -> dict[str, list[Tensor]]:
+    draw = torch.Generator().manual_seed(3)
+    counts = {VIEWS: 18, PROJECTION: 20, TEXTURE: 20}
+    return {
+        name: [torch.randperm(n, generator=draw)[: n // 2 + row].sort()[0] for row in range(batch)]
+        for name, n in counts.items()
+    }
+
+
+def dense(model: SeqTexTransformer) -> TokenLayout:
+    return model.layout(SIZES, {name: DEFAULT_STREAMS[name] for name in SIZES})
+
+
+@torch.no_grad()
+def velocity(
+    model: SeqTexTransformer, layout: AnyLayout, batch: int, *, sample: int | None = None
+) -> dict[str, Tensor]:
+    latents, sigmas, geometry = scene(batch)
+    if sample is not None:
+        one = slice(sample, sample + 1)
+        latents = {n: x[one] for n, x in latents.items()}
+        sigmas = {n: x[one] for n, x in sigmas.items()}
+        geometry = {
+            n: GeometryLatents(
+                position=g.position[one],
+                normal=g.normal[one],
+                points=None if g.points is None else g.points[one],
+            )
+            for n, g in geometry.items()
+        }
+    count = next(iter(latents.values())).shape[0]
+    cache = model.prepare(layout, geometry=geometry, batch_size=count)
+    return model(latents, sigmas, cache)
+
+
+def test_it_changes_the_present_tokens_of_its_target_and_nothing_else() -> None:
+    keep = {name: indices[0] for name, indices in keeps(1).items()}
+    with_head, without = make(CopyConfig(heads=3)), make(None)
+    shared = {k: v for k, v in with_head.state_dict().items() if not k.startswith("copy_head.")}
+    without.load_state_dict(shared)
+    layout = TokenLayout(groups=dense(without).groups, keep=keep)
+    one, other = velocity(with_head, layout, 1), velocity(without, layout, 1)
+    for name in (VIEWS, PROJECTION):
+        assert torch.equal(one[name], other[name])
+    moved = (one[TEXTURE] - other[TEXTURE]).abs().sum(1).flatten()
+    assert set(moved.nonzero()[:, 0].tolist()) == set(keep[TEXTURE].tolist())
+
+
+def test_what_is_copied_is_the_clean_latents() -> None:
+    """A head that copies one token everywhere makes that token, measured from the source."""
+    model = make(CopyConfig(heads=1))
+    head = model.copy_head
+    assert isinstance(head, CopyHead)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.zero_()
+        head.gate[2].bias.copy_(torch.tensor([50.0, 0.0]))
+    layout = TokenLayout(groups=dense(model).groups, keep={PROJECTION: torch.tensor([7])})
+    latents, _, _ = scene(1)
+    base = latents[PROJECTION]
+    known = base.flatten(2)[:, :, 7][:, :, None, None, None]
+    clean = latents[TEXTURE] - SIGMA * velocity(model, layout, 1)[TEXTURE]
+    torch.testing.assert_close(clean, known - base, rtol=1e-5, atol=1e-5)
+
+
+def test_tokens_without_a_normal_are_not_known() -> None:
+    model = make(CopyConfig(heads=3))
+    layout = TokenLayout(groups=dense(model).groups, keep={PROJECTION: torch.tensor([2, 7, 11])})
+    latents, sigmas, geometry = scene(1)
+    points = geometry[PROJECTION].points
+    assert points is not None
+    points[:, 3:].flatten(2)[:, :, [2, 11]] = 0
+    with torch.no_grad():
+        cache = model.prepare(layout, geometry=geometry)
+        assert cache.copies is not None
+        assert cache.copies[0].source_texels.tolist() == [7]
+        model(latents, sigmas, cache)
+
+
+def test_packed_samples_equal_samples_alone() -> None:
+    model = make(CopyConfig(heads=3))
+    keep = keeps(3)
+    packed = PackedLayout.of(dense(model), keep)
+    together = velocity(model, packed, 3)
+    for row in range(3):
+        alone = velocity(model, packed.samples[row], 3, sample=row)
+        for name in SIZES:
+            torch.testing.assert_close(together[name][row], alone[name][0], rtol=2e-4, atol=2e-5)
+
+
+def test_a_batch_of_one_layout_equals_samples_alone() -> None:
+    model = make(CopyConfig(heads=3))
+    together = velocity(model, dense(model), 2)
+    for row in range(2):
+        alone = velocity(model, dense(model), 2, sample=row)
+        torch.testing.assert_close(together[TEXTURE][row], alone[TEXTURE][0], rtol=2e-4, atol=2e-5)
+
+
+def test_views_alone_need_no_copies() -> None:
+    model = make(CopyConfig())
+    latents, sigmas, geometry = scene(1)
+    layout = model.layout({VIEWS: SIZES[VIEWS]}, {VIEWS: "mv"})
+    cache = model.prepare(layout, geometry={VIEWS: geometry[VIEWS]})
+    made = model({VIEWS: latents[VIEWS]}, {VIEWS: sigmas[VIEWS]}, cache)
+    assert set(made) == {VIEWS}
+
+
+def test_geometry_without_points_is_refused() -> None:
+    model = make(CopyConfig())
+    _, _, geometry = scene(1)
+    bare = {n: GeometryLatents(position=g.position, normal=g.normal) for n, g in geometry.items()}
+    with pytest.raises(UsageError, match="points"):
+        model.prepare(dense(model), geometry=bare)
+
+
+def test_groups_on_different_grids_are_refused() -> None:
+    model = make(CopyConfig(source=VIEWS, target=TEXTURE))
+    _, _, geometry = scene(1)
+    with pytest.raises(UsageError, match="one grid"):
+        model.prepare(dense(model), geometry=geometry)
+
+
+def test_models_that_cannot_copy_are_refused() -> None:
+    with pytest.raises(UsageError, match="uv branch"):
+        DecoupledConfig(copy=CopyConfig(), uv_branch="joint")
+    config = DecoupledConfig(mv_train="full", copy=CopyConfig())
+    with pytest.raises(UsageError, match="one latent texel"):
+        SeqTexTransformer(load_backbone("wan-tiny", seed=0), config)
