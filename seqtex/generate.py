@@ -355,7 +355,11 @@ def _velocity_model(
     models = []
     for rows in text:
         cache = transformer.prepare(
-            layout, geometry=geometry, text=rows, precompute=model.caches_geometry
+            layout,
+            geometry=geometry,
+            text=rows,
+            clean=conditions.clean,
+            precompute=model.caches_geometry,
         )
         models.append(partial(transformer, cache=cache))
     return models[0] if guidance == 1.0 else with_guidance(models[0], models[1], guidance)

@@ -130,6 +130,7 @@ class StepCache:
         with_gradients: whether weights can learn through it.
         versions: of the weights that it was made with, or ``None`` where they are not counted.
         copies: places of a copy head's tokens, per sample.
+        known: clean latents of its source, ``[B, C, F, H, W]``.
     """
 
     layout: AnyLayout
@@ -137,4 +138,5 @@ class StepCache:
     blocks: tuple[BlockCache, ...] | None
     with_gradients: bool
     versions: WeightVersions | None = None
-    copies: tuple[CopyPlaces, ...] | None = None
+    copies: tuple[CopyPlaces, ...] = ()
+    known: Tensor | None = None

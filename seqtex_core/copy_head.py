@@ -15,12 +15,14 @@ Source:
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from .checks import check_shape
 from .errors import UsageError
 
 PATTERN = 9
@@ -46,7 +48,7 @@ class CopyConfig:
         content: width of the part of queries and keys that the transformer's rows make.
 
     Raises:
-        UsageError: less than one head, or no width.
+        UsageError: less than one head, no width, or one group twice.
     """
 
     source: str = "projection"
@@ -55,6 +57,8 @@ class CopyConfig:
     content: int = 8
 
     def __post_init__(self) -> None:
+        if self.source == self.target:
+            raise UsageError("copy", expected="two groups", got=f"from and to {self.source!r}")
         for name in ("heads", "content"):
             if getattr(self, name) < 1:
                 raise UsageError(f"copy {name}", expected="1 or more", got=str(getattr(self, name)))
@@ -85,6 +89,7 @@ class CopyHead(nn.Module):
 
     def __init__(self, dim: int, channels: int, config: CopyConfig) -> None:
         super().__init__()
+        self.dim, self.channels = dim, channels
         self.heads, self.content = config.heads, config.content
         self.norm = nn.LayerNorm(dim)
         self.log_scale = nn.Parameter(first_scales(config.heads))
@@ -108,11 +113,16 @@ class CopyHead(nn.Module):
         Args:
             target: tokens to find; their latents are the base that copies are measured from.
             source: known tokens.
+
+        Raises:
+            UsageError: rows of other widths or lengths.
         """
+        self._check("target", target)
+        self._check("source", source)
         if not len(target.hidden) or not len(source.hidden):
             nothing = torch.stack([p.float().sum() for p in self.parameters()]).sum() * 0.0
-            return target.latents.float() + nothing - target.latents.float()
-        with torch.autocast(target.hidden.device.type, enabled=False):
+            return torch.zeros_like(target.latents, dtype=torch.float32) + nothing
+        with _without_autocast(target.hidden.device.type):
             asked, known = self._rows(target), self._rows(source)
             scale = self._scale(known.hidden)
             keys = self._keys(known, scale)
@@ -124,10 +134,16 @@ class CopyHead(nn.Module):
             )
 
     def _rows(self, rows: CopyRows) -> CopyRows:
-        """Normalised, in the dtype of the weights' fp32 copies."""
-        weight = self.norm.weight
-        hidden = self.norm(rows.hidden.to(weight.dtype)).float()
+        """Normalised, in fp32 whatever the weights are kept in."""
+        weight, bias = self.norm.weight.float(), self.norm.bias.float()
+        hidden = torch.nn.functional.layer_norm(rows.hidden.float(), weight.shape, weight, bias)
         return CopyRows(hidden, pattern(rows.points.float()), rows.latents.float())
+
+    def _check(self, name: str, rows: CopyRows) -> None:
+        count = len(rows.hidden)
+        check_shape(f"{name}.hidden", rows.hidden, (None, self.dim), "L D")
+        check_shape(f"{name}.points", rows.points, (count, 6), "L 6")
+        check_shape(f"{name}.latents", rows.latents, (count, self.channels), "L C")
 
     def _scale(self, known: Tensor) -> Tensor:
         """Of every coordinate in every head for this object, ``[N, 1, P]``."""
@@ -197,7 +213,10 @@ class CopyHead(nn.Module):
 def pattern(points: Tensor) -> Tensor:
     """Coordinates that a colour may depend on, ``[L, 9]``, from points ``[L, 6]``.
 
-    Position, its distances from the planes x = 0 and y = 0 and from the upright axis, normal.
+    Position, its distances from the planes x = 0 and y = 0 and from the z axis, normal.
+
+    Convention:
+        z is up, as in ``seqtex_geometry.pattern_coordinates.pattern_features``.
     """
     place, normal = points[:, :3], points[:, 3:]
     across = place[:, :2]
@@ -241,6 +260,13 @@ def first_scales(heads: int) -> Tensor:
     stirred = torch.randn(heads, PATTERN, generator=torch.Generator().manual_seed(0))
     again = (index >= len(first)).to(first.dtype)[:, None]
     return first[index % len(first)] + 0.3 * again * stirred
+
+
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    """Metrics need fp32: exponents of a few hundred times a rounding are wrong weights."""
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def _linear(layer: nn.Module, rows: Tensor) -> Tensor:

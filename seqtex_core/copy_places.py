@@ -49,20 +49,20 @@ def copy_places(
     batch_size: int,
     device: torch.device,
 ) -> tuple[CopyPlaces, ...]:
-    """Places of every sample; none where a layout lacks one of the groups.
+    """Places of every sample; none where the layout has no uv stream.
 
     Args:
         layout: tokens of one texel each.
-        geometry: with ``points``; tokens of the source whose normal is zero are not known.
+        geometry: with ``points``; tokens of the source whose normal is zero are not known. On the
+            meta device all count as known.
         config: of the head.
         batch_size: samples of a layout that they share.
         device: where the rows are.
 
     Raises:
-        UsageError: geometry without points, or groups on different grids.
+        UsageError: a group that is missing, geometry without points, or groups on different grids.
     """
-    names = {group.name for group in layout.groups}
-    if not {config.source, config.target} <= names:
+    if "uv" not in layout.streams:
         return ()
     grids = [layout.group(name).grid for name in (config.source, config.target)]
     if grids[0] != grids[1]:
@@ -76,36 +76,48 @@ def copy_places(
     samples = layout.samples if isinstance(layout, PackedLayout) else [layout] * batch_size
     made, start = [], 0
     for number, sample in enumerate(samples):
-        found = {name: _tokens(sample, name) for name in (config.source, config.target)}
-        places = [p[min(number, len(p) - 1)].flatten(1).T.to(device) for p in points.values()]
-        (source_rows, source), (target_rows, target) = (
-            (rows.to(device) + start, texels.to(device)) for rows, texels in found.values()
-        )
-        known = places[0][source, 3:].abs().sum(1) > 0
-        source_rows, source = source_rows[known], source[known]
-        both = torch.cat([places[0][source], places[1][target]])
-        both = boxed(both, torch.ones(len(both), dtype=torch.bool, device=device))
-        made.append(
-            CopyPlaces(
-                row=0 if packed else number,
-                target_rows=target_rows,
-                source_rows=source_rows,
-                target_texels=target,
-                source_texels=source,
-                target_points=both[len(source) :],
-                source_points=both[: len(source)],
-            )
-        )
+        own = {
+            name: p[0 if len(p) == 1 else number].flatten(1).T.to(device)
+            for name, p in points.items()
+        }
+        made.append(_of_sample(sample, own, config, row=0 if packed else number, start=start))
         start += sample.streams["uv"].num_tokens if packed else 0
     return tuple(made)
 
 
+def _of_sample(
+    sample: TokenLayout, points: Mapping[str, Tensor], config: CopyConfig, *, row: int, start: int
+) -> CopyPlaces:
+    """Places of a sample whose first uv row is number ``start``; points of all its texels."""
+    device = points[config.source].device
+    (source_rows, source), (target_rows, target) = (
+        (rows.to(device) + start, texels.to(device))
+        for rows, texels in (_tokens(sample, name) for name in (config.source, config.target))
+    )
+    asked, known = points[config.target][target], points[config.source][source]
+    if device.type != "meta":
+        there = known[:, 3:].abs().sum(1) > 0
+        source_rows, source, known = source_rows[there], source[there], known[there]
+        both = torch.cat([known, asked])
+        both = boxed(both, both[:, 3:].abs().sum(1) > 0)
+        known, asked = both.split([len(known), len(asked)])
+    return CopyPlaces(
+        row=row,
+        target_rows=target_rows,
+        source_rows=source_rows,
+        target_texels=target,
+        source_texels=source,
+        target_points=asked,
+        source_points=known,
+    )
+
+
 def copied_velocity(
     head: CopyHead,
-    config: CopyConfig,
     places: tuple[CopyPlaces, ...],
     hidden: Tensor,
-    latents: Mapping[str, Tensor],
+    known: Tensor,
+    noisy: Tensor,
     sigma: Tensor,
 ) -> Tensor:
     """Velocity of the target group towards what is copied, ``[B, C, F, H, W]``.
@@ -114,17 +126,17 @@ def copied_velocity(
 
     Args:
         head: finds the copies.
-        config: of the head.
         places: of every sample.
         hidden: rows of the uv stream, ``[B, L, D]``, or ``[1, L, D]`` where samples are packed.
-        latents: by group; the source's are clean, the target's measured from them.
+        known: clean latents of the source, ``[B, C, F, H, W]``.
+        noisy: latents of the target, likewise, measured from the source's.
         sigma: noise level of the target's frames, ``[B, F]``.
     """
-    noisy, known = latents[config.target], _texels(latents[config.source])
-    changes, present = torch.zeros_like(known, dtype=torch.float32), torch.zeros_like(known)
+    values = _texels(known)
+    changes, present = torch.zeros_like(values, dtype=torch.float32), torch.zeros_like(values)
     made, kept = [], []
     for number, place in enumerate(places):
-        rows, own = hidden[place.row], known[number]
+        rows, own = hidden[place.row], values[number]
         change = head(
             CopyRows(rows[place.target_rows], place.target_points, own[place.target_texels]),
             CopyRows(rows[place.source_rows], place.source_points, own[place.source_texels]),
@@ -135,7 +147,8 @@ def copied_velocity(
         torch.stack(rows).transpose(1, 2).unflatten(2, noisy.shape[2:]) for rows in (made, kept)
     )
     velocity = clean_to_velocity(noisy, clean.to(noisy.dtype), sigma, min_sigma=_SIGMA_FLOOR)
-    return velocity * shown.to(noisy.dtype)
+    shown_only: Tensor = velocity * shown.to(noisy.dtype)
+    return shown_only
 
 
 def _texels(latents: Tensor) -> Tensor:

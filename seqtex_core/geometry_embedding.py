@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from .checks import check_floating, check_type
+from .checks import check_floating, check_shape, check_type
 from .errors import UsageError
 
 
@@ -42,6 +42,11 @@ class GeometryLatents:
                 expected="position and normal of one shape [B, C, F, H, W]",
                 got=f"{tuple(self.position.shape)} and {tuple(self.normal.shape)}",
             )
+        if self.points is not None:
+            batch, _, *size = self.position.shape
+            check_type("geometry latents: points", self.points, Tensor)
+            check_floating("geometry latents: points", self.points)
+            check_shape("geometry latents: points", self.points, (batch, 6, *size), "B 6 F H W")
 
 
 class GeometryEmbedding(nn.Module):

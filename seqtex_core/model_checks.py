@@ -51,6 +51,7 @@ def check_backbone(backbone: Backbone, config: DecoupledConfig) -> None:
             "copy",
             expected="a backbone with tokens of one latent texel, for a copy head",
             got=f"patches of {tuple(backbone.spec.patch_size)}",
+            remedy="Leave the head out: copy = None ('none' in a training config).",
         )
 
 

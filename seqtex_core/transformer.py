@@ -16,9 +16,9 @@ from .adapter import Backbone, BackboneShell, TimeEmbedding, copy_for_branch
 from .attention import Attend, choose_attention
 from .branch_data import BranchInputs, BranchTimes, Hidden
 from .branch_data import StepCache as StepCache
-from .checks import check_type
+from .checks import check_shape, check_type
 from .copy_head import CopyHead
-from .copy_places import copied_velocity, copy_places
+from .copy_places import CopyPlaces, copied_velocity, copy_places
 from .decoupled_config import DecoupledConfig
 from .errors import UsageError
 from .frames import FrameGroup, Stream, TokenLayout
@@ -140,6 +140,7 @@ class SeqTexTransformer(nn.Module):
         text_mask: Tensor | None = None,
         pooled_text: Tensor | None = None,
         image: Tensor | None = None,
+        clean: Mapping[str, Tensor] | None = None,
         batch_size: int = 1,
         precompute: bool | None = None,
     ) -> StepCache:
@@ -157,13 +158,15 @@ class SeqTexTransformer(nn.Module):
                 with ``spec.masks_text`` for those that are not zero, see ``readable_text``.
             pooled_text: summary ``[B, pooled_dim]`` for backbones with ``spec.pooled_dim``.
             image: image-encoder rows for image-to-video backbones. Optional.
+            clean: clean latents by group, of which a copy head needs its source's.
             batch_size: batch of the all-zero text.
             precompute: cast geometry and context keys of all blocks now (default: when gradients
                 are off). Without it every block recomputes its own.
 
         Raises:
             UsageError: no mv group, geometry for some groups only or of another size than the
-                layout, text that does not fit, or different batch sizes.
+                layout, text that does not fit, different batch sizes, or, with a copy head, missing
+                groups, points or clean latents.
         """
         maps = {} if geometry is None else geometry
         check_object(layout, maps, self.backbone)
@@ -200,16 +203,13 @@ class SeqTexTransformer(nn.Module):
         if precompute is None:
             precompute = not torch.is_grad_enabled()
         blocks = tuple(b.build_cache(branches) for b in self.muv_blocks()) if precompute else None
-        copies = None
-        if self.config.copy is not None and "uv" in branches:
-            copies = copy_places(
-                layout, maps, self.config.copy, batch_size=text.shape[0], device=place.device
-            )
+        copies, known = self._copies(layout, maps, clean or {}, text)
         return StepCache(
             layout=layout,
             branches=branches,
             blocks=blocks,
             copies=copies,
+            known=known,
             with_gradients=torch.is_grad_enabled(),
             versions=weight_versions(self),
         )
@@ -260,12 +260,37 @@ class SeqTexTransformer(nn.Module):
         cache: StepCache,
     ) -> None:
         """What the copy head finds, in place of its target's velocity."""
-        if self.copy_head is None or self.config.copy is None or not cache.copies:
+        if self.copy_head is None or self.config.copy is None or cache.known is None:
             return
         name = self.config.copy.target
         velocity[name] = copied_velocity(
-            self.copy_head, self.config.copy, cache.copies, hidden, latents, sigmas[name]
+            self.copy_head, cache.copies, hidden, cache.known, latents[name], sigmas[name]
         )
+
+    def _copies(
+        self,
+        layout: AnyLayout,
+        maps: Mapping[str, GeometryLatents],
+        clean: Mapping[str, Tensor],
+        text: Tensor,
+    ) -> tuple[tuple[CopyPlaces, ...], Tensor | None]:
+        """Where the copy head finds its tokens, and the clean latents of its source."""
+        if self.config.copy is None or "uv" not in layout.streams:
+            return (), None
+        name = self.config.copy.source
+        places = copy_places(
+            layout, maps, self.config.copy, batch_size=text.shape[0], device=text.device
+        )
+        if name not in clean:
+            raise UsageError(
+                "clean",
+                expected=f"the clean latents of {name}, for a model with a copy head",
+                got=f"those of {sorted(clean)}",
+            )
+        size = self.spec.latent_size(layout.group(name).grid)
+        shape = (text.shape[0], self.spec.latent_channels, *size)
+        check_shape(f"clean[{name!r}]", clean[name], shape, "B C F H W")
+        return places, clean[name].to(text.device)
 
     def mv_state_dict(self) -> dict[str, Tensor]:
         """The mv branch under the backbone's original key names, adapters merged in."""

@@ -63,7 +63,7 @@ class Setting:
         return replace(self, steps=steps, warmup_steps=min(self.warmup_steps, max(1, steps // 5)))
 
     def model_overrides(self, seed: int) -> dict[str, Any]:
-        """Entries of the built-in model's config that the setting replaces."""
+        """Entries of the built-in model's config that the setting replaces: all that matter."""
         channels = 3 * self.patch**2
         config = {
             "prediction": "clean",
@@ -78,6 +78,8 @@ class Setting:
         return {
             "task": "img2tex",
             "texture_base": "none",
+            "foreground": "none",
+            "decoupled": {"copy": "none", "geometry_use": "attention", "geometry_gain": 0.0},
             "view_size": self.banks.view_size,
             "uv_size": self.banks.uv_size,
             "seed": seed,

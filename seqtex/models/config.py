@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from seqtex_core.copy_head import CopyConfig
 from seqtex_core.decoupled_config import DecoupledConfig
-from seqtex_core.errors import WeightsError
+from seqtex_core.errors import UsageError, WeightsError
 from seqtex_core.frame_plan import FramePlan
 
 from .folder import CONFIG_NAME
@@ -82,6 +82,9 @@ class ModelConfig:
         text_padding: what the rows beyond a prompt are.
         dtype: of the transformer's weights unless the caller says otherwise.
         seed: of the random weights while there are no trained ones.
+
+    Raises:
+        UsageError: a copy head for a texture that is not measured from the projection frame.
     """
 
     name: str
@@ -102,6 +105,15 @@ class ModelConfig:
     text_padding: TextPadding = "zero"
     dtype: str = "float32"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.decoupled.copy is not None and self.texture_base != "projection":
+            raise UsageError(
+                "texture_base",
+                expected="'projection' for a model with a copy head: copies are measured from it",
+                got=repr(self.texture_base),
+                remedy="Leave the head out: decoupled.copy = 'none' in a training config.",
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types only."""

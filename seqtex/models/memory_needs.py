@@ -80,11 +80,14 @@ def step_bytes(
     def run() -> None:
         latents = {n: torch.empty(1, channels, *size, device="meta") for n, size in frames.items()}
         sigmas = {n: torch.empty(1, size[0], device="meta") for n, size in frames.items()}
-        maps = {n: GeometryLatents(position=x, normal=x) for n, x in latents.items()}
+        points = {n: torch.empty(1, 6, *size, device="meta") for n, size in frames.items()}
+        maps = {
+            n: GeometryLatents(position=x, normal=x, points=points[n]) for n, x in latents.items()
+        }
         streams = transformer.config.streams(DEFAULT_STREAMS)
         layout = transformer.layout(frames, {n: streams[n] for n in frames})
         caches = [
-            transformer.prepare(layout, geometry=maps, precompute=cached)
+            transformer.prepare(layout, geometry=maps, clean=latents, precompute=cached)
             for _ in range(2 if sizes.guided else 1)
         ]
         for cache in caches:

@@ -77,6 +77,7 @@ def sample_batch(
         layout if shown is None else shown.layout(layout),
         geometry=encoded.geometry,
         text=encoded.text,
+        clean=encoded.clean,
         batch_size=count,
     )
     given = [name for name in plan.groups if plan.has_role(name, Role.CONDITION)]

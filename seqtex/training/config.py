@@ -13,7 +13,7 @@ from seqtex_core.errors import InputError, UsageError
 
 from .noise_levels import NoiseLevels
 from .optimizer import OptimizerConfig
-from .ranges import check_ranges
+from .ranges import check_ranges, check_tokens
 from .tables import from_table
 
 Precision = Literal["fp32", "bf16"]
@@ -223,6 +223,10 @@ class TrainingConfig:
                 raise UsageError(
                     "[[stages]] learning_rate", expected="above 0", got=f"{stage.learning_rate:g}"
                 )
+        floor = self.loss.relative_floor
+        if floor is not None and floor <= 0:
+            raise UsageError("[loss] relative_floor", expected="above 0", got=f"{floor:g}")
+        check_tokens(self.run.tokens)
         if self.ema.export_sigma_rel not in self.ema.sigma_rels:
             raise UsageError(
                 "[ema] export_sigma_rel",

@@ -114,6 +114,7 @@ class FlowMatchingObjective(nn.Module):
             layout if shown is None else shown.layout(layout),
             geometry={name: encoded.geometry[name] for name in sizes},
             text=encoded.text,
+            clean=encoded.clean,
             batch_size=encoded.batch_size,
         )
         velocity = transformer(sample.latents, sample.sigmas, cache)

@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from seqtex_core.errors import UsageError
+from seqtex_core.frame_plan import DEFAULT_STREAMS
 
 _AT_LEAST = {
     "data.prefetch": 0,
@@ -51,6 +52,20 @@ def check_ranges(config: Any) -> None:
             continue
         expected = f"{low} or more" if high is None else f"{low} to {_written(high)}"
         raise UsageError(_called(place), expected=expected, got=str(value))
+
+
+def check_tokens(tokens: Mapping[str, int]) -> None:
+    """Refuse ``[run] tokens`` of groups that no task has, and numbers below 1.
+
+    Raises:
+        UsageError: names the entry.
+    """
+    for name, most in tokens.items():
+        if name not in DEFAULT_STREAMS:
+            known = ", ".join(DEFAULT_STREAMS)
+            raise UsageError("[run] tokens", expected=f"groups among {known}", got=repr(name))
+        if not isinstance(most, int) or most < 1:
+            raise UsageError(f"[run] tokens.{name}", expected="1 or more", got=str(most))
 
 
 def _numbers(section: Any, within: str = "") -> list[tuple[str, float]]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from seqtex_backbones.text import load_text_encoder
+from seqtex_core.errors import UsageError
 from seqtex_core.tasks import VIEWS
 from seqtex_core.transformer import SeqTexTransformer
 
@@ -47,6 +48,12 @@ def set_up_run(config: TrainingConfig, folder: Path, parallel: Parallel, *, say:
     shape = BatchShape.of(config, rank=parallel.rank, world_size=parallel.world_size)
     point = starting_point(config)
     model = point.model
+    if config.run.tokens and model.foreground != 0:
+        raise UsageError(
+            "[run] tokens",
+            expected="none without [model.overrides] foreground = 0, foreground tokens alone",
+            got=f"foreground {model.foreground}",
+        )
     transformer = first_transformer(config, point).to(parallel.device)
     source = SOURCES.get(config.data.source)(
         config.data.options,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-PARTS = ("LoRA", "geometry", "UV branch", "MV branch and shared")
+PARTS = ("LoRA", "geometry", "copy head", "UV branch", "MV branch and shared")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,8 @@ def part_of(name: str) -> str:
         return "LoRA"
     if name.startswith("geometry.") or ".geometry_caster." in name:
         return "geometry"
+    if name.startswith("copy_head."):
+        return "copy head"
     if name.startswith("shells.uv.") or ".uv." in name:
         return "UV branch"
     return "MV branch and shared"

@@ -24,7 +24,7 @@ from seqtex.prepare import prepare_job
 from seqtex.projection_frame import project_frame
 from seqtex.surface_points import surface_points
 from seqtex.training.batch import GroupImages, TrainingBatch
-from seqtex.training.config import ModelSection
+from seqtex.training.config import ModelSection, read_config
 from seqtex.training.encode import BatchEncoder
 from seqtex.training.noise_levels import NoiseLevels
 from seqtex.training.objective import FlowMatchingObjective, make_noisy
@@ -34,9 +34,10 @@ from seqtex_backbones.codecs.pixel import PixelCodec
 from seqtex_core.checkpoint import save_model
 from seqtex_core.copy_head import CopyConfig, CopyHead
 from seqtex_core.decoupled_config import DecoupledConfig
-from seqtex_core.errors import WeightsError
+from seqtex_core.errors import UsageError, WeightsError
 from seqtex_core.tasks import PROJECTION, TASKS, TEXTURE, VIEWS, img2tex_projected
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 CONFIG = ModelConfig(
     name="copying",
     summary="for tests",
@@ -198,5 +199,35 @@ def test_users_get_what_the_head_copies(assets: Path, tmp_path: Path) -> None:
     assert min(int(seen.sum()), int(unseen.sum())) > 30
     assert torch.equal(made[:, seen], kept[:, seen])
     assert float((made - kept)[:, unseen].abs().mean()) > 0.02
-    # the rows take no part in this head, so that it is all the same which tokens are computed
-    torch.testing.assert_close(dense[:, unseen], made[:, unseen], rtol=0, atol=1e-4)
+    # the rows take no part in this head: neither noise nor which tokens are computed matters
+    noise = copying(job, steps=1, seed=1).texture
+    for other in (dense, noise):
+        torch.testing.assert_close(other[:, unseen], made[:, unseen], rtol=0, atol=1e-4)
+    told = SeqTexPipeline.from_pretrained(tmp_path / "copying", device="cpu", memory=8)
+    assert torch.equal(told(job, steps=1).texture, made)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"loss": {"relative_floor": 0}}, "relative_floor"),
+        ({"run": {"tokens": {"textur": 5}}}, "textur"),
+        ({"run": {"tokens": {"texture": 0}}}, "texture"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        read_config(CONFIGS / "seqtex-tiny.toml", changes)
+
+
+def test_tokens_are_left_out_of_models_of_foreground_tokens_only(tmp_path: Path) -> None:
+    config = tiny_config()
+    section = replace(config.model, overrides={**MODEL, "foreground": "none"})
+    run = replace(config.run, tokens={"texture": 9})
+    with pytest.raises(UsageError, match="tokens"):
+        make_run(replace(config, model=section, run=run), tmp_path)
+
+
+def test_a_copy_head_needs_something_to_measure_from() -> None:
+    with pytest.raises(UsageError, match="texture_base"):
+        replace(CONFIG, texture_base="none")

@@ -210,6 +210,7 @@ def foreground_run(folder: Path, **changes: Any) -> Run:
         "task": "img2tex",
         "texture_base": "none",
         "codec": {"patch_size": 2},
+        "decoupled": {"copy": "none"},
         "backbone": {"config": {**sizes, "patch_size": [1, 2, 2]}},
     }
     changed = replace(config, model=replace(config.model, overrides=overrides), **changes)

@@ -116,7 +116,9 @@ def test_products_in_8_bits(seqtex: Seqtex, work: Path, good: list[str | Path]) 
     assert "approximation: 8-bit products in " in outcome.err
     assert read_manifest(work / "figure_textured.glb.seqtex.json")["settings"]["fp8"] is True
     difference = np.abs(texture_of(work / "exact.glb") - texture_of(work / "figure_textured.glb"))
-    assert 0 < difference.mean() < 3  # of 255; 2^-4 relative in what corrects a smooth fill
+    # of 255; 2^-4 relative in the rows that a head in fp32 reads, and corrects a smooth fill by
+    assert difference.max() > 0
+    assert difference.mean() < 3
     pipeline = SeqTexPipeline.from_pretrained("seqtex-tiny", fp8=True)
     with pytest.raises(UsageError, match="computes in 8 bits"):
         pipeline.to("cpu", torch.bfloat16)

@@ -111,7 +111,7 @@ def test_sizes_that_the_model_cannot_take(
 ) -> None:
     text = refused(seqtex, work, [*good, "--view-size", "35"], 2)
     assert "--view-size" in text
-    assert "nearest is 32" in text  # pixels, not the latents' size
+    assert "nearest is 36" in text  # pixels, not the latents' size
 
 
 def test_a_task_that_the_model_was_not_made_for(

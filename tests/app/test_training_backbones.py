@@ -93,6 +93,7 @@ def test_smoke_config_with_another_backbone(
     base["backbone"] = {"name": "smoke", "architecture": architecture, "config": sizes}
     base |= {"view_size": 16, "uv_size": 32, "task": "img2tex", "texture_base": "none"}
     base["codec"]["patch_size"] = 2
+    base["decoupled"]["copy"] = None
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "seqtex.json").write_text(json.dumps(base))
     smoke = (ROOT / "configs" / "smoke.toml").read_text()

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from seqtex.models.catalog import CATALOG
 from seqtex.models.config import ModelConfig
 from seqtex.models.fill import empty_transformer
+from seqtex.models.folder import model_folder
 from seqtex.models.load import load_model
 from seqtex.training.config import read_config
 from seqtex.training.starting_point import model_config, starting_point
@@ -171,6 +172,7 @@ def test_a_backbone_of_another_distribution_is_trained(
     try:
         config = write(
             TINY + 'texture_base = "none"\nforeground = "none"\n'
+            '[model.overrides.decoupled]\ncopy = "none"\n'
             '[model.overrides.backbone]\nname = "sketch-dit"\n'
             "[model.overrides.codec]\npatch_size = 2\n" + RUN
         )
@@ -181,7 +183,9 @@ def test_a_backbone_of_another_distribution_is_trained(
         assert written["foreground"] is None
         loaded = load_model(tmp_path / "run" / "model")
         assert type(loaded.transformer.backbone).__name__ == "SketchBackbone"
-        wrong = write(TINY + '[model.overrides.backbone]\nname = "sketch-dit"\n' + RUN)
+        large = '[model.overrides.decoupled]\ncopy = "none"\n'
+        large += "[model.overrides.codec]\npatch_size = 8\n"
+        wrong = write(TINY + '[model.overrides.backbone]\nname = "sketch-dit"\n' + large + RUN)
         with pytest.raises(UsageError, match=r"12 channels.*'pixel', which makes 192"):
             starting_point(read_config(wrong))
         mixed = '[model.overrides.backbone]\nname = "sketch-dit"\narchitecture = "wan"\n'
@@ -211,16 +215,18 @@ def test_settings_of_the_same_backbone_are_merged_and_none_switches_off(
     write: Callable[[str], Path],
 ) -> None:
     text = '[model.overrides]\nforeground = "none"\ntexture_size = "none"\n'
+    text += '[model.overrides.decoupled]\ncopy = "none"\n'
     text += "[model.overrides.backbone.config]\nnum_layers = 3\n" + RUN
     model = model_config(read_config(write(text)))
-    assert (model.foreground, model.texture_size) == (None, None)
+    assert (model.foreground, model.texture_size, model.decoupled.copy) == (None, None, None)
     assert model.backbone["architecture"] == "wan"
-    assert (model.backbone["config"]["num_layers"], model.backbone["config"]["ffn_dim"]) == (3, 512)
+    own = ModelConfig.read(model_folder("seqtex-tiny")).backbone["config"]
+    assert model.backbone["config"] == {**own, "num_layers": 3}
 
 
 def test_sizes_that_make_no_tokens_are_refused(write: Callable[[str], Path]) -> None:
-    text = "[model.overrides]\nview_size = 60\n" + RUN
-    with pytest.raises(UsageError, match=r"view_size.*multiple of 8"):
+    text = "[model.overrides]\nview_size = 61\n" + RUN
+    with pytest.raises(UsageError, match=r"view_size.*multiple of 2"):
         starting_point(read_config(write(text)))
 
 

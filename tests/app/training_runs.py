@@ -30,6 +30,7 @@ from seqtex_core.weight_files import write_tensors
 MODEL = {
     "view_size": 8,
     "uv_size": 16,
+    "decoupled": {"copy": "none"},
     "backbone": {
         "config": {
             "num_attention_heads": 2,
@@ -75,7 +76,7 @@ def tiny_config(steps: int = 8, **run: object) -> TrainingConfig:
 
 def with_lora(config: TrainingConfig, folder: Path) -> TrainingConfig:
     """The same run with adapters on a frozen backbone, whose weights are written to ``folder``."""
-    changed = {**MODEL, "decoupled": {"mv_train": "lora", "lora_rank": 2}}
+    changed = {**MODEL, "decoupled": {"copy": "none", "mv_train": "lora", "lora_rank": 2}}
     section = replace(config.model, overrides=changed)
     model = model_config(replace(config, model=section))
     path = folder / "backbone.safetensors"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from seqtex_core.copy_head import PATTERN, CopyConfig, CopyHead, CopyRows, boxed, pattern
 from seqtex_core.errors import UsageError
+from seqtex_geometry.pattern_coordinates import PatternPoints, pattern_features
 
 DIM, CHANNELS = 16, 5
 
@@ -137,7 +139,7 @@ def test_an_untrained_head_keeps_most_of_the_base() -> None:
     target, source = rows(9, 9), rows(30, 10)
     kept = math.exp(2) / (math.exp(2) + 2)
     largest = (source.latents.amax() - target.latents.amin()).abs()
-    assert float(head(target, source).abs().max()) <= (1 - kept) * float(largest) + 1e-5
+    assert float(head(target, source).detach().abs().max()) <= (1 - kept) * float(largest) + 1e-5
 
 
 @pytest.mark.parametrize(("targets", "sources"), [(0, 5), (5, 0)])
@@ -181,7 +183,23 @@ def test_boxed_points_fill_the_unit_box() -> None:
     assert torch.equal(boxed(points, torch.zeros(50).bool()), points)
 
 
-@pytest.mark.parametrize("options", [{"heads": 0}, {"content": 0}])
-def test_sizes_are_checked(options: dict[str, int]) -> None:
-    with pytest.raises(UsageError, match=next(iter(options))):
+def test_the_pattern_is_that_of_the_geometry_package() -> None:
+    points = rows(30, 12).points
+    place, normal = points.numpy()[:, :3], points.numpy()[:, 3:]
+    same = PatternPoints(position=place, normal=normal, facing=normal[0])
+    torch.testing.assert_close(pattern(points), torch.from_numpy(pattern_features(same)))
+
+
+@pytest.mark.parametrize("options", [{"heads": 0}, {"content": 0}, {"source": "texture"}])
+def test_settings_are_checked(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=next(iter(options)).replace("source", "two groups")):
         CopyConfig(**options)
+
+
+@pytest.mark.parametrize("part", ["hidden", "points", "latents"])
+def test_rows_of_other_widths_and_lengths_are_refused(part: str) -> None:
+    head, source = make_head(), rows(5, 1)
+    wide = getattr(source, part)
+    for wrong in (wide[:, 1:], wide[1:]):
+        with pytest.raises(UsageError, match="target"):
+            head(source._replace(**{part: wrong}), source)

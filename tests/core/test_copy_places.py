@@ -57,7 +57,7 @@ def scene(batch: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, G
 
     latents = {name: drawn(CHANNELS, size) for name, size in SIZES.items()}
     sigmas = {name: torch.full((batch, size[0]), SIGMA) for name, size in SIZES.items()}
-    sigmas[PROJECTION].zero_()
+    sigmas[PROJECTION].fill_(0.07)
     geometry = {
         name: GeometryLatents(
             position=drawn(CHANNELS, size), normal=drawn(CHANNELS, size), points=drawn(6, size)
@@ -98,8 +98,14 @@ def velocity(
             for n, g in geometry.items()
         }
     count = next(iter(latents.values())).shape[0]
-    cache = model.prepare(layout, geometry=geometry, batch_size=count)
-    return model(latents, sigmas, cache)
+    cache = model.prepare(layout, geometry=geometry, clean=known(latents), batch_size=count)
+    made: dict[str, Tensor] = model(latents, sigmas, cache)
+    return made
+
+
+def known(latents: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Clean latents of the frame, of which the model sees a noisy copy."""
+    return {PROJECTION: latents[PROJECTION].roll(1, dims=-1)}
 
 
 def test_it_changes_the_present_tokens_of_its_target_and_nothing_else() -> None:
@@ -126,10 +132,10 @@ def test_what_is_copied_is_the_clean_latents() -> None:
         head.gate[2].bias.copy_(torch.tensor([50.0, 0.0]))
     layout = TokenLayout(groups=dense(model).groups, keep={PROJECTION: torch.tensor([7])})
     latents, _, _ = scene(1)
-    base = latents[PROJECTION]
-    known = base.flatten(2)[:, :, 7][:, :, None, None, None]
+    base = known(latents)[PROJECTION]
+    copied = base.flatten(2)[:, :, 7][:, :, None, None, None]
     clean = latents[TEXTURE] - SIGMA * velocity(model, layout, 1)[TEXTURE]
-    torch.testing.assert_close(clean, known - base, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(clean, copied - base, rtol=1e-5, atol=1e-5)
 
 
 def test_tokens_without_a_normal_are_not_known() -> None:
@@ -140,8 +146,7 @@ def test_tokens_without_a_normal_are_not_known() -> None:
     assert points is not None
     points[:, 3:].flatten(2)[:, :, [2, 11]] = 0
     with torch.no_grad():
-        cache = model.prepare(layout, geometry=geometry)
-        assert cache.copies is not None
+        cache = model.prepare(layout, geometry=geometry, clean=known(latents))
         assert cache.copies[0].source_texels.tolist() == [7]
         model(latents, sigmas, cache)
 
@@ -172,6 +177,49 @@ def test_views_alone_need_no_copies() -> None:
     cache = model.prepare(layout, geometry={VIEWS: geometry[VIEWS]})
     made = model({VIEWS: latents[VIEWS]}, {VIEWS: sigmas[VIEWS]}, cache)
     assert set(made) == {VIEWS}
+
+
+def test_off_the_surface_nothing_counts_into_the_box() -> None:
+    """A part far from the origin: tokens without surface lie at 0, and are there in dense runs."""
+    model = make(CopyConfig())
+    latents, _, geometry = scene(1)
+    surface = torch.tensor([0, 1, 2, 7, 9])
+    for name in (PROJECTION, TEXTURE):
+        points = geometry[name].points
+        assert points is not None
+        rows = points.flatten(2)
+        rows[:, :3] += 5
+        off = torch.ones(20).bool().index_fill(0, surface, False)
+        rows[:, :, off] = 0
+    keep = dict.fromkeys((PROJECTION, TEXTURE), surface)
+    fitting, all_tokens = (
+        model.prepare(layout, geometry=geometry, clean=known(latents)).copies[0]
+        for layout in (TokenLayout(groups=dense(model).groups, keep=keep), dense(model))
+    )
+    assert torch.equal(all_tokens.source_points, fitting.source_points)
+    assert torch.equal(all_tokens.target_points[surface], fitting.target_points)
+    assert float(fitting.source_points[:, :3].abs().amax()) <= 1 + 1e-5
+
+
+def test_what_a_copy_head_needs_is_asked_for() -> None:
+    model = make(CopyConfig())
+    latents, _, geometry = scene(1)
+    with pytest.raises(UsageError, match="clean"):
+        model.prepare(dense(model), geometry=geometry)
+    other = {PROJECTION: latents[PROJECTION][..., :2]}
+    with pytest.raises(UsageError, match="clean"):
+        model.prepare(dense(model), geometry=geometry, clean=other)
+    groups = {VIEWS: "mv", TEXTURE: "uv"}
+    layout = model.layout({name: SIZES[name] for name in groups}, groups)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="projection"):
+        model.prepare(layout, geometry={name: geometry[name] for name in groups})
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 1, 4, 5), (1, 3, 1, 5, 4), (2, 6, 1, 5, 4)])
+def test_points_are_those_of_the_maps(shape: tuple[int, ...]) -> None:
+    maps = torch.zeros(1, CHANNELS, 1, 5, 4)
+    with pytest.raises(UsageError, match="points"):
+        GeometryLatents(position=maps, normal=maps, points=torch.zeros(shape))
 
 
 def test_geometry_without_points_is_refused() -> None:
