@@ -262,7 +262,7 @@ def rows_of(batch: Any, rows: slice) -> Any:
 
     sample, encoded = batch.sample, batch.encoded
     geometry = {
-        n: replace(g, position=g.position[rows], normal=g.normal[rows])
+        n: replace(g, position=g.position[rows], normal=g.normal[rows], points=g.points[rows])
         for n, g in encoded.geometry.items()
     }
     return replace(
