@@ -80,9 +80,14 @@ def step_bytes(
     def run() -> None:
         latents = {n: torch.empty(1, channels, *size, device="meta") for n, size in frames.items()}
         sigmas = {n: torch.empty(1, size[0], device="meta") for n, size in frames.items()}
-        points = {n: torch.empty(1, 6, *size, device="meta") for n, size in frames.items()}
+        copies = config.decoupled.copy is not None
         maps = {
-            n: GeometryLatents(position=x, normal=x, points=points[n]) for n, x in latents.items()
+            n: GeometryLatents(
+                position=x,
+                normal=x,
+                points=torch.empty(1, 6, *frames[n], device="meta") if copies else None,
+            )
+            for n, x in latents.items()
         }
         streams = transformer.config.streams(DEFAULT_STREAMS)
         layout = transformer.layout(frames, {n: streams[n] for n in frames})

@@ -252,7 +252,9 @@ def test_missing_and_other_fusions_are_named(model: Path, tmp_path: Path):
 
 
 def test_a_model_without_a_projection_frame_is_refused(bank: Path, tmp_path: Path):
-    config = replace(small_config(), task="img2tex", texture_base="none")
+    base = small_config()
+    plain = replace(base.decoupled, copy=None)
+    config = replace(base, task="img2tex", texture_base="none", decoupled=plain)
     weights = collect_weights(build_transformer(config), {}, "fp32")
     write_model(tmp_path / "other", config, weights, {"step": 7})
     settings = ExampleSettings(model=str(tmp_path / "other"), data=bank, source="bank")
