@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .adapter import KeyValue, TextContext, TimeEmbedding
-from .copy_places import CopyPlaces
+from .copy_places import Copies
 from .frames import Stream, StreamLayout
 from .packed_layout import AnyLayout
 from .rope import Rope
@@ -129,8 +129,7 @@ class StepCache:
             block recomputes them under its own checkpoint.
         with_gradients: whether weights can learn through it.
         versions: of the weights that it was made with, or ``None`` where they are not counted.
-        copies: places of a copy head's tokens, per sample.
-        known: clean latents of its source, ``[B, C, F, H, W]``.
+        copies: what a copy head reads; ``None`` without one, or without the uv stream.
     """
 
     layout: AnyLayout
@@ -138,5 +137,4 @@ class StepCache:
     blocks: tuple[BlockCache, ...] | None
     with_gradients: bool
     versions: WeightVersions | None = None
-    copies: tuple[CopyPlaces, ...] = ()
-    known: Tensor | None = None
+    copies: Copies | None = None

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .backbone_data import BackboneSpec
+from .checks import check_shape
 from .copy_head import CopyConfig, CopyHead, CopyRows, boxed
 from .errors import UsageError
 from .flow_matching import clean_to_velocity
@@ -41,6 +43,56 @@ class CopyPlaces:
     source_points: Tensor
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Copies:
+    """What a copy head reads of one object in every step.
+
+    Args:
+        places: of every sample.
+        known: clean latents of the source, ``[B, C, F, H, W]``.
+    """
+
+    places: tuple[CopyPlaces, ...]
+    known: Tensor
+
+
+def prepare_copies(
+    layout: AnyLayout,
+    geometry: Mapping[str, GeometryLatents],
+    clean: Mapping[str, Tensor],
+    config: CopyConfig | None,
+    *,
+    spec: BackboneSpec,
+    like: Tensor,
+) -> Copies | None:
+    """What a copy head needs; ``None`` without one, or where the layout has no uv stream.
+
+    Args:
+        layout: tokens of one texel each.
+        geometry: see :func:`copy_places`.
+        clean: clean latents by group, the source's among them.
+        config: of the head, if there is one.
+        spec: of the backbone.
+        like: a tensor of the batch's size on the model's device.
+
+    Raises:
+        UsageError: as :func:`copy_places`; clean latents that are missing or of another shape.
+    """
+    if config is None or "uv" not in layout.streams:
+        return None
+    batch, device, name = like.shape[0], like.device, config.source
+    places = copy_places(layout, geometry, config, batch_size=batch, device=device)
+    if name not in clean:
+        raise UsageError(
+            "clean",
+            expected=f"the clean latents of {name}, for a model with a copy head",
+            got=f"those of {sorted(clean)}",
+        )
+    shape = (batch, spec.latent_channels, *spec.latent_size(layout.group(name).grid))
+    check_shape(f"clean[{name!r}]", clean[name], shape, "B C F H W")
+    return Copies(places=places, known=clean[name].to(device))
+
+
 def copy_places(
     layout: AnyLayout,
     geometry: Mapping[str, GeometryLatents],
@@ -49,7 +101,7 @@ def copy_places(
     batch_size: int,
     device: torch.device,
 ) -> tuple[CopyPlaces, ...]:
-    """Places of every sample; none where the layout has no uv stream.
+    """Places of every sample of a layout with a uv stream.
 
     Args:
         layout: tokens of one texel each.
@@ -62,8 +114,6 @@ def copy_places(
     Raises:
         UsageError: a group that is missing, geometry without points, or groups on different grids.
     """
-    if "uv" not in layout.streams:
-        return ()
     grids = [layout.group(name).grid for name in (config.source, config.target)]
     if grids[0] != grids[1]:
         raise UsageError(
@@ -113,12 +163,7 @@ def _of_sample(
 
 
 def copied_velocity(
-    head: CopyHead,
-    places: tuple[CopyPlaces, ...],
-    hidden: Tensor,
-    known: Tensor,
-    noisy: Tensor,
-    sigma: Tensor,
+    head: CopyHead, copies: Copies, hidden: Tensor, noisy: Tensor, sigma: Tensor
 ) -> Tensor:
     """Velocity of the target group towards what is copied, ``[B, C, F, H, W]``.
 
@@ -126,16 +171,15 @@ def copied_velocity(
 
     Args:
         head: finds the copies.
-        places: of every sample.
+        copies: what it reads of the object.
         hidden: rows of the uv stream, ``[B, L, D]``, or ``[1, L, D]`` where samples are packed.
-        known: clean latents of the source, ``[B, C, F, H, W]``.
         noisy: latents of the target, likewise, measured from the source's.
         sigma: noise level of the target's frames, ``[B, F]``.
     """
-    values = _texels(known)
+    values = _texels(copies.known)
     changes, present = torch.zeros_like(values, dtype=torch.float32), torch.zeros_like(values)
     made, kept = [], []
-    for number, place in enumerate(places):
+    for number, place in enumerate(copies.places):
         rows, own = hidden[place.row], values[number]
         change = head(
             CopyRows(rows[place.target_rows], place.target_points, own[place.target_texels]),

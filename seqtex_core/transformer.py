@@ -16,9 +16,9 @@ from .adapter import Backbone, BackboneShell, TimeEmbedding, copy_for_branch
 from .attention import Attend, choose_attention
 from .branch_data import BranchInputs, BranchTimes, Hidden
 from .branch_data import StepCache as StepCache
-from .checks import check_shape, check_type
+from .checks import check_type
 from .copy_head import CopyHead
-from .copy_places import CopyPlaces, copied_velocity, copy_places
+from .copy_places import copied_velocity, prepare_copies
 from .decoupled_config import DecoupledConfig
 from .errors import UsageError
 from .frames import FrameGroup, Stream, TokenLayout
@@ -203,13 +203,13 @@ class SeqTexTransformer(nn.Module):
         if precompute is None:
             precompute = not torch.is_grad_enabled()
         blocks = tuple(b.build_cache(branches) for b in self.muv_blocks()) if precompute else None
-        copies, known = self._copies(layout, maps, clean or {}, text)
         return StepCache(
             layout=layout,
             branches=branches,
             blocks=blocks,
-            copies=copies,
-            known=known,
+            copies=prepare_copies(
+                layout, maps, clean or {}, self.config.copy, spec=self.spec, like=text
+            ),
             with_gradients=torch.is_grad_enabled(),
             versions=weight_versions(self),
         )
@@ -260,37 +260,12 @@ class SeqTexTransformer(nn.Module):
         cache: StepCache,
     ) -> None:
         """What the copy head finds, in place of its target's velocity."""
-        if self.copy_head is None or self.config.copy is None or cache.known is None:
+        if self.copy_head is None or self.config.copy is None or cache.copies is None:
             return
         name = self.config.copy.target
         velocity[name] = copied_velocity(
-            self.copy_head, cache.copies, hidden, cache.known, latents[name], sigmas[name]
+            self.copy_head, cache.copies, hidden, latents[name], sigmas[name]
         )
-
-    def _copies(
-        self,
-        layout: AnyLayout,
-        maps: Mapping[str, GeometryLatents],
-        clean: Mapping[str, Tensor],
-        text: Tensor,
-    ) -> tuple[tuple[CopyPlaces, ...], Tensor | None]:
-        """Where the copy head finds its tokens, and the clean latents of its source."""
-        if self.config.copy is None or "uv" not in layout.streams:
-            return (), None
-        name = self.config.copy.source
-        places = copy_places(
-            layout, maps, self.config.copy, batch_size=text.shape[0], device=text.device
-        )
-        if name not in clean:
-            raise UsageError(
-                "clean",
-                expected=f"the clean latents of {name}, for a model with a copy head",
-                got=f"those of {sorted(clean)}",
-            )
-        size = self.spec.latent_size(layout.group(name).grid)
-        shape = (text.shape[0], self.spec.latent_channels, *size)
-        check_shape(f"clean[{name!r}]", clean[name], shape, "B C F H W")
-        return places, clean[name].to(text.device)
 
     def mv_state_dict(self) -> dict[str, Tensor]:
         """The mv branch under the backbone's original key names, adapters merged in."""

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from seqtex_backbones.entry_config import entry_from_config
 from seqtex_backbones.registry import load_backbone
+from seqtex_core.branch_data import StepCache
 from seqtex_core.copy_head import CopyConfig, CopyHead
+from seqtex_core.copy_places import CopyPlaces
 from seqtex_core.decoupled_config import DecoupledConfig
 from seqtex_core.errors import UsageError
 from seqtex_core.frame_plan import DEFAULT_STREAMS
@@ -138,6 +140,11 @@ def test_what_is_copied_is_the_clean_latents() -> None:
     torch.testing.assert_close(clean, copied - base, rtol=1e-5, atol=1e-5)
 
 
+def first_places(cache: StepCache) -> CopyPlaces:
+    assert cache.copies is not None
+    return cache.copies.places[0]
+
+
 def test_tokens_without_a_normal_are_not_known() -> None:
     model = make(CopyConfig(heads=3))
     layout = TokenLayout(groups=dense(model).groups, keep={PROJECTION: torch.tensor([2, 7, 11])})
@@ -147,7 +154,7 @@ def test_tokens_without_a_normal_are_not_known() -> None:
     points[:, 3:].flatten(2)[:, :, [2, 11]] = 0
     with torch.no_grad():
         cache = model.prepare(layout, geometry=geometry, clean=known(latents))
-        assert cache.copies[0].source_texels.tolist() == [7]
+        assert first_places(cache).source_texels.tolist() == [7]
         model(latents, sigmas, cache)
 
 
@@ -193,7 +200,7 @@ def test_off_the_surface_nothing_counts_into_the_box() -> None:
         rows[:, :, off] = 0
     keep = dict.fromkeys((PROJECTION, TEXTURE), surface)
     fitting, all_tokens = (
-        model.prepare(layout, geometry=geometry, clean=known(latents)).copies[0]
+        first_places(model.prepare(layout, geometry=geometry, clean=known(latents)))
         for layout in (TokenLayout(groups=dense(model).groups, keep=keep), dense(model))
     )
     assert torch.equal(all_tokens.source_points, fitting.source_points)
