@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import full_size_models as tiny
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from memory_figures import GB, WAN_1_3B
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -20,14 +20,10 @@ from seqtex.models.fill import empty_transformer
 from seqtex.models.live_bytes import peak_bytes
 from seqtex.models.load import SeqTexModel, load_model
 from seqtex.models.memory import (
-    BUDGETS,
     EXACT_TILE,
     Measures,
-    MemoryNeeds,
     MemoryPlan,
-    peaks,
     plan_memory,
-    required,
 )
 from seqtex.models.memory_needs import codec_on_meta, memory_needs, step_bytes
 from seqtex.models.memory_use import settle
@@ -36,27 +32,9 @@ from seqtex.models.sources import ModelSources
 from seqtex.pipeline import SeqTexPipeline
 from seqtex.prepare import PreparedJob, prepare_job
 from seqtex_core import joint_projection
-from seqtex_core.errors import OutOfMemoryError, UsageError
+from seqtex_core.errors import OutOfMemoryError
 from seqtex_core.inference import joint_layers
 from seqtex_core.joint_projection import project
-
-sys.path.insert(0, str(Path(__file__).parent))
-import full_size_models as tiny
-
-GB = 10**9
-WAN_1_3B = MemoryNeeds(
-    transformer=5_462_295_680,
-    outside_blocks=57_500_000,
-    largest_block=180_200_000,
-    text=11_361_000_000,
-    codec={"float32": 507_570_124, "exact_tiles": 507_570_124, "bfloat16": 253_785_062},
-    maps=1_326_000_000,
-    encode={"float32": 1_237_000_000, "exact_tiles": 451_000_000, "bfloat16": 1_445_000_000},
-    decode={"float32": 1_642_000_000, "exact_tiles": 622_000_000, "bfloat16": 1_630_000_000},
-    denoise=1_305_000_000,
-    denoise_recast=438_000_000,
-)
-"""Of wan2.1-t2v-1.3b in bfloat16 at 512 and 1024; a slow test below counts them anew."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -164,89 +142,6 @@ def test_the_figures_of_the_1_3b_model() -> None:
             upper_only = name in ("encode", "decode")
             assert counted <= 1.05 * known
             assert upper_only or counted >= 0.95 * known
-
-
-# --- plans -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("budget", "measures"),
-    [
-        (24, Measures()),
-        (16, Measures()),
-        (12, Measures(text_on_cpu=True)),
-        (8, Measures(offload=True, text_on_cpu=True)),
-    ],
-)
-def test_the_budgets_of_the_1_3b_model(budget: int, measures: Measures) -> None:
-    """The table of the README."""
-    plan = plan_memory(WAN_1_3B, place="accelerator", budget=budget)
-    assert plan.measures == measures
-    assert plan.peak <= budget * 2**30
-    assert len(plan.costs()) == measures.offload + measures.text_on_cpu
-
-
-def test_ten_times_the_model_streams_its_blocks() -> None:
-    needs = replace(WAN_1_3B, transformer=55 * GB, outside_blocks=GB, largest_block=GB)
-    for budget in BUDGETS:
-        plan = plan_memory(needs, place="accelerator", budget=budget)
-        assert plan.measures.stream_blocks
-        assert plan.measures.recast_geometry  # caches are made outside of the blocks' forward
-        assert plan.peak <= budget * 2**30
-        assert "51.2 GiB moved per step" in str(plan)
-
-
-def test_the_cpu_has_one_memory() -> None:
-    """Nothing is moved there: only geometry and the VAE can be held in less."""
-    needs = replace(WAN_1_3B, text=0)
-    assert plan_memory(needs, place="cpu", budget=12).measures == Measures()
-    larger = replace(needs, decode={**needs.decode, "float32": 3 * GB})
-    plan = plan_memory(larger, place="cpu", budget=12)
-    assert plan.measures == Measures(codec_mode="exact_tiles")
-    with pytest.raises(OutOfMemoryError, match="--text-embeddings"):
-        plan_memory(WAN_1_3B, place="cpu", budget=12)
-
-
-def test_budgets_are_the_named_ones() -> None:
-    with pytest.raises(UsageError, match="8, 12, 16, 24"):
-        plan_memory(WAN_1_3B, place="cpu", budget=10)
-
-
-sizes = st.integers(0, 40 * GB)
-needs = st.builds(
-    lambda t, o, b, x, c, m, a, d: MemoryNeeds(
-        transformer=t,
-        outside_blocks=t * o // 10,
-        largest_block=t * b // 10,
-        text=x,
-        codec={"float32": c, "bfloat16": c // 2, "blended_tiles": c // 2},
-        maps=m // 10,
-        encode={"float32": a, "bfloat16": a // 2, "blended_tiles": a // 16},
-        decode={"float32": a, "bfloat16": a // 2, "blended_tiles": a // 16},
-        denoise=d,
-        denoise_recast=d // 2,
-    ),
-    sizes, st.integers(0, 3), st.integers(0, 5), sizes, sizes, sizes, sizes, sizes,
-)  # fmt: skip
-
-
-@given(needs, st.sampled_from(["cpu", "accelerator"]), st.sampled_from(BUDGETS))
-def test_plans_fit_or_are_refused(needs: MemoryNeeds, place: Any, budget: int) -> None:
-    try:
-        plan = plan_memory(needs, place=place, budget=budget)
-    except OutOfMemoryError:
-        most = Measures(
-            offload=True, text_on_cpu=True, recast_geometry=True, stream_blocks=True,
-            codec_mode="blended_tiles",
-        )  # fmt: skip
-        assert required(max(peaks(needs, most, place).values())) > budget * 2**30
-        return
-    assert plan.peak <= budget * 2**30
-    if plan.measures != Measures():
-        nothing = max(peaks(needs, Measures(), place).values())
-        assert required(nothing) > budget * 2**30  # nothing is given up unasked
-    following = plan.smaller()
-    assert following is None or following.peak < plan.peak
 
 
 # --- parts that move -------------------------------------------------------------------------
