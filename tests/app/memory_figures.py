@@ -15,4 +15,4 @@ WAN_1_3B = MemoryNeeds(
     denoise=1_305_000_000,
     denoise_recast=438_000_000,
 )
-"""Of wan2.1-t2v-1.3b in bfloat16 at 512 and 1024; a slow test of ``test_memory.py`` counts them anew."""
+"""Of wan2.1-t2v-1.3b in bfloat16 at 512 and 1024; a slow test counts them anew."""

@@ -99,3 +99,9 @@ def test_plans_fit_or_are_refused(needs: MemoryNeeds, place: Any, budget: int) -
         assert required(nothing) > budget * 2**30  # nothing is given up unasked
     following = plan.smaller()
     assert following is None or following.peak < plan.peak
+
+
+def test_a_budget_that_nothing_fits() -> None:
+    needs = replace(WAN_1_3B, denoise=20 * GB, denoise_recast=20 * GB)
+    with pytest.raises(OutOfMemoryError, match=r"within 8\.0 GiB.*smaller --uv-size"):
+        plan_memory(needs, place="accelerator", budget=8)
