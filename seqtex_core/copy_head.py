@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .checks import check_shape
 from .errors import UsageError
@@ -31,7 +32,7 @@ PATTERN = 9
 _EVIDENCE = 5  # numbers per head beside the copied values
 _NEAR = 0.3  # of half the object: points this near say nothing about how well a head predicts
 _JUDGED = 64  # known points that a head is judged on
-_CHUNK = 1024  # rows at once without gradients
+_CHUNK = 1024  # rows at once; with gradients, what a chunk makes is made again in the backward pass
 _LOWEST, _HIGHEST = -5.0, 4.0  # logarithm of a scale
 _START = 2.0  # first logit of keeping the base
 
@@ -127,11 +128,10 @@ class CopyHead(nn.Module):
             scale = self._scale(known.hidden)
             keys = self._keys(known, scale)
             error = self._error(known, keys, scale)
-            chunk = len(asked.hidden) if torch.is_grad_enabled() else _CHUNK
-            parts = zip(*(rows.split(chunk) for rows in asked), strict=True)
-            return torch.cat(
-                [self._change(CopyRows(*part), known, keys, scale, error) for part in parts]
-            )
+            parts = [*zip(*(rows.split(_CHUNK) for rows in asked), strict=True)]
+            again = len(parts) > 1 and torch.is_grad_enabled()
+            change = self._change_again if again else self._change
+            return torch.cat([change(CopyRows(*p), known, keys, scale, error) for p in parts])
 
     def _rows(self, rows: CopyRows) -> CopyRows:
         """Normalised, in fp32 whatever the weights are kept in."""
@@ -170,7 +170,10 @@ class CopyHead(nn.Module):
         return made.view(len(hidden), self.heads, self.content).transpose(0, 1)
 
     def _error(self, known: CopyRows, keys: Tensor, scale: Tensor) -> Tensor:
-        """Logarithm of each head's squared error on known points over their variance, ``[N]``."""
+        """Logarithm of each head's squared error on known points over their variance, ``[N]``.
+
+        Never in chunks: however much is known, those judged are a sixteenth of a chunk's rows.
+        """
         count = len(known.hidden)
         chosen = torch.linspace(0, count - 1, min(_JUDGED, count), device=keys.device).long()
         asked = CopyRows(*(rows[chosen] for rows in known))
@@ -180,6 +183,16 @@ class CopyHead(nn.Module):
         variance = known.latents.var(dim=0, unbiased=False).mean() + 1e-4
         error = (found - asked.latents).square().mean(dim=(-1, -2)) / variance
         return (error.clamp(max=4.0) + 0.01).log()
+
+    def _change_again(self, asked: CopyRows, known: CopyRows, *measured: Tensor) -> Tensor:
+        """As ``_change``, but nothing of the size asked x known x heads waits for gradients."""
+
+        def change(*rows: Tensor) -> Tensor:
+            return self._change(CopyRows(*rows[:3]), CopyRows(*rows[3:6]), *rows[6:])
+
+        rows = (*asked, *known, *measured)
+        made: Tensor = checkpoint(change, *rows, use_reentrant=False, preserve_rng_state=False)
+        return made
 
     def _change(
         self, asked: CopyRows, known: CopyRows, keys: Tensor, scale: Tensor, error: Tensor
