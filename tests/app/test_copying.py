@@ -31,11 +31,14 @@ from seqtex.training.objective import FlowMatchingObjective, make_noisy
 from seqtex.training.projection import with_projection
 from seqtex.training.starting_point import model_config
 from seqtex_backbones.codecs.pixel import PixelCodec
+from seqtex_core.branch_data import StepCache
 from seqtex_core.checkpoint import save_model
 from seqtex_core.copy_head import CopyConfig, CopyHead
 from seqtex_core.decoupled_config import DecoupledConfig
 from seqtex_core.errors import UsageError, WeightsError
+from seqtex_core.frames import TokenLayout
 from seqtex_core.tasks import PROJECTION, TASKS, TEXTURE, VIEWS, img2tex_projected
+from seqtex_core.transformer import SeqTexTransformer
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CONFIG = ModelConfig(
@@ -205,6 +208,41 @@ def test_users_get_what_the_head_copies(assets: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(other[:, unseen], made[:, unseen], rtol=0, atol=1e-4)
     told = SeqTexPipeline.from_pretrained(tmp_path / "copying", device="cpu", memory=8)
     assert torch.equal(told(job, steps=1).texture, made)
+
+
+def test_what_a_run_knows_is_what_is_seen_and_it_asks_for_the_rest(
+    assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / CONFIG_NAME).write_text(json.dumps(CONFIG.to_json()))
+    save_model(build_transformer(CONFIG), folder / WEIGHTS_NAME)
+    pipeline = SeqTexPipeline.from_pretrained(folder, device="cpu")
+    job = prepare_job(assets / "figure.glb", {"front": assets / "views" / "0_front.png"})
+    caches: list[StepCache] = []
+    prepare = SeqTexTransformer.prepare
+    monkeypatch.setattr(
+        SeqTexTransformer,
+        "prepare",
+        lambda self, *args, **kw: caches.append(prepare(self, *args, **kw)) or caches[-1],
+    )
+    pipeline(job, steps=1)
+    maps = job.uv_maps(32)
+    seen, there = project_frame(job, maps).seen, maps.hit[0]
+
+    def texels(covered: Tensor) -> list[int]:
+        """Numbers of the latent texels, of two by two, that touch what is covered."""
+        blocks = covered.view(16, 2, 16, 2).permute(0, 2, 1, 3).flatten(2).any(-1)
+        return blocks.flatten().nonzero().flatten().tolist()
+
+    assert len(caches) == 1
+    assert caches[0].copies is not None
+    layout, place = caches[0].layout, caches[0].copies.places[0]
+    assert isinstance(layout, TokenLayout)
+    assert layout.keep[PROJECTION].tolist() == texels(seen & there)
+    assert place.source_texels.tolist() == texels(seen & there)
+    assert place.target_texels.tolist() == texels(there & ~seen)
+    assert 0 < len(place.source_texels) < len(place.target_texels) < 256
 
 
 @pytest.mark.parametrize(
