@@ -20,6 +20,7 @@ from seqtex_core.frame_plan import FramePlan
 from seqtex_core.frames import TokenLayout
 from seqtex_core.packed_layout import AnyLayout, PackedLayout
 from seqtex_core.roles import Role
+from seqtex_core.tasks import TEXTURE
 from seqtex_geometry.maps import SurfaceMaps
 
 Patch = tuple[int, int, int]
@@ -124,15 +125,20 @@ def pooled_coverage(covered: Tensor, codec: Codec) -> Tensor:
     return touched[:, 0][None, None]
 
 
-def told(shares: Mapping[str, float] | None, trained: int | None) -> str:
+def told(shares: Mapping[str, float] | None, trained: int | None, *, copies: bool = False) -> str:
     """Which tokens were computed, for the user.
 
     Args:
         shares: by group, share of the tokens that were computed; ``None`` for all of them.
         trained: the model's own margin, ``None`` for a model of all tokens.
+        copies: the model copies what references show, so that of the texture it computes only what
+            none shows.
     """
     if shares is None:
         return "all" if trained is None else "all, but the model was trained without background"
     parts = ", ".join(f"{share:.0%} of the {name}" for name, share in shares.items())
+    unseen = (
+        f", of the {TEXTURE} where no reference shows it" if copies and TEXTURE in shares else ""
+    )
     note = ", but the model was trained with background" if trained is None else ""
-    return f"those that touch the surface ({parts}){note}"
+    return f"those that touch the surface{unseen} ({parts}){note}"

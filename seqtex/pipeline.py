@@ -22,6 +22,7 @@ from .generate import GenerateSettings, generate
 from .library_words import library_words
 from .models import approximations
 from .models.catalog import CATALOG
+from .models.config import ModelConfig
 from .models.folder import DEFAULT_MODEL
 from .models.load import DTYPES, SeqTexModel, load_model
 from .models.run_sizes import RunSizes, check_enlarges
@@ -218,7 +219,7 @@ class SeqTexPipeline:
             },
             choices={
                 **model_choices(model, prompt),
-                **_tokens(config.foreground, made.shares),
+                **_tokens(config, made.shares),
                 **approximations.told(
                     fp8_layers=model.fp8_layers, threshold=step_reuse, calls=made.calls
                 ),
@@ -282,9 +283,11 @@ def _margin(*, model_margin: int | None, asked: bool | None) -> int | None:
     return (model_margin or 0) if asked else None
 
 
-def _tokens(trained: int | None, shares: Mapping[str, float] | None) -> dict[str, str]:
+def _tokens(config: ModelConfig, shares: Mapping[str, float] | None) -> dict[str, str]:
     """What is said of the tokens; nothing where all are computed, as ever."""
-    return {} if trained is None and shares is None else {"tokens": told(shares, trained)}
+    if config.foreground is None and shares is None:
+        return {}
+    return {"tokens": told(shares, config.foreground, copies=config.decoupled.copy is not None)}
 
 
 def _memory(model: SeqTexModel) -> dict[str, object] | None:

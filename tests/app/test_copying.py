@@ -194,7 +194,8 @@ def test_users_get_what_the_head_copies(assets: Path, tmp_path: Path) -> None:
 
     job = prepare_job(assets / "figure.glb", {"front": assets / "views" / "0_front.png"})
     copying, keeping = pipeline("copying", 50.0), pipeline("keeping", -50.0)
-    made, dense = (copying(job, steps=1, foreground=f).texture for f in (True, False))
+    result = copying(job, steps=1)
+    made, dense = result.texture, copying(job, steps=1, foreground=False).texture
     kept = keeping(job, steps=1).texture
     maps = job.uv_maps(32)
     seen = project_frame(job, maps).seen
@@ -202,6 +203,10 @@ def test_users_get_what_the_head_copies(assets: Path, tmp_path: Path) -> None:
     assert min(int(seen.sum()), int(unseen.sum())) > 30
     assert torch.equal(made[:, seen], kept[:, seen])
     assert float((made - kept)[:, unseen].abs().mean()) > 0.02
+    computed = float(torch.nn.functional.max_pool2d(unseen[None].float(), 2).mean())
+    words = result.manifest.choices["tokens"]
+    assert "where no reference shows it (" in words
+    assert f"{computed:.0%} of the texture" in words
     # the rows take no part in this head: neither noise nor which tokens are computed matters
     noise = copying(job, steps=1, seed=1).texture
     for other in (dense, noise):
