@@ -11,7 +11,6 @@ from torch.nn.functional import avg_pool2d
 
 from seqtex_core.attention import choose_attention
 from seqtex_core.frames import TokenLayout
-from seqtex_core.geometry_embedding import GeometryLatents
 from seqtex_core.packed_layout import AnyLayout, PackedLayout
 from seqtex_core.transformer import SeqTexTransformer, StepCache
 
@@ -215,10 +214,7 @@ def _repeated(scene: Scene, count: int) -> Scene:
         layout=scene.layout,
         latents={name: many(x) for name, x in scene.latents.items()},
         sigmas={name: many(x) for name, x in scene.sigmas.items()},
-        geometry={
-            name: GeometryLatents(position=many(g.position), normal=many(g.normal))
-            for name, g in scene.geometry.items()
-        },
+        geometry={name: maps.each(many) for name, maps in scene.geometry.items()},
         text=many(scene.text),
     )
 

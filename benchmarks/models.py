@@ -130,10 +130,7 @@ class Scene:
             layout=self.layout,
             latents={name: x.double() for name, x in self.latents.items()},
             sigmas=self.sigmas,
-            geometry={
-                name: GeometryLatents(position=g.position.double(), normal=g.normal.double())
-                for name, g in self.geometry.items()
-            },
+            geometry={name: maps.each(Tensor.double) for name, maps in self.geometry.items()},
             text=self.text.double(),
         )
 

@@ -6,6 +6,7 @@ Source:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -47,6 +48,17 @@ class GeometryLatents:
             check_type("geometry latents: points", self.points, Tensor)
             check_floating("geometry latents: points", self.points)
             check_shape("geometry latents: points", self.points, (batch, 6, *size), "B 6 F H W")
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> GeometryLatents:
+        """The maps, and the points if there are any, after the same change.
+
+        Args:
+            change: of one tensor ``[B, C, F, H, W]``, such as a choice of samples or frames.
+        """
+        points = None if self.points is None else change(self.points)
+        return GeometryLatents(
+            position=change(self.position), normal=change(self.normal), points=points
+        )
 
 
 class GeometryEmbedding(nn.Module):

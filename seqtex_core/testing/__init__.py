@@ -14,8 +14,9 @@ from seqtex_core.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from .conformance import BackboneConformance as BackboneConformance
+    from .copying import CopyConformance as CopyConformance
 
-_EXPORTS = {"BackboneConformance": "conformance"}
+_EXPORTS = {"BackboneConformance": "conformance", "CopyConformance": "copying"}
 
 __all__ = sorted(_EXPORTS)
 __getattr__, __dir__ = lazy_exports(__name__, _EXPORTS)

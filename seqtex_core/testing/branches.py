@@ -13,6 +13,7 @@ from ..adapter import SHAREABLE, BackboneShell
 from ..decoupled_config import DecoupledConfig
 from ..muv_block import UV_KEY_SOURCES, BranchInputs, BranchTimes, Hidden
 from ..query_key import GEOMETRY_ORDERS
+from ..text_rows import text_sigma
 from ..transformer import SeqTexTransformer
 from .harness import Harness, Inputs, assert_differs, assert_same
 from .plain_block import PlainMUVBlock
@@ -29,14 +30,15 @@ class BranchChecks(Harness):
             config = DecoupledConfig(uv_key_source=source, lora_rank=4)
             transformer = self.make_transformer(config, random=False)
             split = self.make_inputs(transformer, {"views": (3, 2, 3), "texture": (1, 2, 3)})
-            split.sigmas["texture"] = self._level_of_joint_text(transformer, split)
-            joint = self.make_inputs(transformer, {"views": (4, 2, 3)})
+            names = split.names("uv")
+            split.sigmas.update(dict.fromkeys(names, self._level_of_joint_text(transformer, split)))
+            joint = self.make_inputs(transformer, {"views": (3 + len(names), 2, 3)})
             for values, wanted in (
                 (joint.latents, split.latents),
                 (joint.sigmas, split.sigmas),
             ):
                 axis = 2 if wanted["views"].ndim == 5 else 1
-                values["views"] = torch.cat([wanted["views"], wanted["texture"]], dim=axis)
+                values["views"] = torch.cat([wanted[n] for n in ("views", *names)], dim=axis)
             joint = replace(
                 joint, text=split.text, image=split.image, pooled_text=split.pooled_text
             )
@@ -128,19 +130,19 @@ class BranchChecks(Harness):
         assert isinstance(mv, BackboneShell)
         assert isinstance(uv, BackboneShell)
         hidden, branches, times = self._arguments_of_block_0(transformer, inputs)
-        levels, texture = inputs.sigmas, inputs.latents["texture"]
+        levels, rows = inputs.sigmas, inputs.layout.streams["uv"]
         given = {"mask": inputs.text_mask, "pooled": inputs.pooled_text}
         of_mv = mv.encode_text(inputs.text, inputs.image, **given)
         of_uv = uv.encode_text(inputs.text, inputs.image, **given)
         expected = [
             ("mv levels", times.mv, mv.encode_time(levels["views"], of_mv.pooled)),
-            ("uv levels", times.uv, uv.encode_time(levels["texture"], of_uv.pooled)),
+            ("uv levels", times.uv, uv.encode_time(rows.join(levels), of_uv.pooled)),
             ("mv levels for uv", times.mv_as_keys, uv.encode_time(levels["views"], of_uv.pooled)),
         ]
         if transformer.spec.joint_text:
             highest = levels["views"].amax(dim=1, keepdim=True)
             expected.append(("text level", times.text, mv.encode_time(highest, of_mv.pooled)))
-            of_text = uv.encode_time(levels["texture"], of_uv.pooled)
+            of_text = uv.encode_time(text_sigma(rows.join(levels), rows), of_uv.pooled)
             expected.append(("text level for uv", times.text_as_keys, of_text))
             assert hidden.text is not None
             assert torch.equal(hidden.text, mv.initial_text(of_mv, highest))
@@ -150,23 +152,31 @@ class BranchChecks(Harness):
             assert torch.equal(got.embedding, want.embedding), what
         for stream, want_text in (("mv", of_mv.text), ("uv", of_uv.text)):
             assert torch.equal(branches[stream].context.text, want_text), stream
-        embedded, position = uv.embed(texture, levels["texture"]), branches["uv"].position
+        tokens = {n: uv.embed(inputs.latents[n], levels[n]) for n in inputs.names("uv")}
+        embedded, position = inputs.layout.pack_stream("uv", tokens), branches["uv"].position
         assert hidden.uv is not None
         assert torch.equal(hidden.uv, embedded if position is None else embedded + position)
         predicted = self._after_block(transformer, inputs, block=-1)
-        got_texture = self.velocity(transformer, inputs)["texture"]
-        rows, grid = inputs.layout.streams["uv"], inputs.layout.group("texture").grid
+        name = inputs.names("uv")[0]  # with a copy head, what it copies from
+        got_velocity = self.velocity(transformer, inputs)[name]
         assert times.uv is not None
         assert predicted.uv is not None
-        head = uv.unpatchify(uv.head(predicted.uv, times.uv, rows), grid)
-        assert torch.equal(got_texture, uv.to_velocity(head, texture, levels["texture"]))
+        head = uv.head(predicted.uv, times.uv, rows)
+        part = inputs.layout.unpack_stream("uv", head)[name]
+        latents = uv.unpatchify(part, inputs.layout.group(name).grid)
+        want_velocity = uv.to_velocity(latents, inputs.latents[name], levels[name])
+        assert torch.equal(got_velocity, want_velocity)
 
     def test_geometry_matters_in_both_branches(self) -> None:
-        """Other geometry, other velocities; without geometry, others again."""
+        """Without geometry, or without any but the points for a copy head, other velocities."""
         transformer = self.make_transformer()
         inputs = self.make_inputs(transformer)
         full = self.velocity(transformer, inputs)
-        bare = self.velocity(transformer, inputs, geometry=None)
+        zeros = {
+            name: replace(maps.each(torch.zeros_like), points=maps.points)
+            for name, maps in inputs.geometry.items()
+        }
+        bare = self.velocity(transformer, inputs, geometry=zeros if self.copy else None)
         for name in full:
             assert_differs(name, bare[name], full[name], least=100 * self.tolerance)
 

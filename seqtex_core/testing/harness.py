@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..adapter import Backbone
 from ..attention import Attend
+from ..copy_head import CopyConfig
 from ..decoupled_config import DecoupledConfig
 from ..frames import Stream, TokenLayout
 from ..geometry_embedding import GeometryLatents
@@ -24,6 +26,7 @@ Size = tuple[int, int, int]
 STREAM_OF: dict[str, Stream] = {
     "views": "mv",
     "more_views": "mv",
+    "projection": "uv",
     "texture": "uv",
     "material": "uv",
 }
@@ -43,6 +46,7 @@ class Inputs:
         text_mask: which text rows may be read, or ``None`` for all.
         pooled_text: summary of the text, for backbones that read one.
         packed: the tokens of every sample, where they differ; otherwise ``layout`` counts.
+        clean: clean latents of what a copy head copies from; empty without one.
     """
 
     layout: TokenLayout
@@ -54,10 +58,15 @@ class Inputs:
     text_mask: Tensor | None = None
     pooled_text: Tensor | None = None
     packed: PackedLayout | None = None
+    clean: dict[str, Tensor] = field(default_factory=dict)
+
+    def names(self, stream: Stream) -> list[str]:
+        """Groups of one stream, in order."""
+        return [group.name for group in self.layout.groups if group.stream == stream]
 
     def of_stream(self, stream: Stream) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Latents and sigmas of one stream's groups."""
-        names = [group.name for group in self.layout.groups if group.stream == stream]
+        names = self.names(stream)
         return {n: self.latents[n] for n in names}, {n: self.sigmas[n] for n in names}
 
 
@@ -70,12 +79,14 @@ class Harness(ABC):
         reference_has_frame_sigma: whether ``reference_velocity`` takes one level per frame.
         image_length: image rows per sample, for backbones with ``spec.image_dim``.
         unused_parameters: parts of names of parameters that the model has but never uses.
+        copy: a copy head that all models get, see ``CopyConformance``; ``None`` for none.
     """
 
     tolerance: float = 2e-6
     reference_has_frame_sigma: bool = True
     image_length: int = 5
     unused_parameters: tuple[str, ...] = ()
+    copy: CopyConfig | None = None
 
     @abstractmethod
     def make_backbone(self) -> Backbone:
@@ -100,7 +111,7 @@ class Harness(ABC):
         backbone = self.make_backbone()
         for index, module in enumerate([backbone.shell, *backbone.blocks]):
             randomize(module, seed=index)
-        config = config or DecoupledConfig(lora_rank=4, lora_alpha=2.0)
+        config = replace(config or DecoupledConfig(lora_rank=4, lora_alpha=2.0), copy=self.copy)
         transformer = SeqTexTransformer(backbone, config, attention=attention)
         if random:
             randomize(transformer, seed=99)
@@ -119,12 +130,13 @@ class Harness(ABC):
 
         Args:
             transformer: what they are for.
-            tokens: frames, rows and columns of tokens by group name, see ``STREAM_OF``.
+            tokens: frames, rows and columns of tokens by group name, see ``STREAM_OF``; what a copy
+                head copies from is added where its target is among them.
             batch: samples.
             keep: see ``TokenLayout``.
             text_length: rows of text; the original may want its own number, others need few.
         """
-        grids = tokens or {"views": (2, 2, 3), "texture": (1, 4, 5)}
+        grids = self._with_source(tokens or {"views": (2, 2, 3), "texture": (1, 4, 5)})
         spec, generator = transformer.spec, torch.Generator().manual_seed(7)
 
         def draw(*shape: int) -> Tensor:
@@ -144,13 +156,39 @@ class Harness(ABC):
                 for name, size in sizes.items()
             },
             geometry={
-                name: GeometryLatents(position=draw(*shape), normal=draw(*shape))
+                name: GeometryLatents(
+                    position=draw(*shape),
+                    normal=draw(*shape),
+                    points=self._points(name, batch, sizes[name]),
+                )
                 for name, shape in shapes.items()
             },
             text=draw(batch, text_length, spec.text_dim),
             image=draw(batch, self.image_length, spec.image_dim) if spec.image_dim else None,
             pooled_text=draw(batch, spec.pooled_dim) if spec.pooled_dim else None,
+            clean={n: draw(*shapes[n]) for n in shapes if self.copy and n == self.copy.source},
         )
+
+    def _with_source(self, grids: Mapping[str, Size]) -> dict[str, Size]:
+        """The grids, and that of what is copied from before that of its target."""
+        with_source: dict[str, Size] = {}
+        for name, grid in grids.items():
+            if self.copy is not None and name == self.copy.target:
+                with_source.setdefault(self.copy.source, grid)
+            with_source[name] = grid
+        return with_source
+
+    def _points(self, name: str, batch: int, size: Size) -> Tensor | None:
+        """Random points of a surface, the same in all groups of a size; half of them are known."""
+        if self.copy is None:
+            return None
+        generator = torch.Generator().manual_seed(8)
+        points = torch.randn(batch, 6, *size, generator=generator)
+        normal = functional.normalize(points[:, 3:], dim=1)
+        points = torch.cat([points[:, :3].tanh() + 2, normal], dim=1)
+        if name == self.copy.source:
+            points.flatten(2)[..., ::2] = 0
+        return points
 
     def prepare(self, transformer: SeqTexTransformer, inputs: Inputs, **options: Any) -> StepCache:
         """``transformer.prepare`` with everything that ``inputs`` has."""
@@ -160,6 +198,7 @@ class Harness(ABC):
             "text_mask": inputs.text_mask,
             "pooled_text": inputs.pooled_text,
             "image": inputs.image,
+            "clean": inputs.clean,
         }
         return transformer.prepare(inputs.packed or inputs.layout, **(given | options))
 

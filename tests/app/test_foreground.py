@@ -261,10 +261,7 @@ def rows_of(batch: Any, rows: slice) -> Any:
         return {name: x[rows] for name, x in named.items()}
 
     sample, encoded = batch.sample, batch.encoded
-    geometry = {
-        n: replace(g, position=g.position[rows], normal=g.normal[rows], points=g.points[rows])
-        for n, g in encoded.geometry.items()
-    }
+    geometry = {name: g.each(lambda x: x[rows]) for name, g in encoded.geometry.items()}
     return replace(
         batch,
         sample=replace(

@@ -91,14 +91,7 @@ def velocity(
         one = slice(sample, sample + 1)
         latents = {n: x[one] for n, x in latents.items()}
         sigmas = {n: x[one] for n, x in sigmas.items()}
-        geometry = {
-            n: GeometryLatents(
-                position=g.position[one],
-                normal=g.normal[one],
-                points=None if g.points is None else g.points[one],
-            )
-            for n, g in geometry.items()
-        }
+        geometry = {n: maps.each(lambda x: x[one]) for n, maps in geometry.items()}
     count = next(iter(latents.values())).shape[0]
     cache = model.prepare(layout, geometry=geometry, clean=known(latents), batch_size=count)
     made: dict[str, Tensor] = model(latents, sigmas, cache)
