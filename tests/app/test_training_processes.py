@@ -17,10 +17,11 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from training_runs import make_run, tiny_config
+from training_runs import make_run, tiny_config, with_copies
 
 from seqtex.training import trainer
 from seqtex.training.build import first_transformer
+from seqtex.training.config import TrainingConfig
 from seqtex.training.starting_point import starting_point
 from seqtex.training.trainable import trained_parameters
 from seqtex_core.weight_files import WeightFiles
@@ -28,6 +29,8 @@ from seqtex_core.weight_files import WeightFiles
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 CONFIG = ROOT / "configs" / "smoke.toml"
+RUNS = "ddp,fsdp,ddp-copies,fsdp-copies"
+CONFIGS = {"plain": tiny_config(8), "copies": with_copies(tiny_config(8))}
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -47,7 +50,7 @@ def step_losses(folder: Path) -> list[dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """DDP, then FSDP2, over two gloo processes."""
+    """DDP, then FSDP2, over two gloo processes; then both with a copy head."""
     folder = tmp_path_factory.mktemp("two")
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -61,7 +64,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
             MASTER_ADDR="127.0.0.1",
             MASTER_PORT=str(port),
         )
-        command = [sys.executable, str(HERE / "training_process.py"), "ddp,fsdp", str(folder)]
+        command = [sys.executable, str(HERE / "training_process.py"), RUNS, str(folder)]
         processes.append(subprocess.Popen(command, env=launched, stderr=subprocess.PIPE, text=True))
     try:
         errors = [process.communicate(timeout=300)[1] for process in processes]
@@ -75,30 +78,35 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one")
-    trainer.train(make_run(tiny_config(8), folder), resume=False, say=lambda text: None)
+    for name, config in CONFIGS.items():
+        trainer.train(make_run(config, folder / name), resume=False, say=lambda text: None)
     return folder
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "resumed"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "resumed", "ddp-copies", "fsdp-copies"])
 def test_two_processes_learn_what_one_learns(
     one_process: Path, two_processes: Path, strategy: str
 ) -> None:
     """Same draws, same global batch: only the order of fp32 sums differs.
 
-    The bound is derived in ``test_training_run.assert_close``: 1.6e-5 after eight steps.
+    The bound is derived in ``test_training_run.assert_close``: 1.6e-5 after eight steps. Copy heads
+    make rows anew in the backward pass of two processes, not in that of one.
     """
-    one, two = weights(one_process), weights(two_processes / strategy)
+    kind = "copies" if strategy.endswith("-copies") else "plain"
+    one, two = weights(one_process / kind), weights(two_processes / strategy)
     assert set(one) == set(two)
     for name in one:
         torch.testing.assert_close(one[name], two[name], atol=1.6e-5, rtol=1e-6)
-    moved = max(float((one[name] - w.detach()).abs().max()) for name, w in first_weights().items())
+    learned = [n for n in one if n.startswith("copy_head.")] if kind == "copies" else [*one]
+    first = first_weights(CONFIGS[kind])
+    moved = max(float((one[n] - first[n].detach()).abs().max()) for n in learned if n in first)
     assert moved > 1e-3  # a hundred times the bound: agreement is not for want of learning
 
 
 def test_losses_of_two_processes_are_those_of_the_whole_batch(
     one_process: Path, two_processes: Path
 ) -> None:
-    one, two = step_losses(one_process), step_losses(two_processes / "ddp")
+    one, two = step_losses(one_process / "plain"), step_losses(two_processes / "ddp")
     assert [record["task"] for record in one] == [record["task"] for record in two]
     for mine, theirs in zip(one, two, strict=True):
         # losses near 10, computed from weights that agree to 1.6e-5
@@ -113,8 +121,7 @@ def test_fsdp_really_shards(two_processes: Path) -> None:
     assert json.loads((two_processes / "ddp.json").read_text())["sharded"] == 0
 
 
-def first_weights() -> dict[str, torch.nn.Parameter]:
-    config = tiny_config(8)
+def first_weights(config: TrainingConfig) -> dict[str, torch.nn.Parameter]:
     return trained_parameters(first_transformer(config, starting_point(config)))
 
 

@@ -11,17 +11,21 @@ import torch
 from torch.distributed.tensor import DTensor
 
 sys.path.insert(0, str(Path(__file__).parent))
-from training_runs import make_run, tiny_config
+from training_runs import make_run, tiny_config, with_copies
 
 from seqtex.training import trainer
 from seqtex.training.parallel import make_parallel
+from seqtex_core import copy_head
 
 
 def main(strategies: list[str], folder: Path) -> None:
     torch.set_num_threads(1)
+    copy_head._CHUNK = 16  # rows made again in the backward pass, where weights may be sharded anew
     for strategy in strategies:
-        config = tiny_config(8, strategy=strategy)
+        name, _, copies = strategy.partition("-")
+        config = tiny_config(8, strategy=name)
         config = replace(config, output=replace(config.output, checkpoint_every=5, keep=9))
+        config = with_copies(config) if copies else config
         parallel = make_parallel(config.run.strategy, torch.device("cpu"))
         run = make_run(config, folder / strategy, parallel=parallel)
         sharded = [isinstance(p, DTensor) for p in run.transformer.parameters()]

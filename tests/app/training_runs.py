@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from seqtex.training.batch import SOURCES, TrainingBatch
 from seqtex.training.config import (
     DataSection,
     EmaSection,
@@ -22,9 +23,11 @@ from seqtex.training.optimizer import OptimizerConfig
 from seqtex.training.parallel import Parallel, SingleProcess
 from seqtex.training.run import Run
 from seqtex.training.run_setup import set_up_run
+from seqtex.training.sphere_source import SphereSource
 from seqtex.training.starting_point import model_config
 from seqtex_backbones.entry_config import entry_from_config
 from seqtex_backbones.registry import load_backbone, native_tensors
+from seqtex_core.tasks import TEXTURE, VIEWS
 from seqtex_core.weight_files import write_tensors
 
 MODEL = {
@@ -82,6 +85,37 @@ def with_lora(config: TrainingConfig, folder: Path) -> TrainingConfig:
     path = folder / "backbone.safetensors"
     write_tensors(path, native_tensors(load_backbone(entry_from_config(model.backbone), seed=3)))
     return replace(config, model=replace(section, backbone_weights=str(path)))
+
+
+class SeenSphere(SphereSource):
+    """The sphere, of which every view sees what faces it."""
+
+    def batch(self, indices: Sequence[int], task: str) -> TrainingBatch:
+        return _seen(super().batch(indices, task))
+
+    def preview(self, count: int) -> TrainingBatch:
+        return _seen(super().preview(count))
+
+
+def _seen(batch: TrainingBatch) -> TrainingBatch:
+    normal, views = batch.groups[TEXTURE].normal[:, 0], batch.groups[VIEWS].normal
+    toward = views.mean(dim=(-1, -2))
+    return replace(batch, visible=torch.einsum("bchw,bvc->bvhw", normal, toward) > 0.2)
+
+
+SOURCES.register("seen sphere", SeenSphere)
+
+
+def with_copies(config: TrainingConfig) -> TrainingConfig:
+    """The same run with a copy head, which one of the two tasks has nothing to do for."""
+    changed = {**MODEL, "decoupled": {"copy": {"heads": 3, "content": 4}}}
+    tasks = ({"img2tex_projected": 1}, {"img2tex_projected": 3, "geo2mv": 2})
+    return replace(
+        config,
+        model=replace(config.model, overrides=changed),
+        data=replace(config.data, source="seen sphere"),
+        stages=tuple(replace(s, tasks=t) for s, t in zip(config.stages, tasks, strict=True)),
+    )
 
 
 def make_run(
