@@ -12,12 +12,10 @@ from .backbone_data import BackboneSpec
 from .checks import check_shape
 from .copy_head import CopyConfig, CopyHead, CopyRows, boxed
 from .errors import UsageError
-from .flow_matching import clean_to_velocity
+from .flow_matching import CLEAN_SIGMA_FLOOR, clean_to_velocity
 from .frames import TokenLayout
 from .geometry_embedding import GeometryLatents
 from .packed_layout import AnyLayout, PackedLayout
-
-_SIGMA_FLOOR = 0.05  # noise levels below count as this one where a clean change becomes a velocity
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -190,7 +188,7 @@ def copied_velocity(
     clean, shown = (
         torch.stack(rows).transpose(1, 2).unflatten(2, noisy.shape[2:]) for rows in (made, kept)
     )
-    velocity = clean_to_velocity(noisy, clean.to(noisy.dtype), sigma, min_sigma=_SIGMA_FLOOR)
+    velocity = clean_to_velocity(noisy, clean.to(noisy.dtype), sigma, min_sigma=CLEAN_SIGMA_FLOOR)
     shown_only: Tensor = velocity * shown.to(noisy.dtype)
     return shown_only
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 NUM_LEVELS = 1000
 DEFAULT_SHIFT = 5.0
+CLEAN_SIGMA_FLOOR = 0.05
+"""``min_sigma`` of models that predict clean latents: their errors are blown up no further."""
+
 _ROUNDING = 2.0**-23  # relative, of a division and a multiplication in float32
 _FIRST_SIGMA_SLACK = 1e-6  # by which diffusers' UniPC lowers a first level of 1
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from seqtex_core.adapter import TextContext, TimeEmbedding
 from seqtex_core.errors import UsageError
-from seqtex_core.flow_matching import clean_to_velocity, model_timesteps
+from seqtex_core.flow_matching import CLEAN_SIGMA_FLOOR, clean_to_velocity, model_timesteps
 from seqtex_core.frames import Grid, StreamLayout, TokenLayout
 from seqtex_core.modulation import modulated_norm
 from seqtex_core.rope import Rope, RopeSpec, rope_table, wan_axis_dims
@@ -21,8 +21,6 @@ from ..diffusers_parts.shell import DiffusersShell, embed_levels
 from ..diffusers_parts.sublayers import with_factors
 
 Prediction = Literal["velocity", "clean"]
-
-_SIGMA_FLOOR = 0.05  # below it, an error of clean latents is not blown up any further
 
 
 class WanShell(DiffusersShell):
@@ -106,4 +104,4 @@ class WanShell(DiffusersShell):
         """The prediction itself, or ``(x_sigma - x0) / sigma`` for one of clean latents."""
         if self.prediction == "velocity":
             return prediction
-        return clean_to_velocity(latents, prediction, sigma, min_sigma=_SIGMA_FLOOR)
+        return clean_to_velocity(latents, prediction, sigma, min_sigma=CLEAN_SIGMA_FLOOR)
