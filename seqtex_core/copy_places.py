@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -112,25 +112,30 @@ def copy_places(
     Raises:
         UsageError: a group that is missing, geometry without points, or groups on different grids.
     """
-    grids = [layout.group(name).grid for name in (config.source, config.target)]
+    names = (config.source, config.target)
+    grids = [layout.group(name).grid for name in names]
     if grids[0] != grids[1]:
         raise UsageError(
             f"groups {config.source} and {config.target}",
             expected="one grid, for a model that copies from one to the other",
             got=f"{grids[0]} and {grids[1]}",
         )
-    points = {name: _points(geometry, name) for name in (config.source, config.target)}
-    packed = isinstance(layout, PackedLayout)
-    samples = layout.samples if isinstance(layout, PackedLayout) else [layout] * batch_size
-    made, start = [], 0
-    for number, sample in enumerate(samples):
-        own = {
-            name: p[0 if len(p) == 1 else number].flatten(1).T.to(device)
-            for name, p in points.items()
-        }
-        made.append(_of_sample(sample, own, config, row=0 if packed else number, start=start))
-        start += sample.streams["uv"].num_tokens if packed else 0
-    return tuple(made)
+    points = {name: _points(geometry, name, batch_size).to(device) for name in names}
+    return tuple(
+        _of_sample(sample, {n: p[i] for n, p in points.items()}, config, row=row, start=start)
+        for i, (sample, row, start) in enumerate(_samples(layout, batch_size))
+    )
+
+
+def _samples(layout: AnyLayout, batch_size: int) -> Iterator[tuple[TokenLayout, int, int]]:
+    """Each sample with its row of the hidden states' batch and the number of its first uv row."""
+    if not isinstance(layout, PackedLayout):
+        yield from ((layout, row, 0) for row in range(batch_size))
+        return
+    start = 0
+    for sample in layout.samples:
+        yield sample, 0, start
+        start += sample.streams["uv"].num_tokens
 
 
 def _of_sample(
@@ -198,7 +203,8 @@ def _texels(latents: Tensor) -> Tensor:
     return latents.flatten(2).transpose(1, 2)
 
 
-def _points(geometry: Mapping[str, GeometryLatents], name: str) -> Tensor:
+def _points(geometry: Mapping[str, GeometryLatents], name: str, batch_size: int) -> Tensor:
+    """Of all texels of a group, ``[B, F*H*W, 6]``."""
     points = geometry[name].points if name in geometry else None
     if points is None:
         raise UsageError(
@@ -207,7 +213,7 @@ def _points(geometry: Mapping[str, GeometryLatents], name: str) -> Tensor:
             got="none",
             remedy="GeometryLatents(position=..., normal=..., points=...).",
         )
-    return points.float()
+    return _texels(points.float()).expand(batch_size, -1, -1)
 
 
 def _tokens(sample: TokenLayout, name: str) -> tuple[Tensor, Tensor]:
