@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from seqtex_core.errors import UsageError
 from seqtex_core.frame_plan import FramePlan
@@ -33,31 +34,10 @@ def with_projection(
     Raises:
         UsageError: the source does not say what the views see.
     """
-    if batch.visible is None:
-        raise UsageError(
-            "training data",
-            expected="the texels that each view sees, for a task with a projection",
-            got="none",
-            remedy="Use a geometry bank, or a task without a projection.",
-        )
     texture = batch.groups[TEXTURE]
-    frames, normals, hidden = [], [], []
-    for row, plan in enumerate(plans):
-        given = list(plan.frames_with(VIEWS, Role.CONDITION))
-        mask = texture.mask[row, 0, 0] > 0
-        seen = batch.visible[row, given].any(dim=0) & mask
-        color, position = texture.images[row, 0], texture.position[row, 0]
-        normal = texture.normal[row, 0]
-        frames.append(completed_frame(color, seen, position, normal, mask))
-        normals.append(marked_normal(normal, seen))
-        hidden.append(texture.mask[row] * ~seen)
-    group = GroupImages(
-        images=torch.stack(frames)[:, None],
-        position=texture.position,
-        normal=torch.stack(normals)[:, None],
-        mask=texture.mask,
-    )
-    unseen = torch.stack(hidden)
+    shown = _shown(batch, plans)
+    unseen = texture.mask * ~shown
+    group = _frame(texture, shown)
     if base == "projection":
         texture = replace(texture, learned=unseen)
     if copies:
@@ -65,3 +45,34 @@ def with_projection(
         texture = replace(texture, present=unseen)
     groups = {**batch.groups, PROJECTION: group, TEXTURE: texture}
     return replace(batch, groups=groups, keys=None, geometry_keys=None)
+
+
+def _shown(batch: TrainingBatch, plans: Sequence[FramePlan]) -> Tensor:
+    """Where given views see the texture, boolean ``[B, 1, 1, H, W]``."""
+    if batch.visible is None:
+        raise UsageError(
+            "training data",
+            expected="the texels that each view sees, for a task with a projection",
+            got="none",
+            remedy="Use a geometry bank, or a task without a projection.",
+        )
+    given = [list(plan.frames_with(VIEWS, Role.CONDITION)) for plan in plans]
+    rows = zip(batch.visible, given, strict=True)
+    seen = torch.stack([visible[views].any(dim=0) for visible, views in rows])
+    return seen[:, None, None] & (batch.groups[TEXTURE].mask > 0)
+
+
+def _frame(texture: GroupImages, shown: Tensor) -> GroupImages:
+    """The texture where it is shown, continued smoothly; normals say where that is."""
+    frames, normals = [], []
+    for row, seen in enumerate(shown[:, 0, 0]):
+        color, mask = texture.images[row, 0], texture.mask[row, 0, 0] > 0
+        position, normal = texture.position[row, 0], texture.normal[row, 0]
+        frames.append(completed_frame(color, seen, position, normal, mask))
+        normals.append(marked_normal(normal, seen))
+    return GroupImages(
+        images=torch.stack(frames)[:, None],
+        position=texture.position,
+        normal=torch.stack(normals)[:, None],
+        mask=texture.mask,
+    )
