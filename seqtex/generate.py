@@ -228,9 +228,12 @@ class _Conditions:
     frame: ProjectionFrame | None = None
 
     def tensors(self) -> list[Tensor]:
-        """All latents."""
+        """All latents, points of the surface, and which of them references show."""
         maps = self.geometry.values()
-        return [*(m.position for m in maps), *(m.normal for m in maps), *self.clean.values()]
+        latents = (*(m.position for m in maps), *(m.normal for m in maps), *self.clean.values())
+        points = (m.points for m in maps if m.points is not None)
+        seen = () if self.frame is None else (self.frame.seen,)
+        return [*latents, *points, *seen]
 
     def as_shown(self, texture: Tensor, model: SeqTexModel) -> Tensor:
         """A decoded texture, with what the references show as they show it."""

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from torch import distributed
 
 from seqtex.manifest import read_manifest
 from seqtex.models.approximations import repeating_steps
@@ -172,11 +173,22 @@ def test_one_process_of_a_group_makes_what_it_makes_alone(
     job = prepare_job(work / "figure.glb", {"front": work / "views" / "0_front.png"})
     pipeline = SeqTexPipeline.from_pretrained("seqtex-tiny")
     alone = pipeline(job, texture_size=128)
+    sent: list[torch.Tensor] = []
+    broadcast = distributed.broadcast
+
+    def sending(tensor: torch.Tensor, **options: Any) -> object:
+        sent.append(tensor)
+        return broadcast(tensor, **options)
+
+    monkeypatch.setattr(distributed, "broadcast", sending)
     with joined("rows", "cpu") as shared:
         shared.share_out(pipeline.model)
         assert isinstance(pipeline.model.transformer.trunk, ParallelTrunk)
         together = pipeline(job, texture_size=128)
     torch.testing.assert_close(together.texture, alone.texture, atol=1e-5, rtol=0)
+    # what a copy head reads, and what decides its tokens: points by group, texels that are seen
+    assert sum(tensor.ndim == 5 and tensor.shape[1] == 6 for tensor in sent) == 3
+    assert sum(tensor.dtype == torch.bool for tensor in sent) == 1
 
 
 @pytest.mark.slow
