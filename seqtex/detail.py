@@ -22,6 +22,9 @@ from .prepare import PreparedJob
 from .stages import StageClock
 from .unseen_sets import fill_unseen_sets
 
+_DISAGREEMENT = 0.15
+"""Difference from the fine fill at which a change of the coarse frame says nothing any more."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DetailedTexture:
@@ -80,8 +83,8 @@ def detailed_texture(
     """A texture at ``size``.
 
     Shown (or copied across the mesh's symmetry): the reference, at its own resolution. Not shown:
-    the smooth fill plus what the model changed of its projection frame; the model's texture as it
-    is, enlarged, if it has no such frame.
+    the smooth fill plus what the model changed of its projection frame, as far as that frame and
+    this fill agree; the model's texture as it is, enlarged, if it has no such frame.
 
     Args:
         job: with at least one reference.
@@ -108,7 +111,9 @@ def detailed_texture(
     if base is None:
         result = shown.texture * shown.share + enlarged(texture, mask, size) * hidden
     else:
-        result = shown.texture + enlarged(texture - base, mask, size) * hidden
+        apart = (enlarged(base, mask, size) - shown.texture).abs().amax(0)
+        holds = (1.0 - apart / _DISAGREEMENT).clamp(min=0.0)
+        result = shown.texture + enlarged(texture - base, mask, size) * hidden * holds
     return DetailedTexture(
         texture=pad_seams(result.clamp(0, 1), shown.mask),
         maps=layers[0],

@@ -18,6 +18,7 @@ from seqtex_core.tasks import PROJECTION, TEXTURE
 from seqtex_geometry.backproject import backproject
 from seqtex_geometry.fill import fill_smooth_surface
 from seqtex_geometry.maps import SurfaceMaps
+from seqtex_geometry.parts import connected_parts
 
 from .models.config import TextureBase
 from .prepare import PreparedJob
@@ -27,7 +28,13 @@ NOTHING_SEEN = 0.5
 
 
 def completed_frame(
-    color: Tensor, seen: Tensor, position: Tensor, normal: Tensor, mask: Tensor
+    color: Tensor,
+    seen: Tensor,
+    position: Tensor,
+    normal: Tensor,
+    mask: Tensor,
+    *,
+    part: Tensor | None = None,
 ) -> Tensor:
     """The frame's colours, ``[3, H, W]``; black off the charts.
 
@@ -37,6 +44,7 @@ def completed_frame(
         position: of the surface, ``[3, H, W]``.
         normal: of the surface, ``[3, H, W]``, of any length.
         mask: True on the charts, ``[H, W]``.
+        part: number of the part of the mesh that a texel belongs to, ``[H, W]``, if known.
     """
     known = (seen & mask)[mask]
     frame = torch.zeros_like(color)
@@ -45,7 +53,8 @@ def completed_frame(
         return frame
     points, colors = position[:, mask].T, color[:, mask].T
     facing = normalize(normal[:, mask].T, dim=-1)
-    frame[:, mask] = fill_smooth_surface(points, colors, known, normal=facing).T
+    parts = None if part is None else part[mask]
+    frame[:, mask] = fill_smooth_surface(points, colors, known, normal=facing, part=parts).T
     return frame
 
 
@@ -129,7 +138,8 @@ def project_frame(job: PreparedJob, maps: SurfaceMaps) -> ProjectionFrame:
         color, seen = shown.color, shown.seen
     position = maps.position[0].permute(2, 0, 1)
     normal = maps.normal[0].permute(2, 0, 1)
-    frame = completed_frame(color, seen, position, normal, maps.hit[0])
+    part = connected_parts(job.surface)[maps.face_idx[0]]
+    frame = completed_frame(color, seen, position, normal, maps.hit[0], part=part)
     marked = marked_normal(normal, seen).permute(1, 2, 0)[None]
     return ProjectionFrame(image=frame, seen=seen & maps.hit[0], maps=replace(maps, normal=marked))
 

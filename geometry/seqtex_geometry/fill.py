@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.sparse import coo_matrix, csr_matrix, diags
+from scipy.sparse import csr_matrix, diags
 from scipy.sparse.csgraph import dijkstra
 from scipy.sparse.linalg import cg
 from scipy.spatial import cKDTree
@@ -15,8 +15,7 @@ from torch import Tensor
 
 from seqtex_core.errors import UsageError
 
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.int64]
+from .surface_graph import Array, Index, graph_by_parts, neighbor_graph, set_apart
 
 _NORMAL_SCALE = 0.1  # a right angle between normals counts like this share of the diagonal
 _MAX_NODES_PER_AXIS = 160  # of the bounding box's longest edge; the smooth fill's resolution
@@ -65,19 +64,23 @@ def fill_smooth_surface(
     known: Tensor,
     *,
     normal: Tensor | None = None,
+    part: Tensor | None = None,
     neighbors: int = 8,
 ) -> Tensor:
     """Colours where the unknown points are as smooth as the known ones allow.
 
     The surface is thinned to cells; unknown cells solve Laplace's equation on the graph of nearest
     cells, so colours run into each other without the borders that nearest colours leave where two
-    regions meet. Parts that touch no known cell take the nearest known colours.
+    regions meet. Cells that no path joins to a known one take the nearest known colours.
 
     Args:
         position: points on the surface, ``[N, 3]``.
         color: ``[N, C]``; rows that are not known are ignored.
         known: True where the colour counts, ``[N]``.
         normal: unit normals, ``[N, 3]``; keeps the two sides of thin walls apart.
+        part: number of the part of the mesh that a point belongs to, ``[N]`` int64. With it,
+            colours run over the sharp edges of a part, and hardly into another part, unless
+            nothing of that is known.
         neighbors: cells that a cell is joined to.
 
     Returns:
@@ -87,35 +90,64 @@ def fill_smooth_surface(
         UsageError: shapes that do not fit, or no neighbours.
     """
     _check(position, color, known, normal, neighbors)
+    if part is not None and (part.shape != known.shape or part.is_floating_point()):
+        got = f"{part.dtype} {list(part.shape)}"
+        raise UsageError("part", expected=f"whole numbers [{len(known)}]", got=got)
     if bool(known.all()) or not bool(known.any()):
         return color
     features = _features(position, normal)
     seen = known.cpu().numpy()
-    cells = _Cells.of(features, color.detach().double().cpu().numpy(), seen)
-    graph = _neighbor_graph(cells.feature, neighbors)
+    labels = _labels(part, len(features))
+    cells = _Cells.of(features, color.detach().double().cpu().numpy(), seen, labels)
+    places, wanted = cells.feature, features[~seen]
+    if part is None:
+        graph = neighbor_graph(places, neighbors)
+    else:
+        graph = graph_by_parts(places, cells.part, neighbors)
+        places, wanted = set_apart(places, cells.part), set_apart(wanted, labels[~seen])
     smooth = _relax(graph, cells.known, _carry(graph, cells))
-    filled = _nearest_mean(cells.feature, smooth, features[~seen], 4)
+    filled = _nearest_mean(places, smooth, wanted, 4)
     result = color.clone()
     result[~known] = torch.from_numpy(filled).to(color)
     return result
 
 
+def _labels(part: Tensor | None, count: int) -> Index:
+    """Parts by number from 0; all points of one if nobody knows."""
+    if part is None:
+        return np.zeros(count, np.int64)
+    _, labels = np.unique(part.cpu().numpy(), return_inverse=True)
+    return labels.reshape(-1).astype(np.int64)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Cells:
-    """Points merged into small cells: mean feature, mean known colour, whether any was known."""
+    """Points of a part merged into small cells: mean feature, mean known colour, if any was known.
+
+    Args:
+        feature: of the cells, ``[M, D]``.
+        color: ``[M, C]``.
+        known: ``[M]``.
+        part: ``[M]``.
+    """
 
     feature: Array
     color: Array
     known: npt.NDArray[np.bool_]
+    part: Index
 
     @classmethod
-    def of(cls, features: Array, colors: Array, seen: npt.NDArray[np.bool_]) -> _Cells:
+    def of(
+        cls, features: Array, colors: Array, seen: npt.NDArray[np.bool_], labels: Index
+    ) -> _Cells:
         extent = np.ptp(features[:, :3], axis=0).max()
         size = max(extent, 1e-9) / _MAX_NODES_PER_AXIS
         key = np.floor((features - features.min(0)) / size).astype(np.int64)
         key[:, 3:] //= 4  # normals need fewer cells than positions
+        key = np.column_stack([labels, key])
         sides = key.max(0) + 1
-        _, cell = np.unique(np.ravel_multi_index(key.T, sides), return_inverse=True)
+        flat = np.ravel_multi_index(key.T, sides)
+        _, first, cell = np.unique(flat, return_index=True, return_inverse=True)
         cell = cell.reshape(-1)
         count = int(cell.max()) + 1
         known = np.bincount(cell[seen], minlength=count) > 0
@@ -123,6 +155,7 @@ class _Cells:
             feature=_cell_mean(cell, features, count),
             color=_cell_mean(cell[seen], colors[seen], count),
             known=known,
+            part=labels[first],
         )
 
 
@@ -159,18 +192,6 @@ def _relax(graph: csr_matrix, known: npt.NDArray[np.bool_], start: Array) -> Arr
         result[unknown, channel] = solution
     limited: Array = np.clip(result, start[known].min(0), start[known].max(0))
     return limited
-
-
-def _neighbor_graph(features: Array, neighbors: int) -> csr_matrix:
-    """Symmetric weights between nearest cells, inverse squared distance."""
-    count = len(features)
-    k = min(neighbors + 1, count)
-    distance, index = cKDTree(features).query(features, k=k)
-    distance, index = distance.reshape(count, k)[:, 1:], index.reshape(count, k)[:, 1:]
-    weight = 1.0 / np.maximum(distance, 1e-9) ** 2
-    rows = np.repeat(np.arange(count), k - 1)
-    graph = coo_matrix((weight.reshape(-1), (rows, index.reshape(-1))), shape=(count, count))
-    return (graph + graph.T).tocsr() * 0.5
 
 
 def _nearest_mean(source: Array, values: Array, target: Array, neighbors: int) -> Array:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from .backproject import BackProjection, BackprojectSettings, backproject_layers
 from .cameras import Axis, CameraRig
 from .fill import fill_nearest_surface, fill_smooth_surface
 from .maps import SurfaceMaps
+from .parts import connected_parts
 from .rasterize import Rasterizer
 from .seams import pad_seams
 from .surface import SurfaceTensors
@@ -123,12 +124,14 @@ def project_texture(
     color, trust = _stacked(layers)
     first = uv_layers[0]
     mask = first.hit[0]
-    position, normal = first.position.detach()[0][mask], first.normal.detach()[0][mask]
-    normal = normalize(normal, dim=-1)
+    points = _Points(
+        position=first.position.detach()[0][mask],
+        normal=normalize(first.normal.detach()[0][mask], dim=-1),
+        part=connected_parts(surface)[first.face_idx[0][mask]],
+    )
     texture = torch.zeros_like(color)
-    texture[:, mask] = _completed(
-        position, normal, color.permute(1, 2, 0)[mask], trust[mask], settings.fill
-    ).T
+    shown = color.permute(1, 2, 0)[mask]
+    texture[:, mask] = _completed(points, shown, trust[mask], settings.fill).T
     seen = torch.stack([layer.seen for layer in layers[: len(uv_layers)]]).any(0) & mask
     return ProjectedTexture(
         texture=pad_seams(texture, mask),
@@ -191,16 +194,31 @@ def _shown_share(trust: Tensor) -> Tensor:
     return (trust / _FULL_TRUST).clamp(max=1.0)
 
 
-def _completed(
-    position: Tensor, normal: Tensor, color: Tensor, trust: Tensor, fill: Fill
-) -> Tensor:
+class _Points(NamedTuple):
+    """Texels as points of the surface.
+
+    Attributes:
+        position: ``[N, 3]``.
+        normal: unit, ``[N, 3]``.
+        part: of the mesh, ``[N]``.
+    """
+
+    position: Tensor
+    normal: Tensor
+    part: Tensor
+
+
+def _completed(points: _Points, color: Tensor, trust: Tensor, fill: Fill) -> Tensor:
     """Colours of all texels: those seen, blended into the fill where trust is low."""
     if fill == "none":
         return color * (trust > 0)[:, None]
     known = trust >= _SOURCE_TRUST
     if not bool(known.any()):
         known = trust > 0
-    method = fill_smooth_surface if fill == "smooth" else fill_nearest_surface
-    filled = method(position, color, known, normal=normal)
+    position, normal, part = points
+    if fill == "smooth":
+        filled = fill_smooth_surface(position, color, known, normal=normal, part=part)
+    else:
+        filled = fill_nearest_surface(position, color, known, normal=normal)
     share = _shown_share(trust)[:, None]
     return color * share + filled * (1 - share)

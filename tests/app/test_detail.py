@@ -53,6 +53,17 @@ def test_a_change_shows_where_no_reference_does(job, projected):
     assert (change[back] > 0.05).all()
 
 
+def test_a_change_of_a_frame_that_was_wrong_says_nothing(job, projected):
+    """Where the fine fill knows better than the frame that the model saw."""
+    maps = job.uv_maps(SMALL)
+    frame = project_frame(job, maps).image
+    wrong = (frame + 0.5) % 1.0
+    detailed = detailed_texture(job, wrong * 0.5, maps.hit[0], wrong, size=LARGE)
+    made, large = detailed.texture, detailed.maps
+    back = large.hit[0] & (large.normal[0, ..., 1] > 0.8)
+    assert (made - projected).abs().amax(0)[back].max() < 1e-6
+
+
 def test_without_a_frame_the_model_is_enlarged_where_nothing_is_shown(job, projected):
     maps = job.uv_maps(SMALL)
     red = torch.tensor([1.0, 0.0, 0.0])[:, None, None].expand(3, SMALL, SMALL)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from seqtex.prepare import prepare_job
+from seqtex.project import project_references
 from seqtex.projection_frame import (
     NOTHING_SEEN,
     as_residual,
@@ -23,6 +24,7 @@ from seqtex.training.projection import with_projection
 from seqtex_backbones.codecs.pixel import PixelCodec
 from seqtex_core.errors import UsageError
 from seqtex_core.tasks import PROJECTION, TEXTURE, VIEWS, img2tex_projected
+from seqtex_geometry.fill import fill_smooth_surface
 
 UP = torch.tensor([0.0, 0.0, 1.0])[:, None, None].expand(3, 1, 6)
 
@@ -79,6 +81,22 @@ def test_a_job_is_projected_as_its_picture_shows_it(assets):
     frame = project_frame(replace(job, references=(red,)), maps).image
     on_charts = frame[:, maps.hit[0]]
     assert torch.allclose(on_charts, torch.tensor([[1.0], [0], [0]]), atol=1e-5)
+
+
+def test_frame_and_texture_are_filled_part_by_part(assets, monkeypatch):
+    """The figure is three boxes."""
+    job = prepare_job(assets / "figure.glb", {"front": assets / "views" / "0_front.png"})
+    parts = []
+
+    def spy(position, color, known, *, normal, part):
+        parts.append(len(part.unique()))
+        return fill_smooth_surface(position, color, known, normal=normal, part=part)
+
+    for module in ("seqtex.projection_frame", "seqtex_geometry.project"):
+        monkeypatch.setattr(f"{module}.fill_smooth_surface", spy)
+    project_frame(job, job.uv_maps(32))
+    project_references(job, uv_size=32)
+    assert parts == [3, 3]
 
 
 def batch(visible: torch.Tensor | None) -> TrainingBatch:

@@ -92,6 +92,56 @@ def test_normals_keep_the_sides_of_a_sheet_apart(fill) -> None:
     assert (filled - color).abs()[near].max() < 0.2
 
 
+def box_side(axis: int, side: float, count: int = 24) -> torch.Tensor:
+    """Points on one side of the cube [-1, 1], ``[count^2, 3]``."""
+    flat = plane(count) * 2 - 1
+    flat[:, 2] = side
+    return flat.roll(axis + 1, dims=1)
+
+
+def test_a_part_is_filled_from_itself_and_over_its_edges() -> None:
+    """A white box whose top is not seen, with a black plate that lies on it, facing as it does."""
+    sides = [box_side(axis, side) for axis in range(3) for side in (-1.0, 1.0)]
+    normals = [
+        torch.eye(3)[axis].expand(576, 3) * side for axis in range(3) for side in (-1.0, 1.0)
+    ]
+    plate = box_side(2, 1.0) * torch.tensor([0.25, 0.25, 1.02]) + torch.tensor([0.75, 0.75, 0.0])
+    position = torch.cat([*sides, plate])
+    normal = torch.cat([*normals, normals[5]])
+    color = torch.ones(len(position), 3)
+    color[-576:] = 0.0
+    part = torch.zeros(len(position), dtype=torch.int64)
+    part[-576:] = 3
+    known = torch.ones(len(position), dtype=torch.bool)
+    top = slice(5 * 576, 6 * 576)
+    known[top] = False
+    mixed = fill_smooth_surface(position, color, known, normal=normal)[top]
+    filled = fill_smooth_surface(position, color, known, normal=normal, part=part)[top]
+    assert float(mixed.mean()) < 0.5, "all that faces up is the plate"
+    assert float(filled.mean()) > 0.97
+    known[-576:] = False  # nothing of a part is known: it takes the colour of what it touches
+    assert float(fill_smooth_surface(position, color, known, normal=normal, part=part).min()) > 0.97
+
+
+def test_sides_of_a_thin_wall_stay_apart_in_one_part() -> None:
+    top = plane(40)
+    position = torch.cat([top, top - torch.tensor([0.0, 0.0, 0.01])])
+    normal = torch.zeros_like(position)
+    normal[: len(top), 2], normal[len(top) :, 2] = 1.0, -1.0
+    color = (normal[:, 2:] + 1) / 2
+    known = position[:, 0] < 0.2
+    part = torch.zeros(len(position), dtype=torch.int64)
+    filled = fill_smooth_surface(position, color, known, normal=normal, part=part)
+    assert float((filled - color).abs().max()) < 0.2
+
+
+def test_parts_that_do_not_fit_are_refused() -> None:
+    position, color, known = plane(3), torch.zeros(9, 3), torch.zeros(9, dtype=torch.bool)
+    for part in (torch.zeros(8, dtype=torch.int64), torch.zeros(9)):
+        with pytest.raises(UsageError, match="part"):
+            fill_smooth_surface(position, color, known, part=part)
+
+
 @pytest.mark.parametrize("fill", FILLS)
 def test_bad_points_are_refused(fill) -> None:
     position, color, known = plane(3), torch.zeros(9, 3), torch.zeros(9, dtype=torch.bool)
