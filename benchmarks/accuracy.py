@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,6 +18,13 @@ FLOOR = 0.5
 WITHOUT_PLAIN = {2: 1.0, 4: 8.0, 8: 8.0}
 """Machine epsilons that are accepted where plain torch did not run, by size of the dtype: results
 in 16 bits are as wrong as their last rounding, wider ones as their sums."""
+ROUNDINGS = {2: 24, 4: 8960, 8: 8960}
+"""Roundings that reach an output of one layer, by size of the dtype: in 16 bits, where sums are
+kept in fp32, one for each operation in a row; in wider ones the terms of the longest sum."""
+ONE_ROUNDING = 0.21
+"""Root mean square of one, in machine epsilons: uniform in half a unit, over all mantissas."""
+TF32 = 2.0**-10
+"""Machine epsilon of what fp32 convolutions multiply on CUDA, unless torch is told otherwise."""
 
 
 def poison(device: torch.device, num_bytes: int) -> None:
@@ -82,13 +90,35 @@ def reason_wrong(found: Accuracy, dtype: torch.dtype, *, factor: float = FACTOR)
         dtype: of the computation.
         factor: see ``FACTOR``; more for named approximations.
     """
-    if not found.finite or found.relative is None:
-        return "NaN or infinity in the output"
     epsilon = torch.finfo(dtype).eps
     if found.plain_relative is None:
         limit = 0.5 * factor * WITHOUT_PLAIN[dtype.itemsize] * epsilon
     else:
         limit = max(FLOOR * epsilon, factor * found.plain_relative)
+    return reason_beyond(found, limit)
+
+
+def plain_limit(dtype: torch.dtype, depth: int, *, tf32: bool = False) -> float:
+    """The relative error up to which plain torch itself is accepted.
+
+    Roundings are independent, so their squares add up: over the operations or terms of a layer, and
+    over the layers, as normed layers pass errors on without making them larger.
+
+    Args:
+        dtype: of the computation.
+        depth: layers that outputs went through one after the other.
+        tf32: products of fp32 operands are in TF32, which has the mantissa of fp16.
+    """
+    if tf32 and dtype == torch.float32:
+        return ONE_ROUNDING * math.sqrt(ROUNDINGS[2] * depth) * TF32
+    roundings = ROUNDINGS[dtype.itemsize] * depth
+    return ONE_ROUNDING * math.sqrt(roundings) * torch.finfo(dtype).eps
+
+
+def reason_beyond(found: Accuracy, limit: float) -> str | None:
+    """Why outputs at this distance are further away than a limit, or ``None``."""
+    if not found.finite or found.relative is None:
+        return "NaN or infinity in the output"
     if found.relative <= limit:
         return None
     return f"relative error {found.relative:.2e} against fp64, at most {limit:.2e} accepted"

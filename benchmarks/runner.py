@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import accuracy
+from .accuracy import reason_beyond
 from .ceilings import Ceilings, dtype_name
 from .observe import PROFILES, observe
 from .result import Accuracy, Row, Scalar, Work
@@ -101,6 +103,7 @@ class Case:
         plain: name of the candidate that counts as plain torch.
         few: calls take seconds: three are timed and one is profiled.
         rounds: calls of each that are timed at least, where goals are about a small difference.
+        convolves: fp32 convolutions do the work: on CUDA they are in TF32 where torch may.
     """
 
     benchmark: str
@@ -114,22 +117,31 @@ class Case:
     plain: str | None = None
     few: bool = False
     rounds: int = 0
+    convolves: bool = False
+
+    @property
+    def depth(self) -> int:
+        """Layers that outputs went through one after the other, by the parameters' names."""
+        return math.prod(int(self.parameters.get(name) or 1) for name in ("layers", "steps"))
+
+    def plain_limit(self, device: torch.device) -> float:
+        """The relative error up to which the plain candidate itself is accepted."""
+        tf32 = self.convolves and device.type == "cuda" and torch.backends.cudnn.allow_tf32
+        return accuracy.plain_limit(self.dtype, self.depth, tf32=tf32)
 
 
 def run_case(case: Case, session: Session) -> list[Row]:
     """One row per candidate, in their order.
 
-    Candidates too far from the reference become rows with status "wrong" and are not timed; those
-    that raise become "failed".
+    Candidates too far from the reference become rows with status "wrong" and are not timed, all
+    of them where plain torch itself is too far; those that raise become "failed".
     """
     rows = {c.name: _first_row(case, c) for c in case.candidates}
     found = _check_all(case, session, rows)
     plain = found.get(case.plain or "")
-    for candidate in case.candidates:
-        if candidate.name in found:
-            rows[candidate.name] = _judge(
-                rows[candidate.name], found[candidate.name], plain, case, candidate
-            )
+    broken = None if plain is None else reason_beyond(plain, case.plain_limit(session.device))
+    for name, distance in found.items():
+        rows[name] = _judge(rows[name], distance, plain, case, broken)
     runnable = {c.name: c for c in case.candidates if rows[c.name].status == "ok"}
     calls = {name: c.call for name, c in runnable.items() if c.call is not None}
     budget = FEW if case.few else session.budget
@@ -251,9 +263,15 @@ def _checked(row: Row, candidate: Candidate) -> Row:
 
 
 def _judge(
-    row: Row, found: Accuracy, plain: Accuracy | None, case: Case, candidate: Candidate
+    row: Row, found: Accuracy, plain: Accuracy | None, case: Case, broken: str | None
 ) -> Row:
+    """The row with its verdict: on its own distance, and on what it is judged by."""
+    factor = next(c.factor for c in case.candidates if c.name == row.implementation)
     full = accuracy.beside_plain(found, plain, case.plain)
-    reason = accuracy.reason_wrong(full, case.dtype, factor=candidate.factor)
-    status = row.status if reason is None else "wrong"
-    return replace(row, accuracy=full, status=status, reason=reason)
+    reason = accuracy.reason_wrong(full, case.dtype, factor=factor)
+    if reason is None and broken is not None:
+        own = row.implementation == case.plain
+        reason = broken if own else f"judged by {case.plain}, which is wrong: {broken}"
+    return replace(
+        row, accuracy=full, status=row.status if reason is None else "wrong", reason=reason
+    )

@@ -211,7 +211,8 @@ def _case(
             )
         )
     flop = _flop(family, vae, direction, shape)
-    weights = sum(p.numel() * p.itemsize for p in getattr(vae, f"{direction}r").parameters())
+    part = getattr(vae, f"{direction}r")
+    weights = sum(p.numel() * p.itemsize for p in part.parameters())
     return Case(
         benchmark="vae",
         name=f"{family.name} {direction}, {side} pixels",
@@ -225,12 +226,14 @@ def _case(
         ),
         parameters={
             "pixels": side,
+            "layers": sum(isinstance(m, nn.Conv2d | nn.Conv3d) for m in part.modules()),
             "parameters": sum(p.numel() for p in vae.parameters()),
             "goal_speedup_over_diffusers": GOAL_SPEEDUP,
         },
         expected=expected,
         reference="diffusers' own forward in fp64",
         plain="diffusers",
+        convolves=True,
     )
 
 

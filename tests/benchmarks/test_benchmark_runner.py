@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from benchmarks import released, runner, step
 from benchmarks.accuracy import compare, reason_wrong
 from benchmarks.ceilings import Ceilings
-from benchmarks.observe import kind_of_work, observe
-from benchmarks.result import Row, Work
+from benchmarks.models import ModelSize
+from benchmarks.observe import Observed, kind_of_work, observe
+from benchmarks.result import Memory, Row, Work
 from benchmarks.runner import Candidate, Case, Session, run_case
 from benchmarks.suite import BENCHMARKS, SUMMARIES
 from benchmarks.timing import Budget, spread, time_interleaved
@@ -77,6 +81,78 @@ def test_each_outcome_is_a_row() -> None:
     assert plain.kernels == ("aten::add",)
     assert plain.accuracy is not None
     assert plain.accuracy.repeatable
+
+
+def test_a_broken_baseline_is_wrong_and_so_is_what_it_judges() -> None:
+    x = torch.randn(1000)
+
+    def rows(factor: float) -> dict[str, Row]:
+        return _run(
+            [
+                Candidate(name="right", call=lambda: 2 * x),
+                Candidate(name="plain", call=lambda: factor * x),
+                Candidate(name="nan", call=lambda: torch.full_like(x, torch.nan)),
+                Candidate(name="absent", reason="not installed"),
+            ],
+            x,
+        )
+
+    assert [row.status for row in rows(2.0).values()] == ["ok", "ok", "wrong", "unsupported"]
+    found = rows(2.01)
+    assert [row.status for row in found.values()] == ["wrong", "wrong", "wrong", "unsupported"]
+    assert str(found["plain"].reason).startswith("relative error 5.00e-03 against fp64")
+    assert str(found["right"].reason).startswith("judged by plain, which is wrong: relative error")
+    assert "NaN" in str(found["nan"].reason)
+    assert not any(row.time for row in found.values())
+
+
+@pytest.mark.parametrize(("dtype", "factor"), [(torch.float32, 1.001), (torch.bfloat16, 1.5)])
+def test_a_step_whose_released_form_is_broken_says_so(
+    dtype: torch.dtype, factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken, they are 5e-5 and 3e-2 away of which 3e-6 and 1.1e-2 may be roundings."""
+    size = ModelSize(
+        heads=1, layers=2, ffn_dim=256, view_tokens=4, uv_tokens=8, num_text=4, lora_rank=2
+    )
+
+    def statuses() -> list[str]:
+        session = _session()
+        return [row.status for row in run_case(step._case(size, dtype, session), session)]
+
+    nothing = Observed(
+        kernels=(), shares={}, memory=Memory(peak_bytes=0.0, reserved_bytes=None, meaning="")
+    )
+    monkeypatch.setattr(runner, "observe", lambda call, device, *, profiles: nothing)  # slow
+    monkeypatch.setattr(Session, "budget", Budget(warmup=0, least=1, most=1, seconds=0.0))
+    assert statuses() == ["ok"] * 3
+    whole = released._feed_forward
+
+    def broken(block: Any, x: Tensor, table: tuple[Tensor, ...]) -> Tensor:
+        return x + factor * (whole(block, x, table) - x)
+
+    monkeypatch.setattr(released, "_feed_forward", broken)
+    assert statuses() == ["wrong"] * 3
+
+
+def test_the_limit_of_a_baseline_grows_with_the_root_of_the_depth() -> None:
+    case = Case(
+        benchmark="test",
+        name="deep",
+        dtype=torch.float32,
+        candidates=[],
+        work=Work(),
+        parameters={"layers": 8, "steps": 2, "family": "wan"},
+        convolves=True,
+    )
+    flat = replace(case, parameters={})
+    assert (case.depth, flat.depth) == (16, 1)
+    assert case.plain_limit(CPU) == pytest.approx(4 * flat.plain_limit(CPU))
+    for dtype, epsilons in ((torch.float32, 19.9), (torch.bfloat16, 1.03)):
+        limit = replace(flat, dtype=dtype).plain_limit(CPU)
+        assert limit == pytest.approx(epsilons * torch.finfo(dtype).eps, rel=0.01)
+    # cuDNN's fp32 convolutions round like fp16
+    on_cuda = flat.plain_limit(torch.device("cuda"))
+    assert on_cuda == replace(flat, dtype=torch.float16).plain_limit(CPU)
 
 
 def test_every_benchmark_has_a_summary_and_can_be_imported() -> None:
