@@ -208,7 +208,12 @@ def _measured(session: Session) -> Iterator[Row]:
         for stage in STAGES:
             if measures != Measures() and expected[stage] == plain[stage]:
                 continue
-            yield _compared(replace(row, case=stage), parts, calls[stage], expected[stage])
+            one = replace(row, case=stage)
+            try:
+                one = _compared(one, parts, calls[stage], expected[stage])
+            except Exception as error:  # a stage that does not fit must not end the others
+                one = one.failing(error)
+            yield one
         del parts, calls
         release(session.device)
 
@@ -316,7 +321,7 @@ def _parameters(config: ModelConfig, sizes: KnownSizes) -> dict[str, Scalar]:
 
 
 def _summary(row: Row) -> str:
-    if row.status == "unsupported":
+    if row.status in ("unsupported", "failed"):
         return ""
     m = row.metrics
     expected = float(m["expected_bytes"] or 0) / 2**20

@@ -176,6 +176,12 @@ class Row:
         """The same row with further numbers."""
         return replace(self, metrics={**self.metrics, **metrics})
 
+    def failing(self, error: Exception) -> Row:
+        """The same row without a time, with what was raised as its reason."""
+        said = (str(error).strip().splitlines() or ["no message"])[0]
+        reason = f"{type(error).__name__}: {said}"
+        return replace(self, status="failed", reason=reason, time=None, rate=None)
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
         record = asdict(self)

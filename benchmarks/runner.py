@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from .accuracy import reason_beyond
 from .ceilings import Ceilings, dtype_name
 from .observe import PROFILES, observe
 from .result import Accuracy, Row, Scalar, Work
-from .timing import FEW, FULL, QUICK, Budget, time_interleaved
+from .timing import FEW, FULL, QUICK, Budget, free, time_interleaved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,24 +141,13 @@ def run_case(case: Case, session: Session) -> list[Row]:
     broken = None if plain is None else reason_beyond(plain, case.plain_limit(session.device))
     for name, distance in found.items():
         rows[name] = _judge(rows[name], distance, plain, case, broken)
-    runnable = {c.name: c for c in case.candidates if rows[c.name].status == "ok"}
-    calls = {name: c.call for name, c in runnable.items() if c.call is not None}
-    budget = FEW if case.few else session.budget
-    if not session.quick:
-        budget = replace(budget, least=max(budget.least, case.rounds))
-    timings = time_interleaved(calls, session.device, budget) if calls else {}
-    for name, timing in timings.items():
-        work = runnable[name].work or case.work
-        profiles = 1 if case.few or session.on_cuda else PROFILES
-        seen = observe(calls[name], session.device, profiles=profiles)
-        rows[name] = replace(
-            rows[name],
-            time=timing,
-            rate=session.ceilings.rate(work, timing, dtype_name(case.dtype)),
-            memory=seen.memory,
-            kernels=seen.kernels,
-        ).with_metrics(**{f"share of {kind}": share for kind, share in seen.shares.items()})
-    gc.collect()
+    calls = {
+        c.name: c.call
+        for c in case.candidates
+        if c.call is not None and rows[c.name].status == "ok"
+    }
+    _measure(calls, case, session, rows)
+    free(session.device)
     for row in rows.values():
         if row.status != "unsupported":
             session.say(describe(row))
@@ -245,10 +233,42 @@ def _check_all(case: Case, session: Session, rows: dict[str, Row]) -> dict[str, 
                 outputs, again, expected, reference=case.reference
             )
         except Exception as error:  # one broken implementation must not end the others
-            said = (str(error).strip().splitlines() or ["no message"])[0]
-            reason = f"{type(error).__name__}: {said}"
-            rows[candidate.name] = replace(rows[candidate.name], status="failed", reason=reason)
+            rows[candidate.name] = rows[candidate.name].failing(error)
+        if rows[candidate.name].status == "failed":
+            free(session.device)
     return found
+
+
+def _measure(
+    calls: Mapping[str, Callable[[], Any]], case: Case, session: Session, rows: dict[str, Row]
+) -> None:
+    """Times and profiles into ``rows``; calls that raise are marked there and left out."""
+    budget = FEW if case.few else session.budget
+    if not session.quick:
+        budget = replace(budget, least=max(budget.least, case.rounds))
+
+    def failed(name: str, error: Exception) -> None:
+        rows[name] = rows[name].failing(error)
+
+    timings = time_interleaved(calls, session.device, budget, on_failure=failed) if calls else {}
+    for name, timing in timings.items():
+        profiles = 1 if case.few or session.on_cuda else PROFILES
+        try:
+            seen = observe(calls[name], session.device, profiles=profiles)
+        except Exception as error:
+            failed(name, error)
+        if rows[name].status == "failed":
+            free(session.device)
+            continue
+        rows[name] = replace(
+            rows[name],
+            time=timing,
+            rate=session.ceilings.rate(
+                rows[name].work or case.work, timing, dtype_name(case.dtype)
+            ),
+            memory=seen.memory,
+            kernels=seen.kernels,
+        ).with_metrics(**{f"share of {kind}": share for kind, share in seen.shares.items()})
 
 
 def _checked(row: Row, candidate: Candidate) -> Row:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from . import context
 from .ceilings import Ceilings, drift, measure_ceilings
 from .result import Row, write_run
 from .runner import Session, describe
+from .timing import free
 
 Benchmark = Callable[[Session], list[Row]]
 BENCHMARKS: Registry[Benchmark] = Registry(
@@ -227,16 +227,8 @@ def _tolerated(name: str, session: Session) -> list[Row]:
     try:
         return BENCHMARKS.get(name)(session)
     except Exception as error:  # one broken benchmark must not end the others
-        said = (str(error).strip().splitlines() or ["no message"])[0]
-        row = Row(
-            benchmark=name,
-            case="all of it",
-            implementation="the benchmark itself",
-            status="failed",
-            reason=f"{type(error).__name__}: {said}",
-        )
+        row = Row(benchmark=name, case="all of it", implementation="the benchmark itself")
+        row = row.failing(error)
         session.say(describe(row))
-    gc.collect()
-    if session.on_cuda:
-        torch.cuda.empty_cache()
+    free(session.device)
     return [row]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 from .result import Spread, Timing
 
 Call = Callable[[], object]
+OnFailure = Callable[[str, Exception], None]
 _FLUSH_BYTES = 256 << 20  # more than the L2 of any current card
 
 
@@ -38,7 +40,11 @@ FEW = Budget(warmup=0, least=3, most=3, seconds=0.0)
 
 
 def time_interleaved(
-    calls: Mapping[str, Call], device: torch.device, budget: Budget
+    calls: Mapping[str, Call],
+    device: torch.device,
+    budget: Budget,
+    *,
+    on_failure: OnFailure | None = None,
 ) -> dict[str, Timing]:
     """Timings of several calls, taken in turns so that drift and other load hit all alike.
 
@@ -50,22 +56,50 @@ def time_interleaved(
         calls: what to time, by name; inputs must exist already.
         device: where they run.
         budget: how often.
+        on_failure: told about a call that raises, which is left out from then on and has no timing;
+            without it what the call raises ends all.
     """
-    names = list(calls)
-    for name in names:
+    alive = dict(calls)
+    samples: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+
+    def attempt(name: str, action: Callable[[str], None]) -> None:
+        try:
+            action(name)
+            return
+        except Exception as error:
+            if on_failure is None:
+                raise
+            on_failure(name, error)
+        del alive[name]
+        free(device)  # not before: the error holds what its frames held
+
+    def warm_up(name: str) -> None:
         for _ in range(budget.warmup):
             calls[name]()
-    _synchronize(device)
-    samples: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+        _synchronize(device)
+
+    for name in calls:
+        attempt(name, warm_up)
     sample = _cuda_sampler(device) if device.type == "cuda" else _cpu_sample
+
+    def take(name: str) -> None:
+        samples[name].append(sample(calls[name]))
+
     start = time.perf_counter()
     for turn in range(budget.most):
-        for name in names if turn % 2 == 0 else reversed(names):
-            samples[name].append(sample(calls[name]))
-        enough = time.perf_counter() - start > budget.seconds * len(names)
+        for name in list(alive) if turn % 2 == 0 else list(reversed(alive)):
+            attempt(name, take)
+        enough = time.perf_counter() - start > budget.seconds * len(alive)
         if turn + 1 >= budget.least and enough:
             break
-    return {name: _timing(samples[name], device, budget) for name in names}
+    return {name: _timing(samples[name], device, budget) for name in alive}
+
+
+def free(device: torch.device) -> None:
+    """Give back what nothing refers to any more, for what runs next."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _cpu_sample(call: Call) -> tuple[float, float]:

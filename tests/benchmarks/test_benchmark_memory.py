@@ -102,6 +102,21 @@ def test_a_plan_that_is_not_enough_is_wrong() -> None:
     assert "expected" in (found[1].reason or "")
 
 
+def test_a_stage_that_raises_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "SIZES", TINY)
+    monkeypatch.setattr(memory, "SMALL", CONFIG)
+    monkeypatch.setattr(memory, "PROFILES", {"nothing given up": Measures()})
+
+    def full(parts: memory.Parts) -> object:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(memory, "_denoise", full)
+    found = list(_measured(SESSION))
+    assert [row.status for row in found] == ["ok", "failed", "ok"]
+    assert found[1].reason == "OutOfMemoryError: no room"
+    assert memory._summary(found[1]) == ""
+
+
 # ---- tables and plots -------------------------------------------------------------------------
 
 

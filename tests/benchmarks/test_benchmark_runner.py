@@ -83,6 +83,38 @@ def test_each_outcome_is_a_row() -> None:
     assert plain.accuracy.repeatable
 
 
+@pytest.mark.parametrize("lasts", [3, 5, 7])
+def test_one_that_raises_later_loses_only_its_own_row(
+    lasts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two calls are compared, one warms up, three are timed, three are profiled."""
+    budget = Budget(warmup=1, least=3, most=3, seconds=0.0)
+    monkeypatch.setattr(Session, "budget", budget)
+    x, calls = torch.randn(1000), 0
+
+    def full() -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls >= lasts:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
+        return x + x
+
+    names = ("plain", "full", "other")
+    rows = _run([Candidate(name=n, call=full if n == "full" else lambda: x + x) for n in names], x)
+    assert [row.status for row in rows.values()] == ["ok", "failed", "ok"]
+    assert rows["full"].reason == "OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB"
+    assert calls == lasts, "it is left alone afterwards"
+    for name, row in rows.items():
+        assert (row.time is not None) == (name != "full")
+    assert rows["plain"].time is not None
+    assert rows["plain"].time.n == 3
+
+
+def test_a_call_that_raises_ends_a_timing_of_its_own() -> None:
+    with pytest.raises(ZeroDivisionError):
+        time_interleaved({"x": lambda: 1 // 0}, CPU, Budget())
+
+
 def test_a_broken_baseline_is_wrong_and_so_is_what_it_judges() -> None:
     x = torch.randn(1000)
 
