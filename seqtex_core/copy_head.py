@@ -31,6 +31,9 @@ PATTERN = 9
 
 _EVIDENCE = 5  # numbers per head beside the copied values
 _NEAR = 0.3  # of half the object: points this near say nothing about how well a head predicts
+_CROWD = 5  # nearest points by which a point's share of the surface is told
+_SHARES = (1e-3, 1e3)  # least and largest share, relative to the median
+_NO_AREA = 1e-20  # points at one place have equal shares
 _JUDGED = 64  # known points that a head is judged on
 _CHUNK = 1024  # rows at once; with gradients, what a chunk makes is made again in the backward pass
 _LOWEST, _HIGHEST = -5.0, 4.0  # logarithm of a scale
@@ -108,26 +111,31 @@ class CopyHead(nn.Module):
             if layer is self.gate[2]:
                 nn.init.constant_(layer.bias[-1:], _START)
 
-    def forward(self, target: CopyRows, source: CopyRows) -> Tensor:
+    def forward(self, target: CopyRows, source: CopyRows, *, share: Tensor | None = None) -> Tensor:
         """What to add to ``target.latents``, ``[L, C]`` in fp32; zero if nothing is known.
 
         Args:
             target: tokens to find; their latents are the base that copies are measured from.
             source: known tokens.
+            share: how much each of these stands for, above 0, ``[L]``; see :func:`area_shares`. By
+                default as much as every other.
 
         Raises:
             UsageError: rows of other widths or lengths.
         """
         self._check("target", target)
         self._check("source", source)
+        if share is not None:
+            check_shape("share", share, (len(source.hidden),), "L")
         if not len(target.hidden) or not len(source.hidden):
             nothing = torch.stack([p.float().sum() for p in self.parameters()]).sum() * 0.0
             return torch.zeros_like(target.latents, dtype=torch.float32) + nothing
         with _without_autocast(target.hidden.device.type):
             asked, known = self._rows(target), self._rows(source)
-            scale = self._scale(known.hidden)
-            keys = self._keys(known, scale)
-            error = self._error(known, keys, scale)
+            share = known.points.new_ones(len(known.points)) if share is None else share.float()
+            scale = self._scale(known.hidden, share)
+            keys = self._keys(known, scale, share)
+            error = self._error(known, keys, scale, share)
             parts = [*zip(*(rows.split(_CHUNK) for rows in asked), strict=True)]
             again = len(parts) > 1 and torch.is_grad_enabled()
             change = self._change_again if again else self._change
@@ -145,9 +153,10 @@ class CopyHead(nn.Module):
         check_shape(f"{name}.points", rows.points, (count, 6), "L 6")
         check_shape(f"{name}.latents", rows.latents, (count, self.channels), "L C")
 
-    def _scale(self, known: Tensor) -> Tensor:
+    def _scale(self, known: Tensor, share: Tensor) -> Tensor:
         """Of every coordinate in every head for this object, ``[N, 1, P]``."""
-        summary = torch.cat([known.mean(0), known.std(0, unbiased=False)])
+        mean, variance = _moments(known, share)
+        summary = torch.cat([mean, variance.sqrt()])
         log = self.log_scale + _linear(self.rescale, summary).view(self.heads, PATTERN)
         return log.float().clamp(_LOWEST, _HIGHEST).exp()[:, None]
 
@@ -160,16 +169,17 @@ class CopyHead(nn.Module):
         content = self._content(self.query, rows.hidden)
         return torch.cat([2 * place, torch.ones_like(place[..., :1]), content], dim=-1)
 
-    def _keys(self, rows: CopyRows, scale: Tensor) -> Tensor:
+    def _keys(self, rows: CopyRows, scale: Tensor, share: Tensor) -> Tensor:
         place = rows.points * scale
         content = self._content(self.key, rows.hidden)
-        return torch.cat([place, -place.square().sum(-1, keepdim=True), content], dim=-1)
+        own = share.log()[:, None] - place.square().sum(-1, keepdim=True)
+        return torch.cat([place, own, content], dim=-1)
 
     def _content(self, layer: nn.Linear, hidden: Tensor) -> Tensor:
         made = _linear(layer, hidden)
         return made.view(len(hidden), self.heads, self.content).transpose(0, 1)
 
-    def _error(self, known: CopyRows, keys: Tensor, scale: Tensor) -> Tensor:
+    def _error(self, known: CopyRows, keys: Tensor, scale: Tensor, share: Tensor) -> Tensor:
         """Logarithm of each head's squared error on known points over their variance, ``[N]``.
 
         Never in chunks: however much is known, those judged are a sixteenth of a chunk's rows.
@@ -180,8 +190,9 @@ class CopyHead(nn.Module):
         logits = self._queries(asked, scale) @ keys.transpose(-1, -2)
         near = torch.cdist(asked.points[:, :3], known.points[:, :3]) < _NEAR
         found = logits.masked_fill(near, -1e4).softmax(-1) @ known.latents
-        variance = known.latents.var(dim=0, unbiased=False).mean() + 1e-4
-        error = (found - asked.latents).square().mean(dim=(-1, -2)) / variance
+        variance = _moments(known.latents, share)[1].mean() + 1e-4
+        wrong = (found - asked.latents).square().mean(-1)
+        error = wrong @ (share[chosen] / share[chosen].sum()) / variance
         return (error.clamp(max=4.0) + 0.01).log()
 
     def _change_again(self, asked: CopyRows, known: CopyRows, *measured: Tensor) -> Tensor:
@@ -236,6 +247,34 @@ def pattern(points: Tensor) -> Tensor:
     return torch.cat([place, across.abs(), across.norm(dim=1, keepdim=True), normal], dim=1)
 
 
+def area_shares(points: Tensor, surface: Tensor) -> Tensor:
+    """How much of the surface some points stand for, relative to the median of all, ``[L]``.
+
+    Tokens are not spread evenly over a surface: an eye may have more than all the rest of an
+    animal. The area is the squared distance to the fifth nearest point, within limits.
+
+    Args:
+        points: positions, ``[L, 3]``.
+        surface: positions of all tokens of the object, those points among them, ``[M, 3]``.
+    """
+    count = min(_CROWD + 1, len(surface))
+    if not len(points) or not count:
+        return points.new_ones(len(points))
+    some = surface[:: max(1, len(surface) // _CHUNK)]
+    typical = _crowding(some, surface, count).median()
+    return ((_crowding(points, surface, count) + _NO_AREA) / (typical + _NO_AREA)).clamp(*_SHARES)
+
+
+def _crowding(points: Tensor, surface: Tensor, count: int) -> Tensor:
+    """Squared distance to the neighbour of that number, the point itself included."""
+    return torch.cat(
+        [
+            torch.cdist(rows, surface).topk(count, largest=False).values[:, -1].square()
+            for rows in points.split(_CHUNK)
+        ]
+    )
+
+
 def boxed(points: Tensor, present: Tensor) -> Tensor:
     """Points with positions scaled so that the present ones' box is centred, its longest half 1.
 
@@ -273,6 +312,14 @@ def first_scales(heads: int) -> Tensor:
     stirred = torch.randn(heads, PATTERN, generator=torch.Generator().manual_seed(0))
     again = (index >= len(first)).to(first.dtype)[:, None]
     return first[index % len(first)] + 0.3 * again * stirred
+
+
+def _moments(values: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of values ``[L, C]``, of which each counts ``share``."""
+    part = (share / share.sum())[:, None]
+    mean = (part * values).sum(0)
+    variance = (part * (values - mean).square()).sum(0)
+    return mean, variance
 
 
 def _without_autocast(device: str) -> AbstractContextManager[object]:

@@ -20,6 +20,8 @@ from seqtex_core.errors import UsageError
 from .pattern_coordinates import COORDINATES, Array, PatternPoints, pattern_features
 from .pattern_metric import learn_metric, regress
 
+Index = npt.NDArray[np.int64]
+
 METRICS = ("weighed", "mapped")
 WAYS = ("smooth", *COORDINATES, *METRICS, "mean")
 """Names of the ways: the smooth fill, the coordinates that a pattern may repeat in, two metrics
@@ -28,6 +30,9 @@ learned from what was seen (:mod:`.pattern_metric`), and the mean colour."""
 EVIDENCE = 2 * len(COORDINATES) + 2 * len(METRICS) + 6
 """Numbers per point that speak for or against the ways; see :class:`Continuations`."""
 
+_CROWD = 5  # nearest points by which a point's share of the surface is told
+_SHARES = (1e-3, 1e3)  # least and largest share, relative to the median
+_NO_AREA = 1e-20  # points at one place have equal shares
 _SOURCES = 3000  # seen points that colours are taken from
 _LEARNED_FROM = 400  # seen points that a metric is learned from
 _NEIGHBORS = 16
@@ -69,7 +74,8 @@ def continue_colors(
         color: ``[N, 3]``: what was seen and, in the other rows, the smooth fill.
         known: True where the colour was seen, ``[N]``; some rows must be, and some must not.
         wanted: True for the rows to continue to, ``[N]``; by default those that are not known.
-        seed: of the choice of points that stand for all that are known.
+        seed: of the choice of points that stand for all that are known, evenly over the surface
+            however the texels are spread.
 
     Returns:
         For the wanted rows, in order, on the CPU.
@@ -82,8 +88,8 @@ def continue_colors(
     seen, chosen = known.cpu().numpy(), wanted.cpu().numpy()
     points = PatternPoints.of(_array(position), _array(normal), seen)
     rng = np.random.default_rng(seed)
-    rows = np.flatnonzero(seen)
-    rows = rows if len(rows) <= _SOURCES else rng.choice(rows, _SOURCES, replace=False)
+    share = area_shares(points.position)
+    rows = _drawn(np.flatnonzero(seen), share[seen], rng)
     few = rng.choice(len(rows), min(_LEARNED_FROM, len(rows)), replace=False)
     sources, targets = points[rows], points[np.flatnonzero(chosen)]
     colors = _array(color)
@@ -101,7 +107,10 @@ def continue_colors(
     depth, toward = targets.depth, targets.toward
     deviation = np.log(values.std(0).mean() + 1e-3)
     evidence += [depth, toward, np.abs(depth), np.abs(toward)]
-    evidence += [np.full(len(depth), value, np.float32) for value in (deviation, seen.mean())]
+    evidence += [
+        np.full(len(depth), value, np.float32)
+        for value in (deviation, share[seen].sum() / share.sum())
+    ]
     return Continuations(
         colors=torch.from_numpy(np.stack(ways, axis=1)).float(),
         evidence=torch.from_numpy(np.stack(evidence, axis=1)).float(),
@@ -127,6 +136,36 @@ def averaged(values: Tensor, position: Tensor, normal: Tensor, *, neighbors: int
     _, index = cKDTree(place).query(place, k=count)
     rows = torch.from_numpy(index.reshape(len(place), count)).to(values.device)
     return values[rows].mean(dim=1)
+
+
+def area_shares(position: Array) -> Array:
+    """How much of the surface each point stands for, relative to the median, ``[N]``.
+
+    Texels are not spread evenly: an eye may have more than all the rest of an animal. The area is
+    the squared distance to the fifth nearest point, within limits.
+
+    Args:
+        position: ``[N, 3]``.
+    """
+    count = min(_CROWD + 1, len(position))
+    distance, _ = cKDTree(position).query(position, k=count)
+    area = distance.reshape(len(position), count)[:, -1].astype(np.float64) ** 2
+    share: Array = np.clip((area + _NO_AREA) / (np.median(area) + _NO_AREA), *_SHARES)
+    return share
+
+
+def _drawn(rows: Index, share: Array, rng: np.random.Generator) -> Index:
+    """Rows that stand for all, each as often as its share asks for; all once if shares are equal.
+
+    Source:
+        Systematic resampling (Kitagawa, Journal of Computational and Graphical Statistics, 1996).
+    """
+    count = min(_SOURCES, len(rows))
+    order = rng.permutation(len(rows))
+    upto = np.cumsum(share[order])
+    steps = (np.arange(count) + 0.5) * upto[-1] / count
+    drawn: Index = rows[np.sort(order[np.searchsorted(upto, steps).clip(max=len(rows) - 1)])]
+    return drawn
 
 
 def _nearest(source: Array, values: Array, wanted: Array) -> tuple[Array, Array, Array]:

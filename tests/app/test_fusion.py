@@ -36,7 +36,13 @@ from seqtex.training.fusion_examples import (
 from seqtex.training.fusion_export import write_with_fusion
 from seqtex.training.fusion_fit import FusionFit, fit_fusion, mean_gain
 from seqtex_core.errors import UsageError, WeightsError
-from seqtex_geometry.continuation import EVIDENCE, WAYS, Continuations, averaged
+from seqtex_geometry.continuation import (
+    EVIDENCE,
+    WAYS,
+    Continuations,
+    averaged,
+    continue_colors,
+)
 
 WIDTH = EVIDENCE + len(CANDIDATES)
 
@@ -174,9 +180,16 @@ def test_users_and_measurements_get_the_fused_texture(
     result = SeqTexPipeline(loaded)(job)
     frame = project_frame(job, job.uv_maps(32))
     hidden = frame.maps.hit[0] & ~frame.seen
-    base, mean = frame.image[:, hidden].T, frame.image[:, frame.seen].mean(dim=1)
-    position, normal = frame.maps.position[0][hidden], job.uv_maps(32).normal[0][hidden]
-    expected = base + averaged(mean - base, position, normal)
+    maps = job.uv_maps(32)
+    charts = maps.hit[0]
+    ways = continue_colors(
+        maps.position[0][charts],
+        maps.normal[0][charts],
+        frame.image[:, charts].T,
+        frame.seen[charts],
+    )
+    base, mean = frame.image[:, hidden].T, ways.colors[:, WAYS.index("mean")]
+    expected = base + averaged(mean - base, maps.position[0][hidden], maps.normal[0][hidden])
     torch.testing.assert_close(result.textures[0][:, hidden].T, expected, rtol=0, atol=1e-3)
     assert "Weigh unseen" in result.manifest.stage_seconds
 

@@ -14,7 +14,15 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from seqtex_core import copy_head
-from seqtex_core.copy_head import PATTERN, CopyConfig, CopyHead, CopyRows, boxed, pattern
+from seqtex_core.copy_head import (
+    PATTERN,
+    CopyConfig,
+    CopyHead,
+    CopyRows,
+    area_shares,
+    boxed,
+    pattern,
+)
 from seqtex_core.errors import UsageError
 from seqtex_geometry.pattern_coordinates import PatternPoints, pattern_features
 
@@ -93,6 +101,34 @@ def test_equals_its_definition() -> None:
     expected = by_loops(head, target, source)
     # logits are differences of squares up to 1e3 in fp32: 1e3 * 2^-24 = 6e-5 in a weight's exponent
     assert float(((got - expected).norm() / expected.norm()).detach()) < 2e-4
+
+
+def test_a_share_of_two_is_as_two_tokens() -> None:
+    head, target, source = make_head(), rows(7, 1), rows(20, 2)
+    share = torch.randint(1, 4, (20,), generator=torch.Generator().manual_seed(0))
+    repeated = CopyRows(*(t.repeat_interleave(share, dim=0) for t in source))
+    assert len(repeated.hidden) <= 64, "all are judged"
+    once, often = head(target, source, share=share.float()), head(target, repeated)
+    # as in the test above
+    assert float(((once - often).norm() / often.norm()).detach()) < 2e-4
+    assert float(((head(target, source) - often).norm() / often.norm()).detach()) > 2e-2
+    with pytest.raises(UsageError, match="share"):
+        head(target, source, share=share[:5].float())
+
+
+def test_shares_are_areas() -> None:
+    """A grid at two densities; the smaller cells are the typical ones."""
+    axes = torch.arange(20.0), torch.arange(40.0) / 2
+    coarse = torch.cartesian_prod(axes[0], axes[0], torch.zeros(1))
+    fine = torch.cartesian_prod(axes[1] + 100, axes[1], torch.zeros(1))
+    surface = torch.cat([coarse, fine])
+    inner = coarse[((coarse[:, :2] > 1) & (coarse[:, :2] < 18)).all(1)]
+    # cdist takes squares apart above 25 rows: differences of numbers up to 1e4 in fp32
+    torch.testing.assert_close(
+        area_shares(inner, surface), torch.full((len(inner),), 4.0), rtol=2e-2, atol=0
+    )
+    assert area_shares(inner[:0], surface).shape == (0,)
+    assert area_shares(inner[:1], inner[:1]).tolist() == [1.0]
 
 
 def learned(

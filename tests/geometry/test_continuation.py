@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from seqtex_geometry.continuation import (
     EVIDENCE,
     WAYS,
     Continuations,
+    _drawn,
+    area_shares,
     averaged,
     continue_colors,
 )
@@ -78,6 +81,41 @@ def test_a_learned_metric_finds_what_the_colour_depends_on(way):
     slanted = points @ torch.tensor([0.6, 0.0, 0.8])
     found = errors(points, bands(0.5 * (points[:, 2] if way == "weighed" else slanted)))
     assert found[way] < 0.1 * found["mean"]
+
+
+def test_colours_count_by_their_share_of_the_surface():
+    """A sphere whose patch of another colour has most of the points: nothing else changes."""
+    even = sphere(1500)
+    patch = torch.nn.functional.normalize(
+        torch.tensor([0.0, -1.0, 0.3]) + 0.05 * torch.randn(3000, 3), dim=1
+    )
+    patch = patch[(patch - torch.tensor([0.0, -0.958, 0.287])).norm(dim=1) < 0.12]
+    points = torch.cat([even, patch])
+    inside = (points - torch.tensor([0.0, -0.958, 0.287])).norm(dim=1) < 0.12
+    colors = torch.where(inside[:, None], torch.zeros(3), torch.ones(3))
+    assert float(colors[points[:, 1] < -0.05].mean()) < 0.3, "most of the points that are seen"
+    mean = continued(points, colors)[0].colors[:, WAYS.index("mean")]
+    cap = 0.12**2 / 4 / 0.475  # its share of the sphere over that of what is seen
+    assert abs(float(mean.mean()) - (1 - cap)) < 0.02
+
+
+def test_equal_shares_take_every_point_once():
+    rng = np.random.default_rng(0)
+    for count in (1, 7, 2999):
+        assert _drawn(np.arange(count), np.full(count, 0.3), rng).tolist() == [*range(count)]
+    twice = _drawn(np.arange(4), np.array([1.0, 1.0, 4.0, 1e-3]), rng).tolist()
+    assert twice.count(2) in (2, 3)
+    assert len(twice) == 4
+
+
+def test_shares_are_areas():
+    """A grid at two densities: four times as many points have a quarter of the area each."""
+    coarse = torch.cartesian_prod(torch.arange(20.0), torch.arange(20.0), torch.zeros(1))
+    fine = torch.cartesian_prod(torch.arange(40.0) / 2 + 100, torch.arange(40.0) / 2, torch.ones(1))
+    share = area_shares(torch.cat([coarse, fine]).numpy())
+    inner = ((coarse[:, :2] > 1) & (coarse[:, :2] < 18)).all(1).numpy()
+    assert np.allclose(share[: len(coarse)][inner], 4.0)
+    assert np.median(share) == 1.0
 
 
 def test_shapes_and_ranges():
