@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from seqtex.outputs import check_writable
 from seqtex_core.errors import UsageError
 
 from .formulas import FORMULAS
@@ -63,7 +64,7 @@ def write_report(results: Path) -> list[Path]:
         All files written.
 
     Raises:
-        UsageError: no result files.
+        UsageError: no result files, or a folder that cannot be written.
         InputError: a file that does not fit the schema.
     """
     folders = sorted({path.parent for path in results.glob("*/*.json")})
@@ -74,6 +75,8 @@ def write_report(results: Path) -> list[Path]:
             got=f"none in {results}",
             remedy="Run `python -m benchmarks all --quick` first.",
         )
+    for folder in folders:
+        check_writable(folder / "report.md")
     written: list[Path] = []
     for folder in folders:
         chosen = latest_runs([read_run(path) for path in sorted(folder.glob("*.json"))])

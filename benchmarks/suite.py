@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from seqtex.outputs import check_writable
 from seqtex_core.errors import UnsupportedError
 from seqtex_core.registry import Registry
 
@@ -97,12 +98,13 @@ def run_suite(
         seed: of all inputs.
 
     Raises:
-        UsageError: an unknown benchmark.
+        UsageError: an unknown benchmark, or a folder that cannot be written.
         UnsupportedError: the device is not there.
     """
     for name in names:
         BENCHMARKS.get(name)
     where = prepare_device(device, threads=threads)
+    check_out(out, where)
     start = measure_ceilings(where, LIMIT_DTYPES, quick=quick)
     record, _ = measured_run(names, where, start, quick=quick, seed=seed)
     return write_run(record, out)
@@ -135,13 +137,14 @@ def run_each(
         Paths of the files.
 
     Raises:
-        UsageError: an unknown benchmark.
+        UsageError: an unknown benchmark, or a folder that cannot be written.
         UnsupportedError: the device is not there.
     """
     begun = time.perf_counter()
     for name in names:
         BENCHMARKS.get(name)
     where = prepare_device(device, threads=threads)
+    check_out(out, where)
     limits = measure_ceilings(where, LIMIT_DTYPES, quick=quick)
     for index, name in enumerate(names):
         if minutes is not None and time.perf_counter() - begun > 60 * minutes:
@@ -221,6 +224,19 @@ def prepare_device(name: str, *, threads: int | None) -> torch.device:
         )
     torch.set_num_threads(threads or (1 if name == "cpu" else torch.get_num_threads()))
     return torch.device(name)
+
+
+def check_out(out: Path, where: torch.device) -> None:
+    """Make sure that results of a device can be written, before they are measured.
+
+    Args:
+        out: root of the results.
+        where: the device.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    check_writable(out / str(context.device_record(where)["slug"]) / "result.json")
 
 
 def _tolerated(name: str, session: Session) -> list[Row]:
