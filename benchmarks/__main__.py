@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from seqtex_core.errors import SeqTexError
 from .options import OTHERS, ROOT, parse
 
 RESULTS = Path(__file__).resolve().parent / "results"
+NOT_ALL_RIGHT = 1
+"""Exit status where a row is wrong or failed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,11 +50,9 @@ def _run(options: argparse.Namespace) -> int:
             print(f"{name:15}{summary}")
         return 0
     if options.name == "all":
-        for path in run_each(list(SUMMARIES), minutes=options.minutes, **_settings(options)):
-            print(path)
-        return 0
-    print(run_suite([options.name], **_settings(options)))
-    return 0
+        settings = _settings(options)
+        return _written(run_each(list(SUMMARIES), minutes=options.minutes, **settings))
+    return _written([run_suite([options.name], **_settings(options))])
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
@@ -66,6 +66,21 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _written(paths: Iterable[Path]) -> int:
+    """Print the paths of results as they come, then their rows that are not right; the status."""
+    from .result import read_run
+
+    bad = []
+    for path in paths:
+        print(path, flush=True)
+        bad += [row for row in read_run(path)["rows"] if row["status"] in ("wrong", "failed")]
+    for row in bad:
+        parts = (row["benchmark"], row["case"], row["implementation"], row["dtype"])
+        where = ", ".join(part for part in parts if part)
+        print(f"{row['status']}: {where}: {row['reason']}", file=sys.stderr)
+    return NOT_ALL_RIGHT if bad else 0
+
+
 def _goals(options: argparse.Namespace) -> int:
     from seqtex.outputs import check_writable
 
@@ -73,15 +88,15 @@ def _goals(options: argparse.Namespace) -> int:
     from .suite import run_each
 
     check_writable((options.out or RESULTS) / "goals.md")
+    status = 0
     if options.measure:
         kind = {"device": options.device, "quick": options.quick}
         names = measured_benchmarks(options.device)
         names = not_yet_measured(names, options.out or RESULTS, **kind)
-        for path in run_each(names, minutes=options.minutes, **_settings(options)):
-            print(path, flush=True)
+        status = _written(run_each(names, minutes=options.minutes, **_settings(options)))
     path, text = write_goals(options.out or RESULTS)
     print(f"{text}\n{path}")
-    return 0
+    return status
 
 
 def _ablation(options: argparse.Namespace) -> int:

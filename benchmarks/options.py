@@ -92,7 +92,7 @@ def _command(given: Mapping[str, Any]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Benchmarks.",
+        description="Benchmarks. The exit status is 1 if a row is wrong or failed.",
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument("name", help="a benchmark, 'all', 'list', 'report', 'goals', 'ablation'")

@@ -1,17 +1,72 @@
-"""The command line: what it refuses before it measures."""
+"""The command line: what it refuses before it measures, and its exit status."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import suite
+from benchmarks import ceilings, context, suite
 from benchmarks.__main__ import main
 from benchmarks.ablation import run as ablation_run
 from benchmarks.options import DEFAULTS, RANGES, TAKEN, parse
+from benchmarks.result import Row, Status, read_run
+from benchmarks.runner import Session
+from benchmarks.suite import BENCHMARKS
 from seqtex_core.errors import UsageError
+
+
+def _row(name: str, status: Status) -> Row:
+    reason = None if status == "ok" else f"because of {name}"
+    return Row(benchmark="rope", case="c", implementation=name, status=status, reason=reason)
+
+
+def _raises(session: Session) -> list[Row]:
+    raise RuntimeError("no memory")
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Four benchmarks that measure nothing: all right, absent, not all right, and one that ends."""
+    rows = {
+        "rope": [_row("good", "ok")],
+        "limits": [_row("good", "ok"), _row("absent", "unsupported")],
+        "vae": [_row("good", "ok"), _row("far", "wrong"), _row("full", "failed")],
+    }
+    entries = {name: lambda session, mine=mine: mine for name, mine in rows.items()}
+    monkeypatch.setattr(BENCHMARKS, "_entries", {**entries, "step": _raises})
+    names = ("rope", "limits", "vae", "step")
+    monkeypatch.setattr(suite, "SUMMARIES", dict.fromkeys(names, "made up"))
+    monkeypatch.setattr(ceilings, "GEMM_SHAPES", {"cpu": ((16, 16, 16),)})
+    monkeypatch.setattr(ceilings, "COPY_BYTES", {"cpu": 1 << 16})
+    monkeypatch.setattr(context, "versions", lambda: {"torch": "some"})
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("made_up")
+def test_the_exit_status_tells_whether_all_is_right(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--quick", "--out", str(tmp_path)]
+    for name in ("rope", "limits"):
+        assert main([name, *words]) == 0
+        assert capsys.readouterr().err == ""
+    assert main(["vae", *words]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "wrong: rope, c, far: because of far",
+        "failed: rope, c, full: because of full",
+    ]
+    assert main(["all", *words]) == 1
+    seen = capsys.readouterr()
+    last = "failed: step, all of it, the benchmark itself: RuntimeError: no memory"
+    assert seen.err.splitlines()[-1] == last
+    assert len(seen.err.splitlines()) == 3
+    written = [Path(line) for line in seen.out.splitlines() if line.endswith(".json")]
+    assert [read_run(path)["name"] for path in written] == list(suite.SUMMARIES)
 
 
 @pytest.mark.parametrize(
