@@ -27,11 +27,14 @@ class Hidden(NamedTuple):
         uv: ``[B, L_uv, D]``, or ``None`` where the branch is skipped.
         text: text rows ``[B, S, ...]`` of joint models, which belong to the mv branch and may have
             a width of their own; or ``None``.
+        copied: clean latents of a copy head's target, ``[B, C, F, H, W]``, from a trunk that has
+            them already; ``None`` to let the head find them.
     """
 
     mv: Tensor
     uv: Tensor | None = None
     text: Tensor | None = None
+    copied: Tensor | None = None
 
     def placed(self, inputs: Mapping[Stream, BranchInputs]) -> Hidden:
         """With the position embeddings of both streams added, where there are any."""

@@ -165,23 +165,19 @@ def _of_sample(
     )
 
 
-def copied_velocity(
-    head: CopyHead, copies: Copies, hidden: Tensor, noisy: Tensor, sigma: Tensor
-) -> Tensor:
-    """Velocity of the target group towards what is copied, ``[B, C, F, H, W]``.
+def copied_latents(head: CopyHead, copies: Copies, hidden: Tensor) -> Tensor:
+    """Clean latents of the target group, ``[B, C, F, H, W]`` in fp32.
 
-    Zero where a token was left out.
+    They are measured from the source's; zero where a token was left out.
 
     Args:
         head: finds the copies.
         copies: what it reads of the object.
         hidden: rows of the uv stream, ``[B, L, D]``, or ``[1, L, D]`` where samples are packed.
-        noisy: latents of the target, likewise, measured from the source's.
-        sigma: noise level of the target's frames, ``[B, F]``.
     """
     values = _texels(copies.known)
-    changes, present = torch.zeros_like(values, dtype=torch.float32), torch.zeros_like(values)
-    made, kept = [], []
+    changes = torch.zeros_like(values, dtype=torch.float32)
+    made = []
     for number, place in enumerate(copies.places):
         rows, own = hidden[place.row], values[number]
         change = head(
@@ -189,18 +185,41 @@ def copied_velocity(
             CopyRows(rows[place.source_rows], place.source_points, own[place.source_texels]),
         )
         made.append(changes[number].index_copy(0, place.target_texels, change))
-        kept.append(present[number].index_fill(0, place.target_texels, 1))
-    clean, shown = (
-        torch.stack(rows).transpose(1, 2).unflatten(2, noisy.shape[2:]) for rows in (made, kept)
-    )
+    return _latents(torch.stack(made), like=copies.known)
+
+
+def copied_velocity(copies: Copies, clean: Tensor, noisy: Tensor, sigma: Tensor) -> Tensor:
+    """Velocity of the target group towards what is copied, ``[B, C, F, H, W]``.
+
+    Zero where a token was left out.
+
+    Args:
+        copies: what the head reads of the object.
+        clean: what it found, see :func:`copied_latents`.
+        noisy: latents of the target, likewise.
+        sigma: noise level of the target's frames, ``[B, F]``.
+    """
     velocity = clean_to_velocity(noisy, clean.to(noisy.dtype), sigma, min_sigma=CLEAN_SIGMA_FLOOR)
-    shown_only: Tensor = velocity * shown.to(noisy.dtype)
+    absent = torch.zeros_like(_texels(copies.known))
+    shown = torch.stack(
+        [
+            absent[number].index_fill(0, place.target_texels, 1)
+            for number, place in enumerate(copies.places)
+        ]
+    )
+    shown_only: Tensor = velocity * _latents(shown, like=copies.known).to(noisy.dtype)
     return shown_only
 
 
 def _texels(latents: Tensor) -> Tensor:
     """``[B, F*H*W, C]`` from ``[B, C, F, H, W]``."""
     return latents.flatten(2).transpose(1, 2)
+
+
+def _latents(texels: Tensor, *, like: Tensor) -> Tensor:
+    """The inverse, frames, rows and columns as in ``like``."""
+    latents: Tensor = texels.transpose(1, 2).unflatten(2, like.shape[2:])
+    return latents
 
 
 def _points(geometry: Mapping[str, GeometryLatents], name: str, batch_size: int) -> Tensor:

@@ -33,22 +33,26 @@ class _Computed:
         levels: noise levels by stream, ``[B, F]``.
         shown: modulated input of the first block by stream, ``[B, L, D]``.
         residual: what the blocks added to each stream.
+        copied: what a copy head found, see :class:`~seqtex_core.branch_data.Hidden`.
         reuses: how often it has been reused since.
     """
 
     levels: Mapping[Stream, Tensor]
     shown: Mapping[Stream, Tensor]
     residual: Mapping[Stream, Tensor]
+    copied: Tensor | None
     reuses: int = 0
 
 
 class ResidualReuse:
     """Skips all blocks in steps whose input is near that of the last computed one.
 
-    What the blocks added then is added again. Near means: the relative L1 distance of what the
-    first block's attention sees, over the frames being denoised (those whose noise level moved), is
-    below the threshold in both streams and every sample. Assign it to ``model.trunk``. One number
-    per step is read back from the device. A rising noise level begins a new run.
+    What the blocks added then is added again, and the clean latents that a copy head found then
+    are those of the repeated step, too: its velocity leads there from its own noisy latents. Near
+    means: the relative L1 distance of what the first block's attention sees, over the frames being
+    denoised (those whose noise level moved), is below the threshold in both streams and every
+    sample. Assign it to ``model.trunk``. One number per step is read back from the device. A rising
+    noise level begins a new run.
 
     Args:
         threshold: largest distance at which the blocks are skipped; 0 computes every step.
@@ -115,15 +119,19 @@ class ResidualReuse:
             self.reused += 1
             self._last[cache] = replace(last, reuses=last.reuses + 1)
             uv = None if hidden.uv is None else hidden.uv + last.residual["uv"]
-            return Hidden(mv=hidden.mv + last.residual["mv"], uv=uv)
+            return Hidden(mv=hidden.mv + last.residual["mv"], uv=uv, copied=last.copied)
         self.computed += 1
         after = self.inner(model, hidden, inputs, times, cache)
         residual: dict[Stream, Tensor] = {"mv": after.mv - hidden.mv}
         if hidden.uv is not None and after.uv is not None:
             residual["uv"] = after.uv - hidden.uv
-        levels = {s: times.levels[s] for s in shown}
-        self._last[cache] = _Computed(levels=levels, shown=shown, residual=residual)
-        return after
+        self._last[cache] = _Computed(
+            levels={s: times.levels[s] for s in shown},
+            shown=shown,
+            residual=residual,
+            copied=model.copied(after, cache),
+        )
+        return after._replace(copied=self._last[cache].copied)
 
     def _is_near(
         self,

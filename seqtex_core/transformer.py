@@ -18,7 +18,7 @@ from .branch_data import BranchInputs, BranchTimes, Hidden
 from .branch_data import StepCache as StepCache
 from .checks import check_type
 from .copy_head import CopyHead
-from .copy_places import copied_velocity, prepare_copies
+from .copy_places import copied_latents, copied_velocity, prepare_copies
 from .decoupled_config import DecoupledConfig
 from .errors import UsageError
 from .frames import FrameGroup, Stream, TokenLayout
@@ -248,24 +248,24 @@ class SeqTexTransformer(nn.Module):
         velocity = self._velocity("mv", hidden.mv, times.mv, latents, sigmas, cache.layout)
         if hidden.uv is not None and times.uv is not None:
             velocity |= self._velocity("uv", hidden.uv, times.uv, latents, sigmas, cache.layout)
-            self._copy(velocity, hidden.uv, latents, sigmas, cache)
+            copied = self.copied(hidden, cache) if hidden.copied is None else hidden.copied
+            if copied is not None and cache.copies is not None and self.config.copy is not None:
+                name = self.config.copy.target  # in place of the velocity out of its own rows
+                velocity[name] = copied_velocity(cache.copies, copied, latents[name], sigmas[name])
         return velocity
 
-    def _copy(
-        self,
-        velocity: dict[str, Tensor],
-        hidden: Tensor,
-        latents: Mapping[str, Tensor],
-        sigmas: Mapping[str, Tensor],
-        cache: StepCache,
-    ) -> None:
-        """What the copy head finds, in place of its target's velocity."""
-        if self.copy_head is None or self.config.copy is None or cache.copies is None:
-            return
-        name = self.config.copy.target
-        velocity[name] = copied_velocity(
-            self.copy_head, cache.copies, hidden, latents[name], sigmas[name]
-        )
+    def copied(self, hidden: Hidden, cache: StepCache) -> Tensor | None:
+        """Clean latents that the copy head finds for its target, ``[B, C, F, H, W]``.
+
+        ``None`` for a model without a head, or without the uv stream.
+
+        Args:
+            hidden: the residual streams after the last block.
+            cache: of the object and prompt.
+        """
+        if self.copy_head is None or cache.copies is None or hidden.uv is None:
+            return None
+        return copied_latents(self.copy_head, cache.copies, hidden.uv)
 
     def mv_state_dict(self) -> dict[str, Tensor]:
         """The mv branch under the backbone's original key names, adapters merged in."""

@@ -28,7 +28,10 @@ class Trunk(Protocol):
         cache: StepCache,
         /,
     ) -> Hidden:
-        """The residual streams after the last block; text rows may be left out."""
+        """The residual streams after the last block; text rows may be left out.
+
+        What a copy head finds may come with them.
+        """
         ...
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..copy_head import CopyConfig
-from ..copy_places import copied_velocity
+from ..copy_places import copied_latents, copied_velocity
 from ..packed_layout import PackedLayout
 from ..transformer import SeqTexTransformer
 from .conformance import BackboneConformance
@@ -61,9 +61,8 @@ class CopyConformance(BackboneConformance):
             assert copies is not None
             assert hidden is not None
             with torch.no_grad():
-                want = copied_velocity(
-                    head, copies, hidden.float(), inputs.latents[name], inputs.sigmas[name]
-                )
+                clean = copied_latents(head, copies, hidden.float())
+            want = copied_velocity(copies, clean, inputs.latents[name], inputs.sigmas[name])
             got = self.velocity(transformer, inputs)[name]
             assert_same("velocity", {name: got}, {name: want})
 

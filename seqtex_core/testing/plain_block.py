@@ -66,7 +66,7 @@ class PlainMUVBlock(MUVBlock):
             return block.feed_forward(x, modulation, rows)
 
         mv, uv = self.mv, self.uv
-        x_mv, x_uv, x_text = hidden
+        x_mv, x_uv, x_text = hidden.mv, hidden.uv, hidden.text
         mv_rows = inputs["mv"].rows
         mod_mv = mv.modulation(times.mv)
         n_mv = mv.pre_attention(x_mv, mod_mv, mv_rows)
