@@ -8,7 +8,7 @@ Source:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -146,30 +146,43 @@ class ResidualReuse:
         changes = []
         for stream, now in shown.items():
             fall = last.levels[stream] - times.levels[stream]
-            frame = inputs[stream].rows.frame_of_row(now.device)
-            changes.append(relative_change(now, last.shown[stream], fall[:, frame]))
+            rows = inputs[stream].rows
+            fall = fall[:, rows.frame_of_row(now.device)]
+            before, lengths = last.shown[stream], rows.sample_lengths
+            changes.append(relative_change(now, before, fall, sample_lengths=lengths))
         change = torch.stack(changes).amax()
         if self.agree is not None:
             change = self.agree(change)
         return 0.0 < float(change) < self.threshold  # 0: nothing was denoised; NaN: compute
 
 
-def relative_change(now: Tensor, before: Tensor, fall: Tensor) -> Tensor:
-    """Relative L1 distance over the rows being denoised, the largest of the batch.
+def relative_change(
+    now: Tensor, before: Tensor, fall: Tensor, *, sample_lengths: Sequence[int] = ()
+) -> Tensor:
+    """Relative L1 distance over the rows being denoised, the largest of all samples.
 
     Args:
         now: ``[B, L, D]``.
         before: likewise.
         fall: by how much the noise level of each row fell, ``[B, L]``.
+        sample_lengths: rows of each sample, where samples follow each other in a batch of 1.
 
     Returns:
         One number: 0 where no level moved, infinite where one rose.
     """
     moved = (fall != 0).float()
-    difference = ((now - before).abs().float().mean(-1) * moved).sum(1)
-    size = (before.abs().float().mean(-1) * moved).sum(1)
+    difference, size = (
+        _by_sample(x.abs().float().mean(-1) * moved, sample_lengths) for x in (now - before, before)
+    )
     change = torch.where(size > 0, difference / size, torch.zeros_like(size)).amax()
     return torch.where((fall < 0).any(), torch.full_like(change, math.inf), change)
+
+
+def _by_sample(rows: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Sum over the rows of every sample, out of ``[B, L]``."""
+    if not lengths:
+        return rows.sum(1)
+    return torch.stack([part.sum() for part in rows.split(list(lengths), dim=1)])
 
 
 def _shown_to_attention(

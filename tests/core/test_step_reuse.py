@@ -14,6 +14,7 @@ from seqtex_core.errors import UnsupportedError, UsageError
 from seqtex_core.fp8_linear import Fp8Linear, reason_fp8_unsupported, use_fp8_linears
 from seqtex_core.frame_run import KnownLatents
 from seqtex_core.lora import merge_lora
+from seqtex_core.packed_layout import PackedLayout
 from seqtex_core.sampling import sample
 from seqtex_core.step_reuse import ResidualReuse, relative_change
 from seqtex_core.tasks import img2tex
@@ -23,6 +24,10 @@ from seqtex_core.trunk import Trunk, run_blocks
 SIZES = {"views": (2, 4, 6), "texture": (1, 8, 8)}
 STREAMS: dict[str, Any] = {"views": "mv", "texture": "uv"}
 SIGMAS = [1.0, 0.95, 0.9, 0.8, 0.6, 0.3, 0.0]
+
+
+def seeded(name: str) -> torch.Generator:
+    return torch.Generator().manual_seed(len(name))
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +109,42 @@ def test_only_rows_whose_level_fell_count() -> None:
     assert float(relative_change(now, before, fall)) == 0.5
     assert float(relative_change(now, before, torch.zeros(1, 4))) == 0.0
     assert float(relative_change(now, before, -fall)) == float("inf")
+
+
+def test_the_sample_that_changed_most_decides_packed_or_not() -> None:
+    torch.manual_seed(0)
+    before, fall = torch.randn(3, 5, 4), torch.full((3, 5), 0.1)
+    now = before.clone()
+    now[1] += 1.0
+    alone = relative_change(now[1:2], before[1:2], fall[1:2])
+    assert torch.equal(relative_change(now, before, fall), alone)
+    packed = [x.flatten(0, 1)[None] for x in (now, before, fall)]
+    # one sum per sample either way, in another order
+    torch.testing.assert_close(relative_change(*packed, sample_lengths=(5, 5, 5)), alone)
+    last = relative_change(*packed, sample_lengths=(7, 3, 5))
+    torch.testing.assert_close(last, relative_change(*(x[:, 7:10] for x in packed)))
+
+
+def test_one_changed_sample_of_a_pack_is_computed(model: SeqTexTransformer) -> None:
+    """Of 8 samples one changed wholly: on average over all they moved by an eighth of that."""
+    sizes: Any = {"views": (1, 2, 2), "texture": (1, 4, 4)}
+    sample_layout = model.layout(sizes, STREAMS)
+    start = {n: torch.randn(8, 16, *s, generator=seeded(n)) for n, s in sizes.items()}
+    moved = {n: x.clone() for n, x in start.items()}
+    for n, x in moved.items():
+        x[2] = torch.randn(x[2].shape, generator=seeded(n + "moved"))
+    decided = []
+    for layout in (sample_layout, PackedLayout(samples=(sample_layout,) * 8)):
+        model.trunk = reuse = ResidualReuse(threshold=0.5)
+        try:
+            with torch.no_grad():
+                cache = model.prepare(layout, batch_size=8)
+                for x, level in ((start, 0.5), (moved, 0.49)):
+                    model(x, {n: torch.full((8, 1), level) for n in sizes}, cache)
+        finally:
+            model.trunk = run_blocks
+        decided.append(reuse.reused)
+    assert decided == [0, 0]
 
 
 def test_gradients_and_bad_options_are_refused(model: SeqTexTransformer, cache: StepCache) -> None:
