@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -37,8 +38,9 @@ from .observe import peak_of
 from .result import Row, Scalar
 from .runner import Session, describe
 
+NOTHING = "nothing given up"
 PROFILES: Mapping[str, Measures] = {
-    "nothing given up": Measures(),
+    NOTHING: Measures(),
     "geometry recast": Measures(recast_geometry=True),
     "VAE in exact tiles": Measures(codec_mode="exact_tiles"),
     "VAE in bfloat16": Measures(codec_mode="bfloat16"),
@@ -72,7 +74,8 @@ STAGES = ("Encode", "Denoise", "Decode")
 RELEASED = KnownSizes(view_size=512, uv_size=1024)
 SIZES = KnownSizes(view_size=128, uv_size=256)
 TILED = KnownSizes(view_size=128, uv_size=640)
-"""Tiles have 64 latent texels: a texture must be larger to be cut."""
+"""Tiles have 64 latent texels: a texture must be larger to be cut, and beside it stands one of the
+same size that is not."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -108,10 +111,11 @@ class Parts:
 def run(session: Session) -> list[Row]:
     """Measured rows by stage and profile; then the plans of the full-size model, counted."""
     rows = []
-    for row in (*_measured(session), *_planned(session)):
+    for row in chain(_measured(session), _planned(session)):
         session.say(f"{describe(row)}{_summary(row)}")
         rows.append(row)
-    return rows
+    cases = list(dict.fromkeys(row.case for row in rows))
+    return sorted(rows, key=lambda row: cases.index(row.case))  # what can be compared is together
 
 
 def stage_calls(parts: Parts) -> dict[str, Callable[[], object]]:
@@ -179,43 +183,74 @@ def cache_bytes(cache: object) -> int:
     return sum(found.values())
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Profile:
+    """A measure at one size.
+
+    Args:
+        name: of the measure.
+        measures: what it gives up.
+        sizes: of the run.
+        beside: of the other measure at this size: stages where the two hold as much are left out.
+    """
+
+    name: str
+    measures: Measures
+    sizes: KnownSizes
+    beside: Measures | None
+
+
+def _profiles(session: Session) -> Iterator[_Profile]:
+    """All measures; on the CPU what is cut into tiles is larger, with and without cutting it."""
+    nothing = Measures()
+    for name, measures in PROFILES.items():
+        tiled = measures.codec_mode == "exact_tiles" and not session.on_cuda
+        sizes = RELEASED if session.on_cuda else TILED if tiled else SIZES
+        if tiled:
+            yield _Profile(name=NOTHING, measures=nothing, sizes=sizes, beside=measures)
+        beside = None if measures == nothing else nothing
+        yield _Profile(name=name, measures=measures, sizes=sizes, beside=beside)
+
+
 def _measured(session: Session) -> Iterator[Row]:
     """All stages of the first profile, then for every other one the stages that it changes."""
     config, dtype = (FULL_SIZE, torch.bfloat16) if session.on_cuda else (SMALL, torch.float32)
     place: Place = "accelerator" if session.on_cuda else "cpu"
     empty = empty_transformer(config, dtype=dtype)
-    for name, measures in PROFILES.items():
-        tiled = measures.codec_mode == "exact_tiles" and not session.on_cuda
-        sizes = RELEASED if session.on_cuda else TILED if tiled else SIZES
+    for profile in _profiles(session):
+        sizes, measures = profile.sizes, profile.measures
         row = Row(
             benchmark="memory",
             case="",
-            implementation=name,
+            implementation=profile.name,
             dtype=str(dtype).removeprefix("torch."),
             parameters=_parameters(config, sizes),
         )
         if measures.offload and not session.on_cuda:
             reason = "on the CPU everything is in one memory: moving parts would free nothing"
-            yield from (
-                replace(row, case=stage, status="unsupported", reason=reason) for stage in STAGES
-            )
+            refused = replace(row, status="unsupported", reason=reason)
+            yield from (replace(refused, case=_case(stage, sizes)) for stage in STAGES)
             continue
         needs = memory_needs(empty, config, sizes)
-        expected, plain = (peaks(needs, m, place) for m in (measures, Measures()))
+        expected = peaks(needs, measures, place)
+        other = {} if profile.beside is None else peaks(needs, profile.beside, place)
         plan = MemoryPlan(needs=needs, measures=measures, place=place)
         parts = _parts(config, dtype, plan, sizes, session)
-        calls = stage_calls(parts)
         for stage in STAGES:
-            if measures != Measures() and expected[stage] == plain[stage]:
+            if expected[stage] == other.get(stage):
                 continue
-            one = replace(row, case=stage)
+            one = replace(row, case=_case(stage, sizes))
             try:
-                one = _compared(one, parts, calls[stage], expected[stage])
+                one = _compared(one, parts, stage, expected[stage])
             except Exception as error:  # a stage that does not fit must not end the others
                 one = one.failing(error)
             yield one
-        del parts, calls
+        del parts
         release(session.device)
+
+
+def _case(stage: str, sizes: KnownSizes) -> str:
+    return f"{stage}, UV {sizes.uv_size}"
 
 
 def _parts(
@@ -244,17 +279,17 @@ def _parts(
     )
 
 
-def _compared(row: Row, parts: Parts, call: Callable[[], object], expected: int) -> Row:
+def _compared(row: Row, parts: Parts, stage: str, expected: int) -> Row:
     """The row with the measured peak; "wrong" if the plan would not have been enough."""
-    part = "transformer" if row.case == "Denoise" else "codec"
+    part, call = "transformer" if stage == "Denoise" else "codec", stage_calls(parts)[stage]
 
-    def stage() -> object:
+    def staged() -> object:
         with parts.residence.using(part):
             return call()
 
-    stage()  # what is allocated once and for all
+    staged()  # what is allocated once and for all
     held = parts.held
-    seen = peak_of(stage, parts.device)
+    seen = peak_of(staged, parts.device)
     measured = held + seen.peak_bytes
     enough = measured <= SLACK * expected
     found = replace(
@@ -270,7 +305,7 @@ def _compared(row: Row, parts: Parts, call: Callable[[], object], expected: int)
             "expected_working_bytes": expected - held,
         },
     )
-    if row.case != "Denoise":
+    if stage != "Denoise":
         return found
     with parts.residence.using(part):
         return found.with_metrics(kept_bytes=cache_bytes(_prepared(parts)[2]))

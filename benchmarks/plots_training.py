@@ -82,6 +82,6 @@ def memory(axes: Axes, chosen: Mapping[str, Record]) -> bool:
     axes.invert_yaxis()
     axes.margins(x=0.14)
     axes.set(xlabel="MiB at the peak")
-    axes.set_title("Peak memory by stage and measure, against the plan")
+    axes.set_title("Peak memory by stage, texture and measure, against the plan")
     axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=3)
     return True

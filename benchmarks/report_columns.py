@@ -134,7 +134,7 @@ SCALING_COLUMNS: Sequence[Column] = (
     ("MiB beside the weights", _mib("working_bytes")),
 )
 MEMORY_COLUMNS: Sequence[Column] = (
-    ("stage", lambda row: row["case"]),
+    ("stage, texels of the texture", lambda row: row["case"]),
     ("what is given up", lambda row: row["implementation"]),
     ("dtype", lambda row: row["dtype"] or ""),
     ("MiB held", _peak),

@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks import memory
 from benchmarks.ceilings import Ceilings
-from benchmarks.memory import SMALL, STAGES, _compared, _measured, _parts, cache_bytes, stage_calls
+from benchmarks.memory import SMALL, STAGES, _compared, _measured, _parts, cache_bytes
 from benchmarks.observe import peak_of
 from benchmarks.plots_work import _varies
 from benchmarks.report import write_report
@@ -71,8 +71,8 @@ def test_measured_peaks_are_those_of_the_plan(rows: list[Row]) -> None:
     by_profile: dict[str, list[Row]] = {}
     for row in rows:
         by_profile.setdefault(row.implementation, []).append(row)
-    assert [row.case for row in by_profile["nothing given up"]] == list(STAGES)
-    assert [row.case for row in by_profile["geometry recast"]] == ["Denoise"]
+    assert [row.case for row in by_profile["nothing given up"]] == [f"{s}, UV 64" for s in STAGES]
+    assert [row.case for row in by_profile["geometry recast"]] == ["Denoise, UV 64"]
     for row in by_profile["nothing given up"] + by_profile["geometry recast"]:
         assert row.status == "ok", row.reason
     step = by_profile["nothing given up"][1]
@@ -94,12 +94,41 @@ def test_a_plan_that_is_not_enough_is_wrong() -> None:
     needs = memory_needs(empty_transformer(CONFIG), CONFIG, TINY)
     plan = MemoryPlan(needs=needs, measures=Measures(), place="cpu")
     parts = _parts(CONFIG, torch.float32, plan, TINY, SESSION)
-    row = Row(benchmark="memory", case="Denoise", implementation="nothing given up")
-    call = stage_calls(parts)["Denoise"]
+    row = Row(benchmark="memory", case="some", implementation="nothing given up")
     expected = peaks(needs, Measures(), "cpu")["Denoise"]
-    found = [_compared(row, parts, call, round(expected / short)) for short in (1.05, 1.2)]
+    found = [_compared(row, parts, "Denoise", round(expected / short)) for short in (1.05, 1.2)]
     assert [one.status for one in found] == ["ok", "wrong"], "the slack is ten per cent"
     assert "expected" in (found[1].reason or "")
+
+
+def test_every_measure_stands_beside_nothing_given_up_at_its_own_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Tiles need a larger texture: at that size nothing is given up, too."""
+    seen: dict[tuple[str, int], list[str]] = {}
+
+    def held(needs: KnownSizes, measures: Measures, place: str) -> dict[str, int]:
+        sizes = {"Encode": needs.uv_size, "Denoise": 1, "Decode": needs.uv_size}
+        return sizes if measures == Measures() else {**sizes, "Encode": 0, "Decode": 0}
+
+    def compared(row: Row, parts: object, stage: str, expected: int) -> Row:
+        seen.setdefault((stage, int(row.parameters["uv_size"] or 0)), []).append(row.implementation)
+        return row
+
+    monkeypatch.setattr(memory, "empty_transformer", lambda config, dtype: None)
+    monkeypatch.setattr(memory, "memory_needs", lambda empty, config, sizes: sizes)
+    monkeypatch.setattr(memory, "MemoryPlan", lambda **parts: None)
+    monkeypatch.setattr(memory, "peaks", held)
+    monkeypatch.setattr(memory, "_parts", lambda *parts: None)
+    monkeypatch.setattr(memory, "_compared", compared)
+    rows = list(_measured(SESSION))
+    assert {row.case for row in rows} >= {"Encode, UV 640", "Decode, UV 640", "Decode, UV 256"}
+    tiled = ["nothing given up", "VAE in exact tiles"]
+    assert seen["Encode", 640] == seen["Decode", 640] == tiled
+    assert ("Denoise", 640) not in seen  # tiles change nothing there
+    for names in seen.values():
+        assert names[0] == "nothing given up"
+        assert len(names) == len(set(names))
 
 
 def test_a_stage_that_raises_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
