@@ -160,6 +160,10 @@ class AttendBase(ABC):
     def refuse(self, inputs: AttentionInputs) -> str | None:
         """Why the implementation itself cannot run on ``inputs``; imports nothing."""
 
+    def is_slower_than_sdpa(self, inputs: AttentionInputs) -> bool:
+        """Whether PyTorch's own attention is known to be faster there: ``auto`` passes over it."""
+        return False
+
     @abstractmethod
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
         """The computation, on inputs that were checked."""

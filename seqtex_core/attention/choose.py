@@ -32,8 +32,9 @@ ATTENTION: Registry[Attend] = Registry(
 
 AUTO_ORDER = ("flash_attn", "sdpa", "xformers", "flex", "reference")
 """What ``auto`` tries. FlashAttention 3 is the fastest exact kernel on Hopper and FlashAttention 2
-is what SDPA would run on other cards; SDPA takes masks and every device; the rest are reached only
-when both refuse. ``chunked`` is an approximation and only ever runs by its name."""
+is what SDPA would run on older cards, but not on Hopper and newer ones; SDPA takes masks and every
+device; the rest are reached only when both refuse. ``chunked`` is an approximation and only ever
+runs by its name."""
 
 
 def list_attention(device: torch.device | str | None = None) -> list[tuple[str, str | None]]:
@@ -99,7 +100,8 @@ class AutoAttend:
             return self._chosen[inputs]
         for name in AUTO_ORDER:
             attend = ATTENTION.get(name)
-            if attend.reason_unsupported(inputs) is None:
+            slower = isinstance(attend, AttendBase) and attend.is_slower_than_sdpa(inputs)
+            if not slower and attend.reason_unsupported(inputs) is None:
                 break
         else:
             raise AssertionError("the reference runs everywhere")

@@ -39,6 +39,10 @@ class FlashAttend(AttendBase):
         """Version 3 on Hopper if present, else version 2."""
         return FLASH_3 if _capability(inputs) == _HOPPER and FLASH_3.is_present() else FLASH_2
 
+    def is_slower_than_sdpa(self, inputs: AttentionInputs) -> bool:
+        """Version 2 on Hopper and newer: about 370 TFLOP/s of an H100, where cuDNN has 600."""
+        return _capability(inputs) >= _HOPPER and self.package(inputs) is FLASH_2
+
     def refuse(self, inputs: AttentionInputs) -> str | None:
         """CUDA, 16 bit, head dim up to 256, Ampere or newer, no mask."""
         reason = refuse_unless_16_bit_cuda(inputs, max_head_dim=256)

@@ -15,6 +15,7 @@ from seqtex_core.attention import (
     ATTENTION,
     AttendBase,
     AttentionInputs,
+    AutoAttend,
     SdpaAttend,
     attention_reference,
     choose_attention,
@@ -106,6 +107,29 @@ def test_flash_3_is_used_on_hopper_only_and_its_tuple_is_opened(monkeypatch) -> 
     out = flash.attend(q, k, v, None, 0.3)
     expected = attention_reference(q, k, v, scale=0.3)
     torch.testing.assert_close(out, expected, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("capability", "modules", "chosen"),
+    [
+        ((8, 0), ["flash_attn"], "flash_attn"),
+        ((8, 9), ["flash_attn"], "flash_attn"),
+        ((9, 0), ["flash_attn"], "sdpa"),
+        ((10, 0), ["flash_attn"], "sdpa"),
+        ((9, 0), ["flash_attn", "flash_attn_interface"], "flash_attn"),
+        ((10, 0), ["flash_attn", "flash_attn_interface"], "sdpa"),
+    ],
+)
+def test_auto_leaves_flash_2_to_cards_before_hopper(
+    monkeypatch, capability: tuple[int, int], modules: list[str], chosen: str
+) -> None:
+    hide(monkeypatch, "flash_attn_interface")
+    for module in modules:
+        stand_in(monkeypatch, module, flash_attn_func=flash_2)
+    pretend_cuda(monkeypatch, capability)
+    inputs = AttentionInputs(device=CUDA, dtype=torch.bfloat16, head_dim=128)
+    assert AutoAttend().choose(inputs).name == chosen
+    assert choose_attention("flash_attn", inputs).name == "flash_attn"  # by name it runs anywhere
 
 
 @pytest.mark.parametrize("name", ["flash_attn", "xformers", "sdpa_cudnn", "sdpa_flash"])
