@@ -34,12 +34,16 @@ class SavedResult:
         path: the textured mesh.
         manifest: the record beside it.
         intermediates: the folder of intermediates, if one was asked for.
+        files: all files of the mesh, and the record.
+        beside: files that the input mesh refers to.
         checked: what was compared with the input and found equal.
         notes: sentences worth telling the user.
     """
 
     path: Path
     manifest: Path
+    files: tuple[Path, ...]
+    beside: tuple[Path, ...]
     intermediates: Path | None
     checked: tuple[str, ...]
     notes: tuple[str, ...]
@@ -181,8 +185,9 @@ class TextureResult:
         target = check_output(asset, resolve_output(asset.path, None if out is None else Path(out)))
         check_replaceable(target, overwrite=overwrite)
         clock = StageClock(on_progress)
+        sources = source_files(asset)
         with ExitStack() as stack:
-            folder = stack.enter_context(staged(target.parent, inputs=source_files(asset)))
+            folder = stack.enter_context(staged(target.parent, inputs=sources))
             report = self._export(folder / target.name, clock)
             if intermediates is not None:
                 steps = stack.enter_context(staged(Path(intermediates)))
@@ -191,9 +196,12 @@ class TextureResult:
             seconds = {**self.manifest.stage_seconds, **clock.times}
             record = replace(self.manifest, stage_seconds=seconds)
             record.write(manifest_path(folder / target.name))
+            written = [file.relative_to(folder) for file in folder.rglob("*") if file.is_file()]
         return SavedResult(
             path=target,
             manifest=manifest_path(target),
+            files=tuple(target.parent / file for file in sorted(written)),
+            beside=tuple(path for path in sources if path != asset.path),
             intermediates=None if intermediates is None else Path(intermediates),
             checked=report.checked,
             notes=report.notes,

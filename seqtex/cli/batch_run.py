@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from seqtex.data.atomic import atomic
@@ -14,8 +17,11 @@ from seqtex.data.worker_processes import JobEnd, in_processes
 from seqtex.outputs import check_writable
 
 from .batch_manifest import ManifestItem
-from .batch_work import BatchJob, ItemReport, do_item, is_done, item_key, worker_threads
+from .batch_reports import REPORTS, ItemReport, why_again
+from .batch_work import BatchJob, do_item, worker_threads
 from .texture_request import TextureRequest, run_sizes
+
+_SHOWN = 20
 
 
 class BatchRun:
@@ -34,7 +40,7 @@ class BatchRun:
         self.skipped: list[str] = []
         self.done: list[ItemReport] = []
         self.failed: list[ItemReport] = []
-        self._waiting: dict[str, tuple[BatchJob, str | None]] = {}
+        self._jobs: list[BatchJob] = []
         self._start = time.monotonic()
         self._interrupted = True
 
@@ -43,7 +49,6 @@ class BatchRun:
         items: Sequence[ManifestItem],
         requests: Sequence[TextureRequest],
         *,
-        shared: Sequence[str],
         workers: int,
         redo: bool,
     ) -> None:
@@ -52,25 +57,39 @@ class BatchRun:
         Args:
             items: this machine's.
             requests: one per item.
-            shared: options of all items.
             workers: processes that share the machine.
             redo: also what is done.
 
         Raises:
             UsageError: a folder that cannot be written.
         """
-        check_writable(self.out / "summary")
+        check_writable(self.out / REPORTS / "report")
         threads = worker_threads(workers)
         sizes = run_sizes(requests)
-        for item, request in zip(items, requests, strict=True):
-            job = BatchJob(item=item, request=request, sizes=sizes, threads=threads)
-            key = item_key(job, shared)
-            if not redo and is_done(job, key, self.out):
+        again: list[str] = []
+        reasons = [""] * len(items) if redo else self._reasons(items, requests)
+        for item, request, why in zip(items, requests, reasons, strict=True):
+            if why is None:
                 self.skipped.append(item.name)
-            else:
-                self._waiting[item.name] = job, key
+                continue
+            job = BatchJob(
+                item=item, request=request, folder=self.out, sizes=sizes, threads=threads
+            )
+            self._jobs.append(job)
+            again += [f"line {item.line} ({item.name}): {why}"] if why else []
         skipped = f", {len(self.skipped)} of {len(items)} done before" if self.skipped else ""
-        _say(f"{len(self._waiting)} items to do{skipped}")
+        _say(f"{len(self._jobs)} items to do{skipped}")
+        if again:
+            _say(f"{len(again)} of them again:")
+            _say_some(again)
+
+    def _reasons(
+        self, items: Sequence[ManifestItem], requests: Sequence[TextureRequest]
+    ) -> list[str | None]:
+        """Why each item must be done; hashing releases the interpreter, so in threads."""
+        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+            names = [item.name for item in items]
+            return list(pool.map(partial(why_again, folder=self.out), requests, names))
 
     def work(self, *, workers: int, timeout_s: float) -> None:
         """Do all items; prints a line for each, and the paths of results to stdout.
@@ -79,7 +98,7 @@ class BatchRun:
             workers: processes; 0 works in this one, without a timeout.
             timeout_s: an item that takes longer has failed.
         """
-        jobs = [job for job, _ in self._waiting.values()]
+        jobs = self._jobs
         ends = in_processes(jobs, do_item, workers=workers, timeout_s=timeout_s)
         with closing(ends if workers else _here(jobs)) as running:
             for number, end in enumerate(running, start=1):
@@ -88,29 +107,29 @@ class BatchRun:
 
     def summarise(self) -> None:
         """Write ``summary.json`` (of this rank, if there are several) and print it."""
-        left = len(self._waiting) - len(self.done) - len(self.failed)
+        left = len(self._jobs) - len(self.done) - len(self.failed)
         parts = [f"{len(self.done)} done", f"{len(self.skipped)} done before"]
         parts += [f"{len(self.failed)} failed"] + ([f"{left} not tried"] if left else [])
         _say(f"{', '.join(parts)} in {time.monotonic() - self._start:.0f} s")
-        for report in sorted(self.failed, key=lambda r: r.line):
-            _say(f"  line {report.line} ({report.name}): {report.reason}")
+        self.failed.sort(key=lambda report: report.line)
         suffix = f"-{self.rank}-of-{self.world_size}" if self.world_size > 1 else ""
+        path = self.out / f"summary{suffix}.json"
+        _say_some([f"line {r.line} ({r.name}): {r.reason}" for r in self.failed], path)
         self.out.mkdir(parents=True, exist_ok=True)
-        with atomic(self.out / f"summary{suffix}.json") as scratch:
+        with atomic(path) as scratch:
             record = {
-                "done": [report.name for report in self.done],
-                "done_before": self.skipped,
-                "failed": {report.name: report.reason for report in self.failed},
+                "items": len(self._jobs) + len(self.skipped),
                 "not_tried": left,
                 "interrupted": self._interrupted,
                 "seconds": round(time.monotonic() - self._start, 1),
+                "failed": {report.name: report.reason for report in self.failed},
+                "done": [report.name for report in self.done],
+                "done_before": self.skipped,
             }
             scratch.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
     def _note(self, end: JobEnd[BatchJob, ItemReport], label: str) -> None:
-        job, key = self._waiting[end.job.item.name]
-        report = end.result or _lost(job, end)
-        report = report.with_key(key)
+        report = end.result or _lost(end)
         report.write(self.out)
         if report.status == "done":
             self.done.append(report)
@@ -128,14 +147,14 @@ def _here(jobs: Iterable[BatchJob]) -> Generator[JobEnd[BatchJob, ItemReport], N
         yield JobEnd(job=job, result=report, failure="", seconds=report.seconds)
 
 
-def _lost(job: BatchJob, end: JobEnd[BatchJob, ItemReport]) -> ItemReport:
+def _lost(end: JobEnd[BatchJob, ItemReport]) -> ItemReport:
     """The report of an item whose process ended."""
     return ItemReport(
-        name=job.item.name,
-        line=job.item.line,
+        name=end.job.item.name,
+        line=end.job.item.line,
         status="failed",
         key=None,
-        out=str(job.out),
+        out=str(end.job.out),
         seconds=end.seconds,
         reason=end.failure,
     )
@@ -143,3 +162,12 @@ def _lost(job: BatchJob, end: JobEnd[BatchJob, ItemReport]) -> ItemReport:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def _say_some(lines: Sequence[str], more_in: Path | None = None) -> None:
+    """The first lines of a list, however long it is."""
+    for line in lines[:_SHOWN]:
+        _say(f"  {line}")
+    if len(lines) > _SHOWN:
+        where = "" if more_in is None else f": all are in {more_in}"
+        _say(f"  and {len(lines) - _SHOWN} more{where}")

@@ -1,145 +1,27 @@
-"""``seqtex batch``: manifests, resuming, failing items, workers, interrupts."""
+"""``seqtex batch``: failing items, ranks, workers, interrupts."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from batch_runs import FRONT, SMALL, job_of, requests, summary, write
 
 from seqtex.cli import batch_work
-from seqtex.cli.batch import _take_request
-from seqtex.cli.batch_manifest import ItemParser, read_manifest_items
+from seqtex.cli.batch_manifest import read_manifest_items
 from seqtex.cli.batch_run import BatchRun
-from seqtex.cli.batch_work import BatchJob, do_item
-from seqtex.cli.texture import texture
+from seqtex.cli.batch_work import do_item
 from seqtex.cli.texture_request import TextureRequest
-from seqtex.cli.texture_run import run_sizes
 from seqtex.data.worker_processes import JobEnd
 from seqtex.manifest import read_manifest
-from seqtex_core.errors import InputError, SeqTexError, UsageError
-
-FRONT = "views/0_front.png"
-SMALL = ("--method", "project", "--texture-size", "64")
-
-
-def write(path: Path, *items: dict[str, Any]) -> Path:
-    path.write_text("".join(json.dumps(item) + "\n" for item in items))
-    return path
-
-
-def requests(manifest: Path, *shared: str) -> list[TextureRequest]:
-    items = read_manifest_items(manifest)
-    out = manifest.parent / "out"
-    return ItemParser(_take_request, texture, manifest=manifest, out=out, shared=shared).requests(
-        items
-    )
-
-
-def summary(work: Path, name: str = "summary.json") -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((work / "out" / name).read_text())
-    return record
-
-
-# --- manifests ---------------------------------------------------------------------------------
-
-
-def test_json_lines_and_csv_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seqtex.cli.text_options.TextRequest.check", lambda self: None)
-    lines = write(
-        tmp_path / "jobs.jsonl",
-        {"mesh": "a/chair.glb", "image": "chair.png", "seed": 3, "foreground": False},
-        {"mesh": "b/chair.obj", "name": "other", "refs": {"front": "f.png", "back": "b.png"}},
-        {
-            "mesh": "lamp.glb",
-            "text": "a lamp",
-            "image_model": "black-forest-labs/FLUX.1-Depth-dev",
-            "out": "lamps/1.glb",
-            "unwrap": True,
-        },
-    )
-    table = tmp_path / "jobs.csv"
-    table.write_text(
-        "mesh,name,image,seed,foreground,ref.front,ref.back,text,image_model,out,unwrap\n"
-        "a/chair.glb,,chair.png,3,false,,,,,,\n"
-        "b/chair.obj,other,,,,f.png,b.png,,,,\n"
-        "lamp.glb,,,,,,,a lamp,black-forest-labs/FLUX.1-Depth-dev,lamps/1.glb,true\n"
-    )
-    shared = ("--model", "seqtex-tiny", "--steps", "2", "--seed", "9")
-    first, second, third = requests(lines, *shared)
-    assert requests(table, *shared) == [first, second, third]
-    assert [r.steps for r in (first, second, third)] == [2, 2, 2]
-    assert (first.mesh, first.image) == (tmp_path / "a" / "chair.glb", tmp_path / "chair.png")
-    assert (first.seed, second.seed) == (3, 9), "an item's own options come last"
-    assert (first.foreground, second.foreground) == (False, None)
-    assert first.out == tmp_path / "out" / "chair_textured.glb"
-    assert second.out == tmp_path / "out" / "other_textured.obj"
-    assert second.refs == (f"front={tmp_path}/f.png", f"back={tmp_path}/b.png")
-    assert third.out == tmp_path / "out" / "lamps" / "1.glb"
-    assert third.text is not None
-    assert third.uv == "unwrap"
-    assert run_sizes([first, second]).uv_size is None
-
-
-def test_intermediates_of_all_items_have_a_folder_each(tmp_path: Path) -> None:
-    manifest = write(tmp_path / "jobs.jsonl", {"mesh": "a.glb", "image": "a.png"})
-    assert requests(manifest, "--save-intermediates", "steps")[0].save_intermediates == Path(
-        "steps/a"
-    )
-
-
-@pytest.mark.parametrize(
-    ("items", "told"),
-    [
-        ([{"image": "a.png"}], 'line 1.*"mesh"'),
-        ([{"mesh": "a.glb"}, {"mesh": "b/a.glb"}], "line 2.*'a', as in line 1"),
-        ([{"mesh": "a.glb", "name": "../a"}], "without folders"),
-        ([{"mesh": "a.glb", "image": "a.png", "sed": 1}], r"line 1 \(a\).*sed.*'seed'"),
-        ([{"mesh": "a.glb", "image": "a.png", "model": "x"}], "for all items"),
-        ([{"mesh": "a.glb", "image": "a.png", "seed": "x"}], r"line 1 \(a\).*seed"),
-        ([{"mesh": "a.glb", "image": "a.png", "seed": [1]}], "one value"),
-        ([{"mesh": "a.glb", "image": "a.png", "unwrap": "perhaps"}], "true or false"),
-        ([{"mesh": "a.glb", "refs": "a.png"}], "an object such as"),
-        ([{"mesh": "a.glb", "image": 3}], "path: expected a text"),
-        ([{"mesh": "a.glb"}], "reference image"),
-        (
-            [{"mesh": f"{n}.glb", "image": "a.png", "out": "same.glb"} for n in "ab"],
-            "line 2.*a result of its own.*line 1",
-        ),
-        ([{"mesh": f"{n}.glb"} for n in "abcdefg"], "and 2 more"),
-    ],
-)
-def test_items_that_cannot_be_meant_are_named(
-    tmp_path: Path, items: list[dict[str, Any]], told: str
-) -> None:
-    with pytest.raises(UsageError, match=f"(?s){told}"):
-        requests(write(tmp_path / "jobs.jsonl", *items))
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "told"),
-    [
-        ("jobs.jsonl", "{]\n", "line 1.*JSON object"),
-        ("jobs.jsonl", "\n[1]\n", "line 2.*JSON object"),
-        ("jobs.jsonl", "\n", "at least one item"),
-        ("jobs.csv", "mesh,image\na.glb\n", "line 2.*2 cells"),
-        ("jobs.csv", "mesh\na.glb,b.png\n", "line 2.*1 cells"),
-        ("jobs.txt", "", "Name the manifest first"),
-    ],
-)
-def test_other_files_are_refused(tmp_path: Path, name: str, text: str, told: str) -> None:
-    path = tmp_path / name
-    path.write_text(text)
-    with pytest.raises(SeqTexError, match=told):
-        read_manifest_items(path)
-    with pytest.raises(InputError):
-        read_manifest_items(tmp_path / "missing.csv")
-
-
-# --- runs in this process ------------------------------------------------------------------------
 
 
 def test_a_failing_item_stops_no_other_and_a_second_run_does_the_rest(
@@ -198,6 +80,7 @@ def test_a_failing_item_stops_no_other_and_a_second_run_does_the_rest(
 
 
 def test_machines_share_a_manifest_by_rank(seqtex: Callable[..., Any], work: Path) -> None:
+    """All of the ranks do all items, none twice; ranks without items have nothing to do."""
     items = [{"mesh": "figure.glb", "image": FRONT, "name": n} for n in ("a", "b", "c")]
     manifest = write(work / "jobs.jsonl", *items)
     command = ["batch", manifest, "-o", work / "out", "--workers", "0", *SMALL, "--world-size", "2"]
@@ -207,6 +90,63 @@ def test_machines_share_a_manifest_by_rank(seqtex: Callable[..., Any], work: Pat
         assert summary(work, f"summary-{rank}-of-2.json")["done"] == names
     assert seqtex(*command, "--rank", "0").out == ""
     assert len(seqtex(*command, "--rank", "1", "--redo").out.split()) == 1
+    alone = seqtex(*command[:-2])
+    assert "0 items to do, 3 of 3 done before" in alone.err
+    idle = seqtex(*command[:-1], "9", "--rank", "8")
+    assert (idle.code, idle.out) == (0, "")
+    assert summary(work, "summary-8-of-9.json")["items"] == 0
+
+
+def test_items_of_two_machines_with_one_result_are_refused_by_both(
+    seqtex: Callable[..., Any], work: Path
+) -> None:
+    items = [{"mesh": "figure.glb", "image": FRONT, "name": n, "out": "x.glb"} for n in "ab"]
+    command = ["batch", write(work / "jobs.jsonl", *items), "-o", work / "out", *SMALL]
+    for rank in "01":
+        refused = seqtex(*command, "--workers", "0", "--world-size", "2", "--rank", rank)
+        assert refused.code == 2
+        assert "a result of its own" in refused.err
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf"])
+def test_an_item_has_some_time(seqtex: Callable[..., Any], work: Path, minutes: str) -> None:
+    manifest = write(work / "jobs.jsonl", {"mesh": "figure.glb", "image": FRONT})
+    refused = seqtex("batch", manifest, "-o", work / "out", *SMALL, f"--timeout={minutes}")
+    assert refused.code == 2
+    assert "--timeout" in refused.err
+    assert "above 0" in refused.err
+    here = seqtex("batch", manifest, "-o", work / "out", *SMALL, "--workers=0", "--timeout=1")
+    assert here.code == 2, "nothing could end the item: not ignored"
+    assert not (work / "out").exists()
+
+
+@pytest.mark.parametrize("extra", ["--texture-sise=64", "other.jsonl"])
+def test_what_texture_does_not_take_is_said_once(
+    seqtex: Callable[..., Any], work: Path, extra: str
+) -> None:
+    items = [{"mesh": "figure.glb", "image": FRONT, "name": n} for n in "abc"]
+    manifest = write(work / "jobs.jsonl", *items)
+    refused = seqtex("batch", manifest, "-o", work / "out", extra)
+    assert refused.code == 2
+    assert refused.err.count(extra.partition("=")[0]) == 1, refused.err
+
+
+def test_many_items_begin_soon_and_are_told_of_briefly(
+    seqtex: Callable[..., Any], work: Path
+) -> None:
+    """Command lines of items are read without building the command anew, which takes 25 ms."""
+    items = [{"mesh": f"no{n}.glb", "image": FRONT, "name": f"item{n}"} for n in range(500)]
+    manifest = write(work / "jobs.jsonl", *items)
+    start = time.process_time()
+    done = seqtex("batch", manifest, "-o", work / "out", *SMALL, "--workers", "0")
+    seconds = time.process_time() - start
+    assert done.code == 7
+    assert seconds < 6, "about 1.5 s; 13 s if every item builds the command"
+    told = done.err[done.err.index("0 done, ") :]
+    assert f"and 480 more: all are in {work / 'out' / 'summary.json'}" in told
+    assert len(told.splitlines()) == 22
+    record = summary(work)
+    assert (record["items"], len(record["failed"])) == (500, 500)
 
 
 def test_a_defect_costs_its_item_only(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,10 +158,10 @@ def test_a_defect_costs_its_item_only(work: Path, monkeypatch: pytest.MonkeyPatc
         raise ValueError("no such luck")
 
     monkeypatch.setattr("seqtex.cli.batch_work.texture_file", broken)
-    report = do_item(BatchJob(item=item, request=request, sizes=run_sizes([request])))
-    assert report.status == "failed"
-    assert report.reason.startswith("ValueError: no such luck")
-    assert any("Traceback" in line for line in report.log)
+    done = do_item(job_of(manifest, item, request))
+    assert done.status == "failed"
+    assert done.reason.startswith("ValueError: no such luck")
+    assert any("Traceback" in line for line in done.log)
 
 
 def test_a_process_loads_its_model_once(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,8 +172,9 @@ def test_a_process_loads_its_model_once(work: Path, monkeypatch: pytest.MonkeyPa
         loads.append(request)
         return f"pipeline {len(loads)}"
 
-    def make(request: TextureRequest, *, report: object, pipeline: object) -> None:
+    def make(request: TextureRequest, *, report: object, pipeline: object) -> object:
         seen.append((request.seed, pipeline))
+        return SimpleNamespace(files=(), beside=())
 
     monkeypatch.setattr(batch_work, "_loaded", {})
     monkeypatch.setattr(batch_work, "load_pipeline", load)
@@ -244,7 +185,7 @@ def test_a_process_loads_its_model_once(work: Path, monkeypatch: pytest.MonkeyPa
     manifest = write(work / "jobs.jsonl", *items)
     made = requests(manifest, "--model", "seqtex-tiny")
     for item, request in zip(read_manifest_items(manifest), made, strict=True):
-        report = do_item(BatchJob(item=item, request=request, sizes=run_sizes(made)))
+        report = do_item(job_of(manifest, item, request))
         assert report.status == "done", report.reason
     assert len(loads) == 1
     assert seen == [(0, "pipeline 1"), (1, "pipeline 1")]
@@ -286,10 +227,40 @@ def test_the_report_of_an_item_whose_process_ended(work: Path) -> None:
     manifest = write(work / "jobs.jsonl", {"mesh": "figure.glb", "image": FRONT})
     run = BatchRun(out=work / "out")
     items, made = read_manifest_items(manifest), requests(manifest)
-    run.prepare(items, made, shared=[], workers=1, redo=False)
-    job = BatchJob(item=items[0], request=made[0], sizes=run_sizes(made))
+    run.prepare(items, made, workers=1, redo=False)
+    job = job_of(manifest, items[0], made[0])
     run._note(JobEnd(job=job, result=None, failure="the process ended: SIGKILL", seconds=2.0), "")
     run.summarise()
     assert summary(work)["failed"] == {"figure": "the process ended: SIGKILL"}
     report = json.loads((work / "out" / "reports" / "figure.json").read_text())
     assert (report["status"], report["seconds"]) == ("failed", 2.0)
+
+
+def test_a_killed_worker_costs_its_item_and_the_next_run_does_it(
+    seqtex: Callable[..., Any], work: Path
+) -> None:
+    """The third of four is killed while it works, seen by the report of the one before it."""
+    items = [{"mesh": "figure.glb", "image": FRONT, "name": n} for n in "abcd"]
+    items[2]["texture_size"] = 512
+    manifest = write(work / "jobs.jsonl", *items)
+    command = ["batch", manifest, "-o", work / "out", *SMALL]
+
+    def kill() -> None:
+        before = work / "out" / "reports" / "b.json"
+        while not before.exists():
+            time.sleep(0.005)
+        (worker,) = multiprocessing.active_children()
+        worker.kill()
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    first = seqtex(*command)
+    killer.join(timeout=1)
+    assert first.code == 7, first.err
+    record = summary(work)
+    assert (record["done"], [*record["failed"]]) == (["a", "b", "d"], ["c"])
+    assert "SIGKILL" in record["failed"]["c"]
+    assert not (work / "out" / "c_textured.glb").exists()
+
+    assert seqtex(*command, "--workers", "0").code == 0
+    assert (summary(work)["done"], summary(work)["done_before"]) == (["c"], ["a", "b", "d"])
