@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .backbone_data import BackboneSpec
 from .checks import check_shape
-from .copy_head import CopyConfig, CopyHead, CopyRows, boxed
+from .copy_head import CopyConfig, CopyHead, CopyRows, area_shares, boxed
 from .errors import UsageError
 from .flow_matching import CLEAN_SIGMA_FLOOR, clean_to_velocity
 from .frames import TokenLayout
@@ -30,6 +30,7 @@ class CopyPlaces:
         source_texels: of the source's latents, ``[Ls]``.
         target_points: ``[Lt, 6]``, see :func:`seqtex_core.copy_head.boxed`.
         source_points: ``[Ls, 6]``.
+        source_shares: see :func:`seqtex_core.copy_head.area_shares`, ``[Ls]``.
     """
 
     row: int
@@ -39,6 +40,7 @@ class CopyPlaces:
     source_texels: Tensor
     target_points: Tensor
     source_points: Tensor
+    source_shares: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -148,11 +150,15 @@ def _of_sample(
         for rows, texels in (_tokens(sample, name) for name in (config.source, config.target))
     )
     asked, known = points[config.target][target], points[config.source][source]
+    shares = known.new_ones(len(known))
     if device.type != "meta":
         there = known[:, 3:].abs().sum(1) > 0
         source_rows, source, known = source_rows[there], source[there], known[there]
         both = torch.cat([known, asked])
-        both = boxed(both, both[:, 3:].abs().sum(1) > 0)
+        there = both[:, 3:].abs().sum(1) > 0
+        both = boxed(both, there)
+        there[len(known) :] &= ~torch.isin(target, source)  # a texel of both counts once
+        shares = area_shares(both[: len(known), :3], both[there, :3])
         known, asked = both.split([len(known), len(asked)])
     return CopyPlaces(
         row=row,
@@ -162,6 +168,7 @@ def _of_sample(
         source_texels=source,
         target_points=asked,
         source_points=known,
+        source_shares=shares,
     )
 
 
@@ -183,6 +190,7 @@ def copied_latents(head: CopyHead, copies: Copies, hidden: Tensor) -> Tensor:
         change = head(
             CopyRows(rows[place.target_rows], place.target_points, own[place.target_texels]),
             CopyRows(rows[place.source_rows], place.source_points, own[place.source_texels]),
+            share=place.source_shares,
         )
         made.append(changes[number].index_copy(0, place.target_texels, change))
     return _latents(torch.stack(made), like=copies.known)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from copying_models import CHANNELS, SIGMA, SIZES, dense, keeps, known, make, scene
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from seqtex_backbones.registry import load_backbone
 from seqtex_core.branch_data import StepCache
-from seqtex_core.copy_head import CopyConfig, CopyHead
+from seqtex_core.copy_head import CopyConfig, CopyHead, area_shares
 from seqtex_core.copy_places import CopyPlaces
 from seqtex_core.decoupled_config import DecoupledConfig
 from seqtex_core.errors import UsageError
@@ -82,6 +84,29 @@ def test_tokens_without_a_normal_are_not_known() -> None:
         cache = model.prepare(layout, geometry=geometry, clean=known(latents))
         assert first_places(cache).source_texels.tolist() == [7]
         model(latents, sigmas, cache)
+
+
+def test_known_tokens_count_by_their_share_of_the_surface() -> None:
+    model = make(CopyConfig(heads=3))
+    latents, sigmas, geometry = scene(1)
+    points = geometry[PROJECTION].points
+    assert points is not None
+    kept = torch.tensor([2, 7, 11, 12, 13])
+    layout = TokenLayout(groups=dense(model).groups, keep={PROJECTION: kept})
+    with torch.no_grad():
+        cache = model.prepare(layout, geometry=geometry, clean=known(latents))
+        place = first_places(cache)
+        texels = points.flatten(2)[0, :3].T
+        surface = geometry[TEXTURE].points.flatten(2)[0, :3].T.index_copy(0, kept, texels[kept])
+        assert len(place.source_shares.unique()) > 1
+        # another origin and scale
+        torch.testing.assert_close(
+            place.source_shares, area_shares(texels[kept], surface), rtol=1e-3, atol=0
+        )
+        even = replace(place, source_shares=torch.ones(5))
+        other = replace(cache, copies=replace(cache.copies, places=(even,)))
+        made, evenly = (model(latents, sigmas, c)[TEXTURE] for c in (cache, other))
+        assert float((made - evenly).abs().max()) > 1e-3
 
 
 def test_packed_samples_equal_samples_alone() -> None:
