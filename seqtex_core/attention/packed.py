@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from ..checks import check_attention, check_shape
 from ..errors import UsageError
 from .attend import Attend, AttentionInputs
 from .choose import AutoAttend
@@ -57,9 +58,13 @@ def attend_packed(
         scale: see :class:`Attend`.
 
     Raises:
-        UsageError: lengths that do not add up, or a sample with queries and no keys.
+        UsageError: no samples, lengths that do not add up, a sample with queries and no keys,
+            tensors that do not fit together, or another number of masks.
     """
-    _check(q, k, query_lengths, key_lengths)
+    _check_lengths(query_lengths, key_lengths)
+    _check_rows(q, k, v, query_lengths, key_lengths)
+    if masks is not None:
+        _check_masks(masks, len(query_lengths))
     if isinstance(attend, AutoAttend) and not torch.compiler.is_compiling():
         masked = next((m for m in masks or () if m is not None), None)
         attend = attend.choose(AttentionInputs.of(q, k, v, masked))
@@ -124,16 +129,39 @@ class PerSample:
         )
 
 
-def _check(q: Tensor, k: Tensor, query_lengths: Sequence[int], key_lengths: Sequence[int]) -> None:
-    fits = (
-        q.shape[:2] == (1, sum(query_lengths))
-        and k.shape[:2] == (1, sum(key_lengths))
-        and len(query_lengths) == len(key_lengths)
-    )
-    if not fits:
+def _check_lengths(query_lengths: Sequence[int], key_lengths: Sequence[int]) -> None:
+    if not query_lengths or len(query_lengths) != len(key_lengths):
         raise UsageError(
             "packed samples",
-            expected=f"q [1, {sum(query_lengths)}, N, D] and k [1, {sum(key_lengths)}, N, D] of "
-            "as many samples",
-            got=f"{list(q.shape)} of {len(query_lengths)}, {list(k.shape)} of {len(key_lengths)}",
+            expected="as many query_lengths as key_lengths, one or more",
+            got=f"{len(query_lengths)} and {len(key_lengths)}",
+            remedy="Give one of each per sample.",
+        )
+    for index, (asked, known) in enumerate(zip(query_lengths, key_lengths, strict=True)):
+        if asked < 0 or known < 0 or (asked and not known):
+            raise UsageError(
+                f"packed sample {index}",
+                expected="lengths of 0 or more, and keys where there are queries",
+                got=f"{asked} queries and {known} keys",
+                remedy="A sample without keys can only be one without queries.",
+            )
+
+
+def _check_rows(
+    q: Tensor, k: Tensor, v: Tensor, query_lengths: Sequence[int], key_lengths: Sequence[int]
+) -> None:
+    check_shape("q", q, (1, sum(query_lengths), None, None), "1 Lq N D")
+    for name, x in (("k", k), ("v", v)):
+        check_shape(name, x, (1, sum(key_lengths), *q.shape[2:]), "1 Lk N D")
+    if k.shape[1]:
+        check_attention(q, k, v)
+
+
+def _check_masks(masks: Sequence[Tensor | None], count: int) -> None:
+    if len(masks) != count:
+        raise UsageError(
+            "masks",
+            expected=f"{count}, one per sample",
+            got=str(len(masks)),
+            remedy="Give None for a sample without a mask.",
         )

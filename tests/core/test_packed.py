@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from seqtex_backbones.registry import load_backbone
-from seqtex_core.attention import ATTENTION, attention_reference, choose_attention
+from seqtex_core.attention import (
+    ATTENTION,
+    Attend,
+    SdpaAttend,
+    attention_reference,
+    choose_attention,
+)
 from seqtex_core.attention.packed import attend_packed
 from seqtex_core.decoupled_config import DecoupledConfig
 from seqtex_core.errors import UnsupportedError, UsageError
@@ -219,7 +225,36 @@ def test_other_groups_and_other_batches_are_refused() -> None:
     packed = PackedLayout(samples=(transformer.layout(SIZES, STREAMS),) * 2)
     with pytest.raises(UsageError, match="1 samples, as the text"):
         transformer.prepare(packed)
-    with pytest.raises(UsageError, match="of as many samples"):
-        attend_packed(
-            choose_attention(), *packed_qkv()[0], query_lengths=[3, 5], key_lengths=[4, 2, 1]
-        )
+
+
+class VarlenKernel(SdpaAttend):
+    """One with a kernel of its own for packed samples, which checks nothing."""
+
+    def attend_packed(self, q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+        assert q.shape[1], "the wrapper checks before the kernel"
+        return q
+
+
+@pytest.mark.parametrize("attend", [VarlenKernel(), choose_attention("sdpa")])
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"key_lengths": [4, 2, 1]}, "packed samples: expected as many .* got 2 and 3"),
+        ({"query_lengths": [], "key_lengths": []}, "one or more, got 0 and 0"),
+        ({"key_lengths": [7, 0]}, "sample 1: .* got 5 queries and 0 keys.* without queries"),
+        ({"query_lengths": [9, -1]}, "sample 1: expected lengths of 0 or more"),
+        ({"query_lengths": [3, 4]}, r"q: expected \[1 Lq N D\] = \[1, 7, any, any\]"),
+        ({"key_lengths": [3, 3]}, r"k: expected .*\[1, 6, 2, 8\]"),
+        ({"v": torch.zeros(1, 8, 2, 8)}, r"v: expected .*\[1, 7, 2, 8\]"),
+        ({"v": torch.zeros(1, 7, 2, 8).double()}, "v: expected torch.float32"),
+        ({"masks": [None]}, "masks: expected 2, one per sample, got 1.*None"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_any_kernel(
+    attend: Attend, change: dict[str, Any], told: str
+) -> None:
+    rows = {name: torch.zeros(1, n, 2, 8) for name, n in (("q", 8), ("k", 7), ("v", 7))}
+    fitting: dict[str, Any] = {**rows, "query_lengths": [3, 5], "key_lengths": [4, 3]}
+    assert attend_packed(attend, **fitting).shape == rows["q"].shape
+    with pytest.raises(UsageError, match=told):
+        attend_packed(attend, **fitting | change)
