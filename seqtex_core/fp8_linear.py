@@ -48,6 +48,8 @@ class Fp8Linear(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """``[..., out_features]`` in the dtype of ``input``."""
+        if not input.numel():  # the kernels take no empty product
+            return input.new_zeros(*input.shape[:-1], self.out_features)
         rows, scale = _rounded(input.reshape(-1, self.in_features))
         out = torch._scaled_mm(
             rows, self.weight.t(), scale_a=scale, scale_b=self.scale, out_dtype=torch.bfloat16

@@ -139,8 +139,8 @@ def test_one_changed_sample_of_a_pack_is_computed(model: SeqTexTransformer) -> N
         try:
             with torch.no_grad():
                 cache = model.prepare(layout, batch_size=8)
-                for x, level in ((start, 0.5), (moved, 0.49)):
-                    model(x, {n: torch.full((8, 1), level) for n in sizes}, cache)
+                for latents, level in ((start, 0.5), (moved, 0.49)):
+                    model(latents, {n: torch.full((8, 1), level) for n in sizes}, cache)
         finally:
             model.trunk = run_blocks
         decided.append(reuse.reused)
@@ -180,6 +180,13 @@ def test_fp8_linear_is_as_near_as_its_format() -> None:
     assert 1e-3 < float(error.mean()) < 0.06
     with pytest.raises(UsageError, match="16"):
         Fp8Linear(nn.Linear(64, 40))
+
+
+@pytest.mark.parametrize("shape", [(0, 64), (2, 0, 64)])
+def test_fp8_gives_no_rows_for_none(shape: tuple[int, ...]) -> None:
+    with torch.no_grad():
+        found = Fp8Linear(nn.Linear(64, 48))(torch.zeros(shape))
+    assert (found.shape, found.dtype) == ((*shape[:-1], 48), torch.float32)
 
 
 def test_fp8_replaces_layers_of_merged_models_only(cache: StepCache) -> None:
