@@ -1,4 +1,4 @@
-"""Plots of result files: roofline, attention against sequence length, a step's time; and others."""
+"""Plots of result files: attention against sequence length, a step's time; and the table of all."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from seqtex_core.errors import MissingDependencyError
 
+from .plots_roofline import MARKERS, SERIES, roofline
 from .plots_scale import approximations, parallel
 from .plots_training import memory, training
 from .plots_work import foreground, scaling, waterfall
@@ -26,8 +27,6 @@ COLORS = {
     "copy and cast": "#ff725c",
     "pointwise": "#a463f2",
 }
-SERIES = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2", "#9c6b4e", "#97bbf5")
-MARKERS = "os^Dv<>PX*hdp8"
 SHARE = "share of "
 
 
@@ -52,65 +51,6 @@ def write_plots(chosen: Mapping[str, Record], folder: Path) -> list[Path]:
             figure.savefig(path, dpi=110, bbox_inches="tight")
             written.append(path)
     return written
-
-
-def roofline(axes: Axes, chosen: Mapping[str, Record]) -> bool:
-    """Useful rate over arithmetic intensity; False if no row has both FLOP and bytes."""
-    points: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
-    ceilings: dict[str, tuple[float, float]] = {}
-    for benchmark, run in chosen.items():
-        # approximations leave out some of the work that their rows name
-        for row in run["rows"] if benchmark != "approximations" else ():
-            work, rate = row["work"], row["rate"]
-            if not (rate and work["flop"] and work["bytes"]):
-                continue
-            name = "gemm" if row["benchmark"] == "limits" else row["benchmark"]
-            intensity = work["flop"] / work["bytes"]
-            points[name, row["dtype"]].append((intensity, rate["flop_per_s"] / 1e9))
-            gemm = run["limits"]["start"]["gemm_flop_per_s"].get(row["dtype"])
-            if gemm is not None:
-                copy = run["limits"]["start"]["copy_bytes_per_s"]
-                best = ceilings.get(row["dtype"], (0.0, 0.0))  # runs differ where others run too
-                ceilings[row["dtype"]] = max(best[0], gemm / 1e9), max(best[1], copy / 1e9)
-    if not points:
-        return False
-    every = [x for values in points.values() for x, _ in values]
-    low, high = min(every) / 4, max(every) * 32  # room for the labels of the lines
-    colors = {dtype: SERIES[index] for index, dtype in enumerate(sorted(ceilings))}
-    above = float("inf")
-    for dtype, (gemm, copy) in sorted(ceilings.items(), key=lambda item: -item[1][0]):
-        corner = gemm / copy
-        low, end = min(low, corner / 4), max(high, corner)
-        axes.plot([low, corner, end], [low * copy, gemm, gemm], color=colors[dtype], lw=1.2)
-        axes.annotate(
-            f"{dtype} GEMM {gemm:.0f} GFLOP/s",
-            (end, gemm),
-            ha="right",
-            va="bottom" if above / gemm > 1.5 else "top",
-            fontsize=8,
-            color=colors[dtype],
-        )
-        above = gemm
-    names = sorted({name for name, _ in points})
-    markers = {name: MARKERS[index % len(MARKERS)] for index, name in enumerate(names)}
-    for (name, dtype), values in sorted(points.items()):
-        axes.scatter(
-            [x for x, _ in values],
-            [y for _, y in values],
-            s=26,
-            marker=markers[name],
-            color=colors.get(dtype, "grey"),
-            alpha=0.8,
-            linewidths=0,
-        )
-    for name, marker in markers.items():  # colour is told by the lines, so the legend has none
-        axes.scatter([], [], s=26, marker=marker, color="grey", label=name)
-    axes.set(xscale="log", yscale="log", xlabel="useful FLOP per byte", ylabel="useful GFLOP/s")
-    axes.set_title(
-        "Roofline: lines are the limits measured in the same processes, the best of them"
-    )
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    return True
 
 
 def attention_length(axes: Axes, chosen: Mapping[str, Record]) -> bool:
@@ -216,7 +156,7 @@ def _single(draw: Callable[[Axes, Mapping[str, Record]], bool]) -> Draw:
 
 
 _PLOTS: tuple[tuple[str, Draw, tuple[float, float], int], ...] = (
-    ("roofline", _single(roofline), (8.0, 5.2), 1),
+    ("roofline", roofline, (13.0, 5.2), 2),
     ("attention_length", _single(attention_length), (8.0, 5.2), 1),
     ("step_time", _single(step_time), (8.0, 4.0), 1),
     ("waterfall", _single(waterfall), (8.0, 4.0), 1),

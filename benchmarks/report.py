@@ -13,9 +13,11 @@ from .formulas import FORMULAS
 from .plots import write_plots
 from .report_columns import (
     EXTRA_COLUMNS,
-    SCALING_COLUMNS,
     TABLES,
     TIME_COLUMNS,
+    TIMES,
+    UNTIMED,
+    VERDICT,
     Column,
     Record,
     number,
@@ -154,17 +156,20 @@ def _tables(name: str, rows: Sequence[Record]) -> list[str]:
     """
     if name in TABLES:
         return [_table(rows, TABLES[name])]
-    if name == "scaling":
-        counted = [row for row in rows if row["case"].startswith("counted")]
-        timed = [row for row in rows if row not in counted]
-        return [_table(counted, SCALING_COLUMNS), _table(timed, TIME_COLUMNS)]
-    return [_table(rows, (*TIME_COLUMNS, *EXTRA_COLUMNS.get(name, ())))]
+    words, columns = UNTIMED.get(name, ("", ()))
+    untimed = [row for row in rows if words and words in row["case"]]
+    timed = [row for row in rows if row not in untimed]
+    timed_columns = (*TIME_COLUMNS, *EXTRA_COLUMNS.get(name, ()))
+    tables = [_table(untimed, columns), _table(timed, timed_columns)]
+    return tables if rows[0] in untimed else tables[::-1]
 
 
 def _table(rows: Sequence[Record], columns: Sequence[Column]) -> str:
     shown = [row for row in rows if row["status"] != "unsupported"]
     if not shown:
         return ""
+    if any(row["status"] != "ok" for row in shown) and TIMES not in columns:
+        columns = (*columns, VERDICT)
     lines = [
         "| " + " | ".join(title for title, _ in columns) + " |",
         "|" + "---|" * len(columns),

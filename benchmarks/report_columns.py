@@ -63,6 +63,14 @@ def _metric(name: str, form: str) -> Callable[[Record], str]:
     return lambda row: number(row["metrics"].get(name), form)
 
 
+def _parameter(name: str) -> Callable[[Record], str]:
+    return lambda row: str(row["parameters"].get(name, ""))
+
+
+def _notes(row: Record) -> str:
+    return "; ".join(row["notes"])
+
+
 def _mib(name: str) -> Callable[[Record], str]:
     def cell(row: Record) -> str:
         value = row["metrics"].get(name)
@@ -72,19 +80,25 @@ def _mib(name: str) -> Callable[[Record], str]:
 
 
 def _met(name: str, form: str) -> Callable[[Record], str]:
+    """A number with its goal, where it has one."""
+
     def cell(row: Record) -> str:
         metrics = row["metrics"]
+        if f"{name}_goal" not in metrics:
+            return number(metrics.get(name), form)
         verdict = "met" if metrics[f"{name}_goal_met"] else "missed"
         return f"{metrics[name]:{form}} ({verdict}: {metrics[f'{name}_goal']:{form}})"
 
     return cell
 
 
+TIMES: Column = ("ms", _time)
+"""Says what is not right, too."""
 TIME_COLUMNS: Sequence[Column] = (
     ("case", lambda row: row["case"]),
     ("implementation", lambda row: row["implementation"]),
     ("dtype", lambda row: row["dtype"] or ""),
-    ("ms", _time),
+    TIMES,
     ("p10 to p90 (n, clock)", _range),
     ("useful", _throughput),
     ("achieved", _achieved),
@@ -106,13 +120,13 @@ APPROXIMATION_COLUMNS: Sequence[Column] = (
     ("case", lambda row: row["case"]),
     ("implementation", lambda row: row["implementation"]),
     ("dtype", lambda row: row["dtype"] or ""),
-    ("ms", _time),
+    TIMES,
     ("p10 to p90 (n, clock)", _range),
     ("speed", _metric("speedup", ".2fx")),
     ("relative L2 from exact", _metric("relative_l2", ".1e")),
     ("PSNR, dB", _metric("psnr_db", ".1f")),
     ("steps computed", _metric("share_of_steps_computed", ".0%")),
-    ("notes", lambda row: "; ".join(row["notes"])),
+    ("notes", _notes),
 )
 PARALLEL_COLUMNS: Sequence[Column] = (
     ("devices", _metric("devices", "d")),
@@ -143,7 +157,39 @@ MEMORY_COLUMNS: Sequence[Column] = (
     ("weights", _mib("weights_bytes")),
     ("tensors", _mib("working_bytes")),
     ("of them kept over the steps", _mib("kept_bytes")),
-    ("costs", lambda row: "; ".join(row["notes"])),
+    ("costs", _notes),
+)
+MACHINE_CODE_COLUMNS: Sequence[Column] = (
+    ("kernel", lambda row: row["implementation"]),
+    ("compiled for", lambda row: row["case"].rpartition(", ")[2]),
+    ("dtype", lambda row: row["dtype"] or ""),
+    ("registers", _metric("registers", "d")),
+    ("stack, bytes", _metric("stack_bytes", "d")),
+    ("narrowest store, bits", _metric("narrowest_store_bits", "d")),
+    ("loads below 128 bits", _metric("narrow_loads", "d")),
+)
+TEXTURE_COLUMNS: Sequence[Column] = (
+    ("case", lambda row: row["case"]),
+    ("implementation", lambda row: row["implementation"]),
+    ("dtype", lambda row: row["dtype"] or ""),
+    ("TFLOP (goal)", _met("tflop", ".2f")),
+    ("over one frame", _metric("over_one_frame", ".2fx")),
+    ("encoded, pixels", _parameter("encoded")),
+    ("decoded", _parameter("decoded")),
+    ("notes", _notes),
+)
+KEPT_COLUMNS: Sequence[Column] = (
+    ("case", lambda row: row["case"]),
+    ("tokens", lambda row: row["implementation"]),
+    ("of views", _parameter("num_mv")),
+    ("of the texture", _parameter("num_uv")),
+    ("GFLOP", _metric("gflop", ".1f")),
+    ("by the formula", _metric("formula_gflop", ".1f")),
+)
+TEST_COLUMNS: Sequence[Column] = (
+    ("tests", lambda row: row["implementation"]),
+    *((name, _metric(name, "d")) for name in ("passed", "failed", "error", "skipped")),
+    ("not right", _notes),
 )
 EXTRA_COLUMNS: Mapping[str, Sequence[Column]] = {
     "train": (
@@ -181,7 +227,20 @@ EXTRA_COLUMNS: Mapping[str, Sequence[Column]] = {
 TABLES: Mapping[str, Sequence[Column]] = {
     "approximations": APPROXIMATION_COLUMNS,
     "counts": COUNT_COLUMNS,
+    "gpu_tests": TEST_COLUMNS,
     "memory": MEMORY_COLUMNS,
     "parallel": PARALLEL_COLUMNS,
 }
 """Of benchmarks whose tables have none of the usual columns."""
+UNTIMED: Mapping[str, tuple[str, Sequence[Column]]] = {
+    "foreground": ("counted", KEPT_COLUMNS),
+    "kernels": ("machine code", MACHINE_CODE_COLUMNS),
+    "scaling": ("counted", SCALING_COLUMNS),
+    "vae": ("one texture", TEXTURE_COLUMNS),
+}
+"""By benchmark words in the cases that are counted or compiled, not timed, and their columns."""
+VERDICT: Column = (
+    "verdict",
+    lambda row: row["status"] + (f": {row['reason']}" if row["reason"] else ""),
+)
+"""For tables without times, where a row is not right."""

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
+from benchmarks import foreground, kernels, vae
+from benchmarks.ceilings import Ceilings
+from benchmarks.plots_roofline import roofline
 from benchmarks.report import latest_runs, markdown, write_report
-from benchmarks.result import read_run
+from benchmarks.result import Row, read_run
+from benchmarks.runner import Session
 from seqtex_core.errors import UsageError
+from seqtex_core.kernels import compile_report
+
+LIMITS = Ceilings(gemm_flop_per_s={"float32": 1e9}, copy_bytes_per_s=1e9, launch_s=0.0, measured=())
 
 
 def _with_attention_and_step(run: dict[str, Any]) -> dict[str, Any]:
@@ -33,6 +42,11 @@ def _with_attention_and_step(run: dict[str, Any]) -> dict[str, Any]:
     refused |= {"benchmark": "step", "implementation": "other", "status": "unsupported"}
     refused |= {"reason": "no such card", "time": None, "rate": None, "accuracy": None}
     return {**run, "rows": [*run["rows"], *rows, step, refused]}
+
+
+def blank(tables: list[str]) -> list[str]:
+    """Lines of tables that say nothing but what they are about."""
+    return [line for line in tables if line.endswith(" |  |  |  |  |  |  |  |")]
 
 
 @pytest.fixture
@@ -59,6 +73,7 @@ def test_report_has_tables_reasons_and_plots(results: Path) -> None:
         assert part in text
     tables = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in tables if "GFLOP per layer" not in line}) == 1
+    assert blank(tables) == []
     for path in written:
         if path.suffix == ".png":
             with Image.open(path) as picture:
@@ -82,3 +97,95 @@ def test_full_runs_count_before_quick_ones_and_late_before_early(run_file: Path)
 def test_no_results_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="benchmarks all --quick"):
         write_report(tmp_path)
+
+
+def _seen(run: dict[str, Any], rows: list[Row]) -> list[list[str]]:
+    """Cells of the tables that a report has for these rows."""
+    name = rows[0].benchmark
+    chosen = {name: {**run, "rows": [row.to_json() for row in rows]}}
+    lines = [line for line in markdown(chosen, []).splitlines() if line.startswith("| ")]
+    assert blank(lines) == []
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def _session() -> Session:
+    return Session(
+        device=torch.device("cpu"), quick=True, seed=0, ceilings=LIMITS, say=lambda line: None
+    )
+
+
+def test_what_kernels_compile_to_is_shown(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the compiler's answer made up, so that Triton need not be there."""
+
+    def compiled(case: compile_report.KernelCase, architecture: int) -> object:
+        return compile_report.KernelReport(
+            case=case.name,
+            direction="forward",
+            architecture=architecture,
+            registers=37,
+            stack=16,
+            loads=(128, 64, 32),
+            stores=(128, 16),
+        )
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: ModuleSpec(name, None))
+    monkeypatch.setattr(compile_report, "compile_case", compiled)
+    rows = kernels._machine_code(_session())
+    head, *cells = _seen(read_run(run_file), rows)
+    assert head[3:] == [
+        "registers",
+        "stack, bytes",
+        "narrowest store, bits",
+        "loads below 128 bits",
+    ]
+    assert len(cells) == len(rows)
+    for line in cells:
+        assert line[1:] == ["sm_90", "bfloat16", "37", "16", "16", "2"]
+
+
+def test_counted_textures_and_tokens_are_shown(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = read_run(run_file)
+    monkeypatch.setattr(vae, "texture_flop", lambda family, forward: 19_600_000_000_000)
+    seen = _seen(run, list(vae._texture_rows()))
+    assert "19.60 (met: 20.60)" in seen[1]
+    assert [line[3] for line in seen[2:]] == ["19.60"] * 3
+    flops = iter((1e12, 3.0564e12, 1e12, 1.5e12))
+    monkeypatch.setattr(foreground, "_step_flop", lambda size, shares: next(flops))
+    head, every, typical = _seen(run, foreground._counted(_session()))
+    assert head[4:6] == ["GFLOP", "by the formula"]
+    assert every[1:5] == ["all tokens", "4096", "4096", "2056.4"]
+    assert typical[1:5] == ["typical object", "860", "2580", "500.0"]
+    assert head[-1] == "verdict"  # made up, they differ from the formula
+    assert typical[-1].startswith("wrong: formula")
+
+
+def test_tests_on_a_gpu_are_shown(run_file: Path) -> None:
+    row = Row(
+        benchmark="gpu_tests", case="all", implementation="pytest -m gpu", notes=("FAILED a",)
+    )
+    seen = _seen(read_run(run_file), [row.with_metrics(passed=20, failed=1, error=0, skipped=3)])
+    assert seen[1] == ["pytest -m gpu", "20", "1", "0", "3", "FAILED a"]
+
+
+def test_what_only_moves_bytes_is_on_the_roofline(run_file: Path) -> None:
+    """Norms and rotations have no FLOP: they have a panel of their own, under the copy limit."""
+    from matplotlib.figure import Figure
+
+    run = read_run(run_file)
+    rope = [row for row in run["rows"] if row["benchmark"] == "rope" and row["rate"]]
+    assert rope
+    axes = Figure().subplots(1, 2)
+    assert roofline(axes, {"rope": {**run, "rows": rope}})
+    drawn = [point for part in axes[1].collections for point in part.get_offsets().tolist()]
+    wanted = [[row["work"]["bytes"] / 1e6, row["rate"]["bytes_per_s"] / 1e9] for row in rope]
+    assert sorted(drawn) == sorted(wanted)
+    assert not axes[0].collections
+    assert axes[1].get_xscale() == axes[1].get_yscale() == "log"
+    assert "copy" in axes[1].texts[0].get_text()
+    limits = [row for row in run["rows"] if row["benchmark"] == "limits"]
+    axes = Figure().subplots(1, 2)
+    assert roofline(axes, {"limits": {**run, "rows": limits}})
+    assert axes[0].collections
+    assert not roofline(axes, {"limits": {**run, "rows": []}})
