@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from seqtex_backbones.cogvideox.schedule import VPSchedule, to_vp, v_to_velocity
 from seqtex_core.errors import UsageError
@@ -47,12 +48,45 @@ def test_every_whole_timestep_comes_back_from_its_level(snr_shift: float) -> Non
 @pytest.mark.parametrize("snr_shift", SHIFTS)
 def test_timesteps_between_entries_are_interpolated(snr_shift: float) -> None:
     schedule = VPSchedule(snr_shift=snr_shift)
-    levels = torch.rand(1000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    wanted = np.interp(levels, schedule.sigmas, np.arange(1000))
+    levels = torch.rand(1000, generator=torch.Generator().manual_seed(0))
+    wanted = np.interp(levels.double(), schedule.sigmas, np.arange(1000))
     # one ulp of fp32 below 1000, and what is taken for a whole timestep (at most 5e-4 away)
     off = np.abs(schedule.timesteps(levels).double().numpy() - wanted)
     assert off.max() <= 5e-4
     assert np.mean(off > 2**-14) <= 0.01
+
+
+def timesteps_in_fp64(schedule: VPSchedule, sigma: Tensor) -> Tensor:
+    """The definition: linear between entries, whole where fp32 cannot tell the level from one's."""
+    table, level = schedule.sigmas, sigma.double()
+    above = torch.searchsorted(table, level).clamp(1, 999)
+    low, high = table[above - 1], table[above]
+    timestep = above - 1 + ((level - low) / (high - low)).clamp(0.0, 1.0)
+    whole = timestep.round()
+    is_whole = (timestep - whole).abs() <= 2.0**-23 * level / (high - low)
+    return torch.where(is_whole, whole, timestep)
+
+
+@pytest.mark.parametrize("snr_shift", SHIFTS)
+def test_steps_look_up_in_fp32_what_fp64_gives(
+    snr_shift: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule = VPSchedule(snr_shift=snr_shift)
+    levels = torch.rand(200, 100, generator=torch.Generator().manual_seed(1))
+    levels[0] = schedule.sigmas[::10].float().nextafter(torch.tensor(2.0))
+    levels[1, :2] = torch.tensor([0.0, 1.0])
+    wanted = timesteps_in_fp64(schedule, levels)
+    schedule.timesteps(levels)  # the tables are made once
+
+    def refuse(*args: Any) -> None:
+        raise AssertionError("fp64 in a step")
+
+    monkeypatch.setattr(Tensor, "double", refuse)
+    got = schedule.timesteps(levels)
+    monkeypatch.undo()
+    assert got.dtype == torch.float32
+    # the sum rounds once (2^-15 below 1024), the part before a few times 2^-24
+    torch.testing.assert_close(got.double(), wanted, rtol=0, atol=2**-15 + 2**-21)
 
 
 @pytest.mark.parametrize("snr_shift", SHIFTS)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,22 +53,23 @@ class VPSchedule:
     @property
     def sigmas(self) -> Tensor:
         """Noise level by timestep, fp64 ``[1000]`` on CPU, strictly rising to exactly 1."""
-        return _sigmas(self.snr_shift, torch.device("cpu"))
+        return _sigmas(self.snr_shift)
 
     def timesteps(self, sigma: Tensor) -> Tensor:
         """The timestep of every level, fp32, shaped like ``sigma``; between entries, fractional.
 
-        Levels below the table's first (0.028, or 0.048 for the 2B model) get timestep 0. The level
-        of a whole timestep gives that timestep back, also from fp32.
+        Levels are read in fp32. Those below the table's first (0.028, or 0.048 for the 2B model)
+        get timestep 0. The level of a whole timestep gives that timestep back.
         """
-        table = _sigmas(self.snr_shift, sigma.device)
-        level = sigma.double().contiguous()
-        above = torch.searchsorted(table, level).clamp(1, NUM_TIMESTEPS - 1)
-        low, high = table[above - 1], table[above]
-        timestep = above - 1 + ((level - low) / (high - low)).clamp(0.0, 1.0)
-        whole = timestep.round()
-        is_whole = (timestep - whole).abs() <= _ROUNDING * level / (high - low)
-        return torch.where(is_whole, whole, timestep).float()
+        segments = _segments(self.snr_shift, sigma.device)
+        level = sigma.float().contiguous()
+        index = (torch.searchsorted(segments.starts, level) - 1).clamp(min=0)
+        slope = segments.slopes[index]
+        above_start = level - segments.starts[index] - segments.rests[index]
+        part = (above_start * slope).clamp(0.0, 1.0)
+        whole = part.round()
+        is_whole = (part - whole).abs() <= _ROUNDING * level * slope
+        return index + torch.where(is_whole, whole, part)
 
     def native_sigmas(self, steps: int) -> list[float]:
         """Levels ``[steps + 1]`` of the model's own samplers (trailing spacing), last 0.
@@ -121,9 +123,32 @@ def _alphas_cumprod(snr_shift: float) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _sigmas(snr_shift: float, device: torch.device) -> Tensor:
-    """Kept per device, as the host waits for every move."""
+def _sigmas(snr_shift: float) -> Tensor:
     alphas = _alphas_cumprod(snr_shift)
     with torch.inference_mode(False):
         signal, noise = alphas.sqrt(), (1 - alphas).sqrt()
-        return (noise / (signal + noise)).to(device)
+        return noise / (signal + noise)
+
+
+class _Segments(NamedTuple):
+    """What lies between two entries of the schedule's table, in fp32, ``[999]`` each.
+
+    Attributes:
+        starts: level of the lower entry.
+        rests: what the rounding of ``starts`` left over.
+        slopes: timesteps per level.
+    """
+
+    starts: Tensor
+    rests: Tensor
+    slopes: Tensor
+
+
+@lru_cache(maxsize=8)
+def _segments(snr_shift: float, device: torch.device) -> _Segments:
+    """Made in fp64 once; kept per device, as the host waits for every move."""
+    levels = _sigmas(snr_shift)
+    with torch.inference_mode(False):
+        starts = levels[:-1].float()
+        rests, slopes = (levels[:-1] - starts.double()).float(), (1 / levels.diff()).float()
+        return _Segments(*(table.to(device) for table in (starts, rests, slopes)))
