@@ -14,7 +14,7 @@ from seqtex_core.errors import UsageError
 from . import context
 from .goal_figures import Find, Record
 from .goal_table import GOALS, Goal
-from .report import latest_runs
+from .report import SHARED, latest_runs, was_shared
 from .result import read_run
 
 Verdict = Literal["met", "missed", "reported", "not measured", "needs a GPU"]
@@ -71,7 +71,8 @@ def markdown(found: Sequence[Outcome]) -> str:
         "# Goals",
         "Written by `python -m benchmarks goals` from the result files. Ratios are of the fastest "
         "calls on a CPU and of medians on a GPU; both implementations of a ratio ran in turns in "
-        "one process. Of several cases the worst counts.",
+        "one process. Of several cases the worst counts. On a shared machine, where the load was "
+        f"above the number of CPUs, {SHARED}.",
     ]
     for kind, title in TITLES.items():
         rows = [outcome.cells for outcome in found if outcome.goal.device == kind]
@@ -140,6 +141,7 @@ def _outcome(goal: Goal, runs: Mapping[str, Record], *, has_gpu: bool) -> Outcom
     commit = (run["commit"]["hash"] or "unknown")[:10]
     kind = "quick" if run["quick"] else "full"
     source = f"{run['device']['name']}, {run['date'][:10]}, {kind}, {commit}"
+    source += ", **shared machine**" if was_shared(run) else ""
     return Outcome(goal=goal, verdict=goal.judge(figure), figure=figure, source=source)
 
 

@@ -48,6 +48,7 @@ ORDER = (
     "pipeline",
     "gpu_tests",
 )
+SHARED = "times and ratios are not those of a quiet one"
 TRAINING_FLOP = (
     "matrix products of forward and backward without checkpointing, counted on that very step by "
     "FlopCounterMode; attention is two products forward and four backward"
@@ -138,13 +139,18 @@ def _provenance(run: Record) -> str:
     )
 
 
-def _shared(run: Record) -> str:
-    """A warning where other programs wanted more than this machine has left."""
+def was_shared(run: Record) -> bool:
+    """Whether other programs wanted more than this machine has left, before or during the run."""
     cpus = run["device"]["details"].get("logical_cpus")
-    load = run["load_average"]["start"]
-    if cpus is None or load is None or load <= cpus:
+    loads = [load for load in run["load_average"].values() if load is not None]
+    return cpus is not None and any(load > cpus for load in loads)
+
+
+def _shared(run: Record) -> str:
+    if not was_shared(run):
         return ""
-    return f" on {cpus} logical CPUs: **the machine was shared**, read ratios rather than times"
+    cpus = run["device"]["details"]["logical_cpus"]
+    return f" on {cpus} logical CPUs: **the machine was shared**, {SHARED}"
 
 
 def _tables(name: str, rows: Sequence[Record]) -> list[str]:

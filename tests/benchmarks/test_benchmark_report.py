@@ -13,6 +13,9 @@ from PIL import Image
 
 from benchmarks import foreground, kernels, vae
 from benchmarks.ceilings import Ceilings
+from benchmarks.goal_figures import metric
+from benchmarks.goal_table import Goal
+from benchmarks.goals import outcomes
 from benchmarks.plots_roofline import roofline
 from benchmarks.report import latest_runs, markdown, write_report
 from benchmarks.result import Row, read_run
@@ -189,3 +192,26 @@ def test_what_only_moves_bytes_is_on_the_roofline(run_file: Path) -> None:
     assert roofline(axes, {"limits": {**run, "rows": limits}})
     assert axes[0].collections
     assert not roofline(axes, {"limits": {**run, "rows": []}})
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "shared"),
+    [(1.5, 2.0, False), (2.1, 1.0, True), (1.0, 2.1, True), (None, None, False)],
+)
+def test_results_of_a_shared_machine_are_marked_for_ratios_too(
+    run_file: Path, tmp_path: Path, start: float | None, end: float | None, shared: bool
+) -> None:
+    run = read_run(run_file)
+    run["load_average"] = {"start": start, "end": end}
+    run["device"]["details"]["logical_cpus"] = 2
+    text = markdown(latest_runs([run]), [])
+    mark = "on 2 logical CPUs: **the machine was shared**, times and ratios are not those of a"
+    assert text.count(mark) == (2 if shared else 0)  # a section each
+    row = next(row for row in run["rows"] if row["benchmark"] == "rope")
+    run["rows"] = [{**row, "metrics": {"speedup": 2.0}}]
+    folder = tmp_path / run["device"]["slug"]
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps(run))
+    goal = Goal(name="a", device="cpu", benchmark="rope", find=metric("speedup"), at_least=1.0)
+    found = outcomes(tmp_path, goals=[goal], has_gpu=False)
+    assert found[0].source.endswith("**shared machine**") == shared
