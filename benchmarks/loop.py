@@ -13,6 +13,7 @@ from torch import Tensor
 from seqtex_core.attention import choose_attention
 from seqtex_core.flow_matching import inference_sigmas
 from seqtex_core.frame_run import KnownLatents
+from seqtex_core.graphed import GraphedModel
 from seqtex_core.inference import prepare_for_inference
 from seqtex_core.sampling import PredictVelocity, sample
 from seqtex_core.tasks import img2tex
@@ -34,45 +35,6 @@ FARTHEST = 0.1
 out of reach: 30 layers in bf16 differ by some hundredths, other functions by about one."""
 
 Latents = Mapping[str, Tensor]
-
-
-class GraphedModel:
-    """Model calls of one cache as replays of a CUDA graph, captured in the first call.
-
-    Args:
-        model: on a CUDA device.
-        cache: of the object and prompt.
-    """
-
-    def __init__(self, model: SeqTexTransformer, cache: StepCache) -> None:
-        self.model, self.cache = model, cache
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.inputs: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
-        self.outputs: dict[str, Tensor] = {}
-
-    def __call__(self, latents: Latents, sigmas: Latents) -> dict[str, Tensor]:
-        """Velocities by group."""
-        if self.graph is None:
-            self._capture(latents, sigmas)
-        assert self.graph is not None
-        for kept, given in zip(self.inputs, (latents, sigmas), strict=True):
-            for name, x in given.items():
-                kept[name].copy_(x)
-        self.graph.replay()
-        return {name: x.clone() for name, x in self.outputs.items()}
-
-    def _capture(self, latents: Latents, sigmas: Latents) -> None:
-        first, second = ({n: x.clone() for n, x in part.items()} for part in (latents, sigmas))
-        self.inputs = first, second
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):  # what is made on first use must exist before the capture
-            for _ in range(3):
-                self.model(*self.inputs, self.cache)
-        torch.cuda.current_stream().wait_stream(aside)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.outputs = self.model(*self.inputs, self.cache)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

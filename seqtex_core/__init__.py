@@ -71,6 +71,8 @@ if TYPE_CHECKING:
     from .frames import TokenLayout as TokenLayout
     from .geometry_embedding import GeometryEmbedding as GeometryEmbedding
     from .geometry_embedding import GeometryLatents as GeometryLatents
+    from .graphed import GraphedModel as GraphedModel
+    from .graphed import reason_graph_unsupported as reason_graph_unsupported
     from .guidance import with_guidance as with_guidance
     from .inference import prepare_for_inference as prepare_for_inference
     from .joint_projection import join_layers as join_layers
@@ -159,6 +161,7 @@ _MODULES = {
     "GeoAttentionConfig": "attention.geo_attention",
     "GeometryEmbedding": "geometry_embedding",
     "GeometryLatents": "geometry_embedding",
+    "GraphedModel": "graphed",
     "Grid": "frames",
     "Hidden": "branch_data",
     "InputError": "errors",
@@ -238,6 +241,7 @@ _MODULES = {
     "project": "joint_projection",
     "qk_prep": "query_key",
     "reason_fp8_unsupported": "fp8_linear",
+    "reason_graph_unsupported": "graphed",
     "residual_norm": "modulation",
     "rope_table": "rope",
     "rotate_geometry": "query_key",
