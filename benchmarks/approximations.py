@@ -1,4 +1,8 @@
-"""``approximations``: what is faster and not exact, each with its error against the exact run."""
+"""``approximations``: what is faster and not exact, each with its error against the exact run.
+
+The shipped model as users run it, with what is refused there; the same model in several steps; and
+random weights, in many steps.
+"""
 
 from __future__ import annotations
 
@@ -15,32 +19,41 @@ import torch
 from torch import Tensor
 
 from seqtex.latents import decode_images
+from seqtex.models.approximations import repeating_steps, use_fp8
 from seqtex.models.folder import DEFAULT_MODEL
+from seqtex.models.load import SeqTexModel
 from seqtex.pipeline import SeqTexPipeline
-from seqtex.prepare import prepare_job
+from seqtex.prepare import PreparedJob, prepare_job
 from seqtex.prepare_options import PrepareOptions
 from seqtex.projection_frame import from_residual
+from seqtex_core.errors import UsageError
 from seqtex_core.flow_matching import inference_sigmas
-from seqtex_core.fp8_linear import reason_fp8_unsupported, use_fp8_linears
+from seqtex_core.fp8_linear import reason_fp8_unsupported
 from seqtex_core.frame_plan import FramePlan
 from seqtex_core.frame_run import KnownLatents
+from seqtex_core.packed_layout import AnyLayout
 from seqtex_core.sampling import sample
 from seqtex_core.step_reuse import ResidualReuse
 from seqtex_core.tasks import PROJECTION, TEXTURE, img2tex
-from seqtex_core.transformer import SeqTexTransformer
+from seqtex_core.transformer import SeqTexTransformer, StepCache
 
 from .block import FULL_SIZE, QUICK_SIZE
+from .denoise_work import denoise_work
 from .meshes import write_glb
 from .models import ModelSize, build_model, build_scene
-from .pipeline import denoise_work, front_picture, one_place_for_threads
+from .pipeline import front_picture, one_place_for_threads, prepared_objects
 from .result import Row, Scalar, Work
 from .runner import Candidate, Case, Session, describe, run_case
 from .step import step_work
 
 EXACT = "exact"
 THRESHOLDS = (0.05, 0.1, 0.2, 0.4)
-FEWER = (0.75, 0.5, 0.25)
+FEWER = (0.75, 0.5, 0.25, 0.0)
 TINY = ModelSize(heads=2, layers=2, ffn_dim=512, view_tokens=8, uv_tokens=16, num_text=16)
+SEVERAL = 6
+"""Steps of the shipped model beside its own number of them."""
+SMALL = {"view_size": 32, "uv_size": 64}
+"""Of the shipped model in quick runs: a quarter of the tokens."""
 Generate = Callable[[SeqTexTransformer, int], Tensor]
 
 
@@ -56,6 +69,7 @@ class Subject:
         work: of the exact run.
         parameters: sizes.
         show: pictures in [0, 1] of the latents, for PSNR; ``None`` where there are none.
+        refused: why users get no step reuse here; "" where they do.
         note: a sentence for all rows.
     """
 
@@ -66,6 +80,7 @@ class Subject:
     work: Work
     parameters: Mapping[str, Scalar]
     show: Callable[[Tensor], Tensor] | None = None
+    refused: str = ""
     note: str
 
 
@@ -73,7 +88,8 @@ def run(session: Session) -> list[Row]:
     """Rows of the built-in model, which is trained, and of random weights."""
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name, one_place_for_threads():
-        for subject in (_built_in(session, Path(name)), _random(session)):
+        as_shipped, several = _built_in(session, Path(name))
+        for subject in (several, _random(session), as_shipped):
             rows += compared(run_case(_case(subject, session), session))
     for row in rows:
         if "speedup" in row.metrics:
@@ -100,37 +116,38 @@ def _candidates(
     steps, model = subject.steps, subject.model
     picture = None if subject.show is None else subject.show(exact)
 
-    def check(result: Tensor) -> tuple[str | None, Mapping[str, Scalar]]:
-        error = relative_l2(result, exact)
-        found: dict[str, Scalar] = {"relative_l2": error}
-        if subject.show is not None and picture is not None:
-            found["psnr_db"] = psnr(subject.show(result), picture)
-        return (None if error is not None else "not finite"), found
-
     def candidate(name: str, call: Callable[[], Tensor], **metrics: Scalar) -> Candidate:
+        def check(result: Tensor) -> tuple[str | None, Mapping[str, Scalar]]:
+            error = relative_l2(result, exact)
+            found: dict[str, Scalar] = {"relative_l2": error}
+            if subject.show is not None and picture is not None:
+                found["psnr_db"] = psnr(subject.show(result), picture)
+            if isinstance(call, _with_reuse):
+                found["share_of_steps_computed"] = call.share
+            return (None if error is not None else "not finite"), found
+
         return Candidate(name=name, call=call, check=check, metrics=metrics, notes=(subject.note,))
 
     yield candidate(EXACT, lambda: subject.generate(model, steps))
     for threshold in THRESHOLDS[1::2] if quick else THRESHOLDS:
-        reuse = _with_reuse(subject, threshold)
-        reuse()
-        share = reuse.share
         name = f"step reuse, {threshold:g}"
-        yield candidate(name, reuse, threshold=threshold, share_of_steps_computed=share)
-    for share in FEWER[1:2] if quick else FEWER:
-        fewer = max(1, round(share * steps))
+        if subject.refused:
+            yield Candidate(name=name, reason=subject.refused)
+        else:
+            yield candidate(name, _with_reuse(subject, threshold), threshold=threshold)
+    fewer = {max(1, round(share * steps)) for share in (FEWER[1::2] if quick else FEWER)}
+    for count in sorted(fewer - {steps}, reverse=True):
         yield candidate(
-            f"{fewer} steps instead of {steps}",
-            lambda fewer=fewer: subject.generate(model, fewer),  # type: ignore[misc]
-            share_of_steps_computed=fewer / steps,
+            f"{count} step{'s' if count > 1 else ''} instead of {steps}",
+            lambda count=count: subject.generate(model, count),  # type: ignore[misc]
+            share_of_steps_computed=count / steps,
         )
     if why := reason_fp8_unsupported(device):
         yield Candidate(name="fp8 linears", reason=why)
         return
     rounded = copy.deepcopy(model)
-    replaced = use_fp8_linears(rounded)
     yield candidate(
-        "fp8 linears", lambda: subject.generate(rounded, steps), layers_replaced=len(replaced)
+        "fp8 linears", lambda: subject.generate(rounded, steps), layers_replaced=use_fp8(rounded)
     )
 
 
@@ -142,13 +159,10 @@ class _with_reuse:
 
     def __call__(self) -> Tensor:
         model = self.subject.model
-        usual, trunk = model.trunk, ResidualReuse(threshold=self.threshold)
-        model.trunk = trunk
-        try:
+        with repeating_steps(model, self.threshold) as reuse:
             result = self.subject.generate(model, self.subject.steps)
-        finally:
-            model.trunk = usual
-        self.share = trunk.computed / (trunk.computed + trunk.reused)
+        assert isinstance(reuse, ResidualReuse)
+        self.share = reuse.computed / (reuse.computed + reuse.reused)
         return result
 
 
@@ -183,26 +197,30 @@ def _summary(row: Row) -> str:
     return f"{m['speedup']:.2f}x{error}{psnr}"
 
 
-def _built_in(session: Session, folder: Path) -> Subject:
-    """The model that ships with the package, on a mesh with a reference from the front."""
+def _built_in(session: Session, folder: Path) -> tuple[Subject, Subject]:
+    """The model that ships with the package, in its own number of steps and in several.
+
+    On a mesh with a reference from the front.
+    """
     mesh = folder / "mesh.glb"
-    write_glb(mesh, 40)
+    write_glb(mesh, 12 if session.quick else 40)
     options = PrepareOptions(device=str(session.device))
     picture = front_picture(prepare_job(mesh, options=options))
     job = prepare_job(mesh, {"front": picture}, options=options)
     pipeline = SeqTexPipeline.from_pretrained(DEFAULT_MODEL, device=session.device)
-    model, steps = pipeline.model, 6 if session.quick else 30
-    seen: list[tuple[Any, FramePlan, KnownLatents, dict[str, Any]]] = []
+    model = pipeline.model
+    sizes: dict[str, Any] = dict(SMALL) if session.quick else {}
+    seen: list[tuple[FramePlan, KnownLatents, dict[str, Any]]] = []
 
     def watched(predict: Any, plan: FramePlan, known: KnownLatents, **options: Any) -> Any:
-        seen.append((predict, plan, known, options))
+        seen.append((plan, known, options))
         return sample(predict, plan, known, **options)
 
-    with patch("seqtex.generate.sample", watched):
-        pipeline(job, steps=1, seed=session.seed)
-    predict, plan, known, settings = seen[0]
-    cache = predict.keywords["cache"]
+    with patch("seqtex.generate.sample", watched), prepared_objects(pipeline) as caches:
+        pipeline(job, steps=1, seed=session.seed, texture_size=model.config.uv_size, **sizes)
+    (plan, known, settings), cache = seen[0], caches[0]
     shift, base = model.config.sampling.shift, model.config.texture_base
+    made = _made_pixels(model, cache.layout)
 
     def generate(which: SeqTexTransformer, count: int) -> Tensor:
         changed = {
@@ -210,26 +228,67 @@ def _built_in(session: Session, folder: Path) -> Subject:
             "generator": torch.Generator().manual_seed(session.seed),
             "callback": None,
         }
-        result = sample(
-            lambda x, sigmas: which(x, sigmas, cache), plan, known, **{**settings, **changed}
-        )
+        with torch.no_grad():
+            result = sample(
+                lambda x, sigmas: which(x, sigmas, cache), plan, known, **{**settings, **changed}
+            )
         return result[TEXTURE]
 
     @torch.no_grad()
     def show(latents: Tensor) -> Tensor:
         whole = from_residual({TEXTURE: latents}, known.clean.get(PROJECTION), base)
-        return decode_images(whole[TEXTURE], model.codec)
+        return decode_images(whole[TEXTURE], model.codec)[..., made]
 
-    return Subject(
-        name=f"{DEFAULT_MODEL}, {steps} steps",
-        model=model.transformer,
-        generate=generate,
-        show=show,
-        steps=steps,
-        work=denoise_work(model, steps),
-        parameters={"model": DEFAULT_MODEL},
-        note="the shipped weights; PSNR of the decoded texture",
+    def subject(steps: int, name: str) -> Subject:
+        return Subject(
+            name=name,
+            model=model.transformer,
+            generate=generate,
+            show=show,
+            steps=steps,
+            work=denoise_work(model, cache, steps),
+            parameters={"model": DEFAULT_MODEL, **sizes},
+            refused=_refusal(pipeline, job, steps),
+            note="the shipped weights; PSNR of the decoded texels that the model makes",
+        )
+
+    own, several = model.config.sampling.steps, 4 if session.quick else SEVERAL
+    return (
+        subject(own, f"{DEFAULT_MODEL} as it runs, {own} step{'s' if own > 1 else ''}"),
+        subject(several, f"{DEFAULT_MODEL}, {several} steps"),
     )
+
+
+def _refusal(pipeline: SeqTexPipeline, job: PreparedJob, steps: int) -> str:
+    """What users are told who ask for step reuse with so many steps; "" where they get it."""
+
+    class Accepted(Exception):
+        pass
+
+    def accept(*inputs: object, **options: object) -> None:
+        raise Accepted
+
+    try:
+        with patch("seqtex.pipeline.generate", accept):
+            pipeline(job, steps=steps, step_reuse=THRESHOLDS[0])
+    except Accepted:
+        return ""
+    except UsageError as error:
+        return " ".join(str(error).split())
+    raise AssertionError("the pipeline made nothing")
+
+
+def _made_pixels(model: SeqTexModel, layout: AnyLayout) -> Tensor:
+    """Texels of tokens that are present in the texture, ``[H, W]`` bool."""
+    grid = layout.group(TEXTURE).grid
+    kept = getattr(layout, "keep", {}).get(TEXTURE)
+    there = torch.ones(grid.num_tokens, dtype=torch.bool)
+    if kept is not None:
+        there = torch.zeros_like(there).index_fill(0, kept.cpu(), value=True)
+    there = there.view(grid.height, grid.width)
+    for axis, side in enumerate(model.transformer.spec.patch_size[1:]):
+        there = there.repeat_interleave(side * model.codec.spatial_factor, dim=axis)
+    return there
 
 
 def _random(session: Session) -> Subject:
@@ -240,8 +299,8 @@ def _random(session: Session) -> Subject:
         size, dtype = replace(FULL_SIZE, layers=4 if session.quick else 30), torch.bfloat16
     model = build_model(size, device=device, dtype=dtype, seed=session.seed)
     scene = build_scene(size, model, device=device, dtype=dtype, seed=session.seed)
-    cache = scene.prepare(model)
     steps = 6 if session.quick else 30
+    caches: dict[int, StepCache] = {}
     known = KnownLatents(
         clean={"views": scene.latents["views"]},
         shapes={"texture": scene.latents["texture"].shape},
@@ -249,13 +308,17 @@ def _random(session: Session) -> Subject:
     )
 
     def generate(which: SeqTexTransformer, count: int) -> Tensor:
-        result = sample(
-            lambda x, sigmas: which(x, sigmas, cache),
-            img2tex(num_views=size.views),
-            known,
-            sigmas=inference_sigmas(count),
-            generator=torch.Generator().manual_seed(session.seed),
-        )
+        if id(which) not in caches:
+            caches[id(which)] = scene.prepare(which)
+        cache = caches[id(which)]
+        with torch.no_grad():
+            result = sample(
+                lambda x, sigmas: which(x, sigmas, cache),
+                img2tex(num_views=size.views),
+                known,
+                sigmas=inference_sigmas(count),
+                generator=torch.Generator().manual_seed(session.seed),
+            )
         return result[TEXTURE]
 
     step = step_work(size, itemsize=dtype.itemsize)

@@ -8,21 +8,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from seqtex.models.folder import DEFAULT_MODEL
-from seqtex.models.load import SeqTexModel
 from seqtex.pipeline import SeqTexPipeline
 from seqtex.prepare import PreparedJob, prepare_job
 from seqtex.prepare_options import PrepareOptions
 from seqtex.project import project_references
 from seqtex.result import TextureResult
+from seqtex_core.transformer import StepCache
 from seqtex_geometry.render import render_textured
 
-from .formulas import LayerSize, fixed_step_flop, layer_flop
+from .denoise_work import denoise_work
 from .meshes import write_glb
 from .result import Accuracy, Row, Scalar, Timing, Work
 from .runner import Session, describe
@@ -30,7 +32,9 @@ from .timing import spread
 
 RINGS = 40
 TOTAL = "whole run"
-UNCACHED_STEPS_NOTE = "the model's own sizes; wall clock of the stages, CPU time of the whole run"
+REPEATS = {True: 2, False: 5}
+"""Timed runs of each method, quick and not."""
+NOTE = "the model's own sizes and steps; wall clock of the stages, CPU time of the whole run"
 
 
 @dataclass
@@ -49,8 +53,8 @@ class Runs:
 
 
 def run(session: Session) -> list[Row]:
-    """One row per stage and method, and one for the whole run of each."""
-    steps, repeats = (2, 2) if session.quick else (30, 5)
+    """One row per stage and method, and one for the whole run of each, at the model's own steps."""
+    repeats = REPEATS[session.quick]
     with tempfile.TemporaryDirectory() as name, one_place_for_threads():
         folder = Path(name)
         mesh = folder / "mesh.glb"
@@ -58,8 +62,9 @@ def run(session: Session) -> list[Row]:
         options = PrepareOptions(device=str(session.device))
         reference = front_picture(prepare_job(mesh, options=options))
         pipeline = SeqTexPipeline.from_pretrained(DEFAULT_MODEL, device=session.device)
+        steps = pipeline.model.config.sampling.steps
         methods: Mapping[str, Callable[[PreparedJob], TextureResult]] = {
-            "model": lambda job: pipeline(job, steps=steps, seed=session.seed),
+            "model": lambda job: pipeline(job, seed=session.seed),
             "project": lambda job: project_references(job, uv_size=pipeline.model.config.uv_size),
         }
 
@@ -68,44 +73,20 @@ def run(session: Session) -> list[Row]:
             _record(job, methods[method], folder / f"{method}.glb", runs)
 
         found = {method: Runs() for method in methods}
-        for method in methods:
-            once(method, Runs())  # warm-up
+        with prepared_objects(pipeline) as caches:
+            for method in methods:
+                once(method, Runs())  # warm-up
         for _ in range(repeats):
             for method, runs in found.items():
                 start = time.perf_counter(), time.process_time()
                 once(method, runs)
                 runs.wall.setdefault(TOTAL, []).append(time.perf_counter() - start[0])
                 runs.cpu.append(time.process_time() - start[1])
-    denoise = denoise_work(pipeline.model, steps)
+    denoise = denoise_work(pipeline.model, caches[0], steps)
     rows = [row for m, runs in found.items() for row in _rows(m, runs, denoise, steps, session)]
     for row in rows:
         session.say(describe(row))
     return rows
-
-
-def denoise_work(model: SeqTexModel, steps: int) -> Work:
-    """Useful FLOP of the model calls of one texture at the model's own sizes."""
-    config, spec = model.config, model.transformer.spec
-    pixels = model.codec.spatial_factor * spec.patch_size[1]
-    views = 4 * (config.view_size // pixels) ** 2
-    texture = (config.uv_size // pixels) ** 2
-    sizes = config.backbone["config"]
-    layer = LayerSize(
-        dim=spec.dim,
-        ffn_dim=int(sizes["ffn_dim"]),
-        num_mv=views,
-        num_uv=texture,
-        num_text=spec.text_length,
-    )
-    fixed = fixed_step_flop(
-        views + texture,
-        spec.dim,
-        patch_channels=spec.latent_channels * spec.patch_size[1] * spec.patch_size[2],
-        freq_dim=int(sizes["freq_dim"]),
-        frames=5,
-    )
-    flop = steps * (spec.num_blocks * sum(layer_flop(layer).values()) + fixed)
-    return Work(flop=float(flop), flop_formula=f"{steps} x (layers x layer_flop + fixed_step_flop)")
 
 
 def _record(
@@ -137,7 +118,7 @@ def _rows(method: str, runs: Runs, denoise: Work, steps: int, session: Session) 
             work=work,
             rate=None if work is None else session.ceilings.rate(work, timing, "float32"),
             accuracy=_repeatability(runs.textures) if stage == TOTAL else None,
-            notes=(UNCACHED_STEPS_NOTE,),
+            notes=(NOTE,),
         )
         yield row.with_metrics(cpu_median_s=spread(runs.cpu).median_s) if stage == TOTAL else row
 
@@ -161,12 +142,26 @@ def _repeatability(textures: Sequence[Tensor]) -> Accuracy:
     first = textures[0].double()
     distance = max(float((t.double() - first).norm() / first.norm()) for t in textures)
     return Accuracy(
-        reference="the first of these runs; there is no other truth for random weights",
+        reference="the first of these runs: whether they repeat, not how good they are",
         relative=distance,
         max_abs=max(float((t.double() - first).abs().max()) for t in textures),
         finite=all(bool(torch.isfinite(t).all()) for t in textures),
         repeatable=all(torch.equal(t, textures[0]) for t in textures),
     )
+
+
+@contextmanager
+def prepared_objects(pipeline: SeqTexPipeline) -> Iterator[list[StepCache]]:
+    """The caches that a pipeline's model makes inside the block."""
+    made: list[StepCache] = []
+    prepare = pipeline.model.transformer.prepare
+
+    def watched(*inputs: Any, **options: Any) -> StepCache:
+        made.append(prepare(*inputs, **options))
+        return made[-1]
+
+    with patch.object(pipeline.model.transformer, "prepare", watched):
+        yield made
 
 
 def front_picture(job: PreparedJob) -> Image.Image:
