@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,6 +25,7 @@ from .fusion import Fusion, fused
 from .latents import decode_images, encode_geometry, encode_references
 from .models.approximations import repeating_steps
 from .models.config import SamplingDefaults
+from .models.graphs import calling
 from .models.load import SeqTexModel
 from .prepare import PreparedJob
 from .projection_frame import ProjectionFrame, from_residual, kept_as_shown, project_frame
@@ -55,6 +55,7 @@ class GenerateSettings:
             for all tokens.
         step_reuse: an approximation: a step whose input changed by less than this share repeats
             what the last computed one did; ``None`` computes every step.
+        cuda_graph: replay each step as one CUDA graph.
     """
 
     task: str
@@ -68,6 +69,7 @@ class GenerateSettings:
     guidance: float = 1.0
     foreground: int | None = None
     step_reuse: float | None = None
+    cuda_graph: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -364,7 +366,7 @@ def _velocity_model(
             clean=conditions.clean,
             precompute=model.caches_geometry,
         )
-        models.append(partial(transformer, cache=cache))
+        models.append(calling(transformer, cache, cuda_graph=settings.cuda_graph))
     return models[0] if guidance == 1.0 else with_guidance(models[0], models[1], guidance)
 
 

@@ -17,6 +17,7 @@ _PARTS = {
 _ARGUMENTS = (
     *("weights", "memory", "dtype", "device", "fp8", "prompt", "steps", "seed", "guidance"),
     *("view-size", "uv-size", "texture-size", "foreground", "step-reuse", "shift", "task"),
+    "cuda-graph",
 )
 _NAMES = {"model": "name_or_path", **{name: name.replace("-", "_") for name in _ARGUMENTS}}
 _VALUE = r"[A-Z]{2,}\b|\d+(?:\.\d+)?|b?float\d+|cpu\b|cuda\b|[\w.-]+/[\w./-]*\w"

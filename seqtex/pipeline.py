@@ -24,6 +24,7 @@ from .models import approximations
 from .models.catalog import CATALOG
 from .models.config import ModelConfig
 from .models.folder import DEFAULT_MODEL
+from .models.graphs import check_graph
 from .models.load import DTYPES, SeqTexModel, load_model
 from .models.run_sizes import RunSizes, check_enlarges
 from .models.sources import ModelSources
@@ -122,6 +123,7 @@ class SeqTexPipeline:
         guidance: float = 1.0,
         foreground: bool | None = None,
         step_reuse: float | None = None,
+        cuda_graph: bool = False,
         on_progress: OnProgress | None = None,
     ) -> TextureResult:
         """Texture a mesh.
@@ -147,10 +149,13 @@ class SeqTexPipeline:
                 is not as the model was trained.
             step_reuse: an approximation: a step whose input changed by less than this share since
                 the last computed one repeats what the transformer did then. 0.1, say.
+            cuda_graph: replay each step as one CUDA graph: less time for small steps, whose kernels
+                are over before the host has launched the next; more memory. Without step reuse.
             on_progress: told about stages: name, steps done, steps in all.
 
         Raises:
             UsageError: settings or references that the task or the model cannot use.
+            UnsupportedError: ``cuda_graph`` without CUDA, or with blocks that come and go.
             InputError: the mesh or an image is rejected.
             OutOfMemoryError: the device is too small for these sizes.
         """
@@ -161,6 +166,8 @@ class SeqTexPipeline:
         # the command line prepares its jobs itself: what it is told is in its own words
         with library_words() if job is None else nullcontext():
             self.model.check_prompt(prompt)
+            if cuda_graph:
+                check_graph(self.model.device, step_reuse=step_reuse)
             self.model.check_sizes(view_size=view_size, uv_size=uv_size)
             check_enlarges("texture_size", texture_size, uv_size or self.model.config.uv_size)
         if not isinstance(mesh, PreparedJob):
@@ -187,6 +194,7 @@ class SeqTexPipeline:
             guidance=guidance,
             foreground=_margin(model_margin=config.foreground, asked=foreground),
             step_reuse=step_reuse,
+            cuda_graph=cuda_graph,
         )
         if step_reuse is not None and settings.steps < 2:
             raise UsageError(

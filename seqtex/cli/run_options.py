@@ -94,3 +94,10 @@ StepReuseOption = Annotated[
         show_default="off",
     ),
 ]
+CudaGraphOption = Annotated[
+    bool,
+    _option(
+        "--cuda-graph",
+        help="Replay each step as one CUDA graph: less time for small steps, more memory.",
+    ),
+]

@@ -35,6 +35,7 @@ from .options import (
     uv_mode,
 )
 from .run_options import (
+    CudaGraphOption,
     ForegroundOption,
     GuidanceOption,
     MethodOption,
@@ -130,6 +131,7 @@ def texture(
     texture_size: TextureSizeOption = None,
     foreground: ForegroundOption = None,
     step_reuse: StepReuseOption = None,
+    cuda_graph: CudaGraphOption = False,
     fp8: Fp8Option = False,
     parallel: ParallelOption = None,
     rasterizer: RasterizerOption = "auto",
@@ -213,6 +215,7 @@ def texture(
             texture_size=texture_size,
             foreground=foreground,
             step_reuse=step_reuse,
+            cuda_graph=cuda_graph,
             fp8=fp8,
             parallel=parallel,
             rasterizer=rasterizer,

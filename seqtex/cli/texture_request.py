@@ -56,6 +56,7 @@ class TextureRequest:
     texture_size: int | None
     foreground: bool | None
     step_reuse: float | None
+    cuda_graph: bool
     fp8: bool
     parallel: str | None
     rasterizer: str
@@ -81,6 +82,13 @@ class TextureRequest:
         if self.dtype is not None:
             check_choice("--dtype", self.dtype, DTYPES)
         check_parallel(self.parallel, method=self.method)
+        if self.cuda_graph and (self.parallel is not None or launched_processes() > 1):
+            raise UsageError(
+                "--cuda-graph",
+                expected="one process",
+                got="several, whose steps wait for each other",
+                remedy="Leave --cuda-graph out, or torchrun and --parallel.",
+            )
         self._check_task(self._check_text(references) or references)
         check_budget(self.memory)
         if self.method == "model":
@@ -112,7 +120,7 @@ class TextureRequest:
 
     def _refuse_model_options(self) -> None:
         given = [name for name in _MODEL_ONLY if getattr(self, name) is not None]
-        given += ["fp8"] * self.fp8
+        given += ["cuda-graph"] * self.cuda_graph + ["fp8"] * self.fp8
         given += [flag for flag, value in self.sources.by_flag().items() if value is not None]
         if self.text is not None and "seed" in given:
             given.remove("seed")  # the image model's

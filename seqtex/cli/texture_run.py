@@ -187,6 +187,7 @@ def _make(
         guidance=1.0 if request.guidance is None else request.guidance,
         foreground=request.foreground,
         step_reuse=request.step_reuse,
+        cuda_graph=request.cuda_graph,
         on_progress=report,
     )
 
@@ -205,16 +206,19 @@ def load_pipeline(
         SeqTexError: of any kind.
     """
     from seqtex.models.folder import DEFAULT_MODEL
+    from seqtex.models.graphs import check_graph
     from seqtex.models.load import DTYPES, load_model
     from seqtex.pipeline import SeqTexPipeline, model_choices
     from seqtex.prepare import choose_device
     from seqtex.stages import StageClock
 
-    name = request.model or DEFAULT_MODEL
+    name, device = request.model or DEFAULT_MODEL, choose_device(request.device)
+    if request.cuda_graph:
+        check_graph(device, step_reuse=request.step_reuse)
     with StageClock(report).stage(f"Load model {name}"):
         model = load_model(
             name,
-            device=choose_device(request.device),
+            device=device,
             dtype=None if request.dtype is None else DTYPES[request.dtype],
             sources=request.sources,
             memory=request.memory,

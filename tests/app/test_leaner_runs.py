@@ -94,7 +94,9 @@ def test_what_cannot_apply(
     assert words in outcome.err
 
 
-@pytest.mark.parametrize("options", [["--step-reuse", "0.1"], ["--fp8"], ["--parallel", "rows"]])
+@pytest.mark.parametrize(
+    "options", [["--step-reuse", "0.1"], ["--cuda-graph"], ["--fp8"], ["--parallel", "rows"]]
+)
 def test_the_method_without_a_model_has_none(
     seqtex: Seqtex, work: Path, options: list[str]
 ) -> None:
@@ -103,6 +105,53 @@ def test_the_method_without_a_model_has_none(
     outcome = seqtex(*command, *options)
     assert outcome.code == 2
     assert "--method model" in outcome.err
+
+
+# --- steps as graphs --------------------------------------------------------------------------
+
+
+def test_steps_as_graphs(
+    seqtex: Seqtex, work: Path, good: list[str | Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for graphs, which are tested with the core: it is asked in every step."""
+    calls: list[object] = []
+
+    class Replayed:
+        def __init__(self, model: Any, cache: Any) -> None:
+            self.model, self.cache = model, cache
+
+        def __call__(self, latents: Any, sigmas: Any) -> Any:
+            calls.append(self.cache)
+            return self.model(latents, sigmas, self.cache)
+
+    monkeypatch.setattr("seqtex.models.graphs.reason_graph_unsupported", lambda device: None)
+    monkeypatch.setattr("seqtex.models.graphs.GraphedModel", Replayed)
+    outcome = seqtex(*good, "--steps", "2", "--cuda-graph")
+    assert outcome.code == 0, outcome.err
+    assert len(calls) == 2
+    assert calls[0] is calls[1]
+    record = read_manifest(work / "figure_textured.glb.seqtex.json")
+    assert record["settings"]["cuda_graph"] is True
+
+
+def test_graphs_are_refused_before_anything_is_loaded(
+    seqtex: Seqtex, good: list[str | Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("seqtex.models.load.load_model", lambda *a, **o: pytest.fail("loaded"))
+    outcome = seqtex(*good, "--cuda-graph", "--device", "cpu")
+    assert outcome.code == 4, outcome.err
+    assert "Error: --cuda-graph" in outcome.err
+    assert "there are no CUDA graphs" in outcome.err
+    monkeypatch.setattr("seqtex.models.graphs.reason_graph_unsupported", lambda device: None)
+    outcome = seqtex(*good, "--cuda-graph", "--step-reuse", "0.1", "--steps", "4")
+    assert outcome.code == 2
+    assert "--step-reuse 0.1, which decides in every step" in outcome.err
+
+
+def test_graphs_are_refused_in_words_of_the_library() -> None:
+    pipeline = SeqTexPipeline.from_pretrained("seqtex-tiny", device="cpu")
+    with pytest.raises(UnsupportedError, match=r"^cuda_graph: .*Leave cuda_graph out"):
+        pipeline("figure.glb", "front.png", cuda_graph=True)
 
 
 # --- 8 bits -----------------------------------------------------------------------------------
@@ -141,6 +190,7 @@ def test_no_products_in_8_bits_here(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--parallel", "branches"], "an even number of processes"),
         (["--method", "project"], "`seqtex batch --workers`"),
         (["--device", "cuda:1"], "a card of its own"),
+        (["--cuda-graph"], "wait for each other"),
     ],
 )
 def test_what_processes_cannot_share(
