@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -24,6 +25,9 @@ from .formulas import (
 )
 from .result import Row, Work
 from .runner import Candidate, Case, Session, describe, run_cases
+
+if TYPE_CHECKING:
+    from seqtex_core.kernels.compile_report import KernelReport
 
 HEAD_DIM = 128
 WIDEST = 128
@@ -246,7 +250,10 @@ def _sum_case(
 
 
 def _machine_code(session: Session) -> list[Row]:
-    """Registers, stack and the narrowest access of every Triton kernel; needs no GPU."""
+    """Registers, stack and the narrowest access of every Triton kernel; needs no GPU.
+
+    At full sizes of all families; in quick runs at the smallest of them on one architecture.
+    """
     if importlib.util.find_spec("triton") is None:
         reason = "needs the package triton: pip install triton"
         row = Row(
@@ -258,25 +265,40 @@ def _machine_code(session: Session) -> list[Row]:
         )
         session.say(describe(row))
         return [row]
-    from seqtex_core.kernels.compile_report import ARCHITECTURES, cases, compile_case
+    from seqtex_core.kernels.compile_report import (
+        ARCHITECTURES,
+        MODELS,
+        cases,
+        compile_case,
+        widest,
+    )
 
-    rows = []
-    for case in cases():
+    rows, reports = [], []
+    for case in cases(MODELS[:1] if session.quick else MODELS):
         for architecture in ARCHITECTURES[1:2] if session.quick else ARCHITECTURES:
             report = compile_case(case, architecture)
-            row = Row(
-                benchmark="kernels",
-                case=f"machine code, sm_{architecture}",
-                implementation=f"triton, {case.name}",
-                status="ok",
-                dtype="bfloat16",
-                metrics={
-                    "registers": report.registers,
-                    "stack_bytes": report.stack,
-                    "narrowest_store_bits": min(report.stores),
-                    "narrow_loads": sum(bits < WIDEST for bits in report.loads),
-                },
-            )
-            session.say(f"{describe(row)}{dict(row.metrics)}")
-            rows.append(row)
+            reports.append(report)
+            rows.append(_code_row(report))
+            session.say(f"{describe(rows[-1])}{dict(rows[-1].metrics)}")
+    for what, report in (
+        ("most registers", max(reports, key=lambda report: report.registers)),
+        ("most stack", widest(reports)),
+    ):
+        session.say(f"machine code, {what}: {describe(_code_row(report))}{report.registers}")
     return rows
+
+
+def _code_row(report: KernelReport) -> Row:
+    return Row(
+        benchmark="kernels",
+        case=f"machine code, {report.direction}, sm_{report.architecture}",
+        implementation=f"triton, {report.case}",
+        status="ok",
+        dtype="bfloat16",
+        metrics={
+            "registers": report.registers,
+            "stack_bytes": report.stack,
+            "narrowest_store_bits": min(report.stores),
+            "narrow_loads": sum(bits < WIDEST for bits in report.loads),
+        },
+    )

@@ -1,7 +1,8 @@
 """What the Triton kernels become on a GPU that need not be there: registers, spills, access widths.
 
-``python -m seqtex_core.kernels.compile_report`` prints a table, for named architectures or for all;
-it needs Triton, no GPU.
+``python -m seqtex_core.kernels.compile_report 90 "Wan2.1 14B"`` prints a table, for the named
+architectures and models or for all, and then the widest; it needs Triton, no GPU. The kernels are
+those of inputs whose rows begin at multiples of 16 bytes, in bf16.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from .triton_launch import warps
+from .triton_launch import STRIP, power_of_two, warps
 
 ARCHITECTURES = (80, 90, 100)
 """A100, H100, B200."""
@@ -23,10 +24,10 @@ ARCHITECTURES = (80, 90, 100)
 
 @dataclass(frozen=True, kw_only=True)
 class KernelCase:
-    """A kernel at the sizes of Wan2.1 1.3B in bf16.
+    """A kernel at the size of a model, in bf16.
 
     Args:
-        name: in words.
+        name: of the model and of what is computed.
         kernel: name of the function.
         constants: compile-time constants.
         row: elements of a padded row.
@@ -37,6 +38,11 @@ class KernelCase:
     constants: dict[str, Any]
     row: int
 
+    @property
+    def direction(self) -> str:
+        """Either "forward" or "backward"."""
+        return self.kernel.rpartition("_")[2]
+
 
 @dataclass(frozen=True, kw_only=True)
 class KernelReport:
@@ -44,6 +50,7 @@ class KernelReport:
 
     Args:
         case: name of the case.
+        direction: "forward" or "backward".
         architecture: compute capability times ten.
         registers: per thread.
         stack: bytes per thread; spills would lie here.
@@ -52,6 +59,7 @@ class KernelReport:
     """
 
     case: str
+    direction: str
     architecture: int
     registers: int
     stack: int
@@ -59,30 +67,109 @@ class KernelReport:
     stores: tuple[int, ...]
 
 
-def cases() -> Iterator[KernelCase]:
-    """All kernels as the models use them."""
-    wan = {"N": 12, "D": 128, "BN": 16, "NORM": True, "WEIGHT": True, "ROPE": True}
-    wan |= {"LAYER": False, "NORM_PER_HEAD": False, "ROPE_PER_HEAD": False, "HALF": False}
-    added = {"BIAS": False, "GEOMETRY": True, "GEOMETRY_FIRST": False}
-    heads = {"LAYER": True, "NORM_PER_HEAD": True, "BIAS": True}
-    forward, backward = "prepare_forward", "prepare_backward"
-    back = {"STRIP": 16, "TURNED_GEOMETRY": False}
-    yield KernelCase(name="qk_prep, inner", kernel=forward, constants=wan | added, row=2048)
-    yield KernelCase(name="qk_prep, heads", kernel=forward, constants=wan | added | heads, row=2048)
-    half = wan | added | {"HALF": True, "GEOMETRY_FIRST": True}
-    yield KernelCase(name="qk_prep, half", kernel=forward, constants=half, row=2048)
-    yield KernelCase(name="qk_prep, backward", kernel=backward, constants=wan | back, row=2048)
-    size = {"C": 1536, "BLOCK": 2048, "CENTRED": True}
+@dataclass(frozen=True, kw_only=True)
+class ModelKernels:
+    """What the kernels of a model depend on.
+
+    Args:
+        name: of the model.
+        heads: of its attention.
+        head_dim: of each.
+        norm: of queries and keys: RMSNorm over all heads, or RMSNorm or LayerNorm over each.
+        rope: whether the angles are those of a token, of every head, or there are none.
+        pairing: of RoPE.
+        centred: the norm of its rows is LayerNorm, not RMSNorm.
+        text_width: of text rows that a stream of their own has, 0 without.
+    """
+
+    name: str
+    heads: int
+    head_dim: int
+    norm: Literal["rms inner", "rms head", "layer head"] = "rms inner"
+    rope: Literal["token", "head"] | None = "token"
+    pairing: Literal["interleaved", "half"] = "interleaved"
+    centred: bool = True
+    text_width: int = 0
+
+
+WAN = ModelKernels(name="Wan2.1 1.3B", heads=12, head_dim=128)
+LARGEST = ModelKernels(name="Wan2.1 14B", heads=40, head_dim=128)
+MODELS = (
+    WAN,
+    replace(WAN, name="Wan2.1 1.3B, half pairing", pairing="half"),
+    LARGEST,
+    replace(LARGEST, name="Wan2.1 14B, half pairing", pairing="half"),
+    ModelKernels(name="Wan2.2 5B", heads=24, head_dim=128),
+    ModelKernels(name="CogVideoX 2B", heads=30, head_dim=64, norm="layer head", rope=None),
+    ModelKernels(name="CogVideoX 5B", heads=48, head_dim=64, norm="layer head"),
+    ModelKernels(name="HunyuanVideo", heads=24, head_dim=128, norm="rms head"),
+    ModelKernels(
+        name="Mochi", heads=24, head_dim=128, norm="rms head", rope="head", centred=False,
+        text_width=1536,
+    ),
+    ModelKernels(name="LTX-Video", heads=32, head_dim=64, centred=False),
+    ModelKernels(name="LTX-Video 13B", heads=32, head_dim=128, centred=False),
+    ModelKernels(name="Cosmos", heads=32, head_dim=128, norm="rms head", pairing="half"),
+)  # fmt: skip
+"""Full sizes of all families; the other pairing, too, at the smallest and at the widest."""
+
+
+def cases(models: Sequence[ModelKernels] = MODELS) -> Iterator[KernelCase]:
+    """Kernels of models, forward and backward, in both geometry orders; equal ones once."""
+    known: set[tuple[str, tuple[tuple[str, Any], ...]]] = set()
+    for model in models:
+        for case in (*_prepare_cases(model), *_residual_cases(model)):
+            key = (case.kernel, tuple(sorted(case.constants.items())))
+            if key not in known:
+                known.add(key)
+                yield case
+
+
+def _prepare_cases(model: ModelKernels) -> Iterator[KernelCase]:
+    padded = power_of_two(model.heads)
+    kind, scope = model.norm.split()
+    constants = {
+        "N": model.heads,
+        "D": model.head_dim,
+        "BN": padded,
+        "NORM": True,
+        "WEIGHT": True,
+        "LAYER": kind == "layer",
+        "NORM_PER_HEAD": scope == "head",
+        "ROPE": model.rope is not None,
+        "ROPE_PER_HEAD": model.rope == "head",
+        "HALF": model.pairing == "half",
+    }
+    row = padded * model.head_dim
+    for order in ("", ", geometry first"):
+        name, first = f"{model.name}: qk_prep{order}", bool(order)
+        forward = {"BIAS": kind == "layer", "GEOMETRY": True, "GEOMETRY_FIRST": first}
+        yield KernelCase(
+            name=name, kernel="prepare_forward", constants=constants | forward, row=row
+        )
+        back = {"STRIP": STRIP, "TURNED_GEOMETRY": first}
+        yield KernelCase(name=name, kernel="prepare_backward", constants=constants | back, row=row)
+
+
+def _residual_cases(model: ModelKernels) -> Iterator[KernelCase]:
     norm = {"UPDATE": False, "GATE": False, "NORM": True, "PER_FRAME": True}
     gate = {"UPDATE": True, "GATE": True, "NORM": False, "PER_FRAME": False}
     both = {"UPDATE": True, "GATE": True, "NORM": True, "PER_FRAME": True}
-    forward, backward = "residual_norm_forward", "residual_norm_backward"
-    for name, options in (("norm", norm), ("gate", gate), ("gate and norm", both)):
-        constants = size | options
-        yield KernelCase(name=name, kernel=forward, constants=constants, row=2048)
-        constants = constants | {"STRIP": 16}
-        name = f"{name}, backward"
-        yield KernelCase(name=name, kernel=backward, constants=constants, row=2048)
+    plain = {"UPDATE": True, "GATE": False, "NORM": True, "PER_FRAME": False}
+    for width in (model.heads * model.head_dim, *([model.text_width] if model.text_width else [])):
+        block = power_of_two(width)
+        name = model.name if width == model.heads * model.head_dim else f"{model.name}, text"
+        kinds = {"norm": norm, "gate": gate, "gate and norm": both, "sum and norm": plain}
+        for kind, options in kinds.items():
+            centred = {"CENTRED": model.centred or not options["NORM"]}
+            constants = {"C": width, "BLOCK": block} | centred | options
+            for kernel, more in (("forward", {}), ("backward", {"STRIP": STRIP})):
+                yield KernelCase(
+                    name=f"{name}: {kind}",
+                    kernel=f"residual_norm_{kernel}",
+                    constants=constants | more,
+                    row=block,
+                )
 
 
 def compile_case(case: KernelCase, architecture: int) -> KernelReport:
@@ -106,6 +193,7 @@ def compile_case(case: KernelCase, architecture: int) -> KernelReport:
     usage = _usage(compiled.asm["cubin"])
     return KernelReport(
         case=case.name,
+        direction=case.direction,
         architecture=architecture,
         registers=usage["REG"],
         stack=usage["STACK"] + usage["LOCAL"],
@@ -144,15 +232,34 @@ def _widths(kind: str, ptx: str) -> tuple[int, ...]:
     return tuple(int(count or 1) * int(bits) for count, bits in re.findall(pattern, ptx))
 
 
-def main(architectures: Sequence[int]) -> None:
-    """Print the table."""
+def widest(reports: Sequence[KernelReport]) -> KernelReport:
+    """The one with most bytes of stack, and of these with most registers."""
+    return max(reports, key=lambda report: (report.stack, report.registers))
+
+
+def main(asked: Sequence[str]) -> None:
+    """Print the table.
+
+    Args:
+        asked: architectures, and beginnings of models' names; all where none is given.
+    """
+    architectures = [int(name) for name in asked if name.isdigit()] or ARCHITECTURES
+    names = tuple(name for name in asked if not name.isdigit()) or ("",)
+    models = [model for model in MODELS if model.name.startswith(names)]
     print("kernel | sm | registers | stack | loads, bits | stores, bits")
-    for case in cases():
+    reports = []
+    for case in cases(models):
         for architecture in architectures:
             r = compile_case(case, architecture)
-            print(f"{r.case} | {r.architecture} | {r.registers} | {r.stack} | ", end="")
-            print(" ".join(map(str, r.loads)), "|", " ".join(map(str, r.stores)))
+            reports.append(r)
+            print(f"{r.case}, {r.direction} | {r.architecture} | {r.registers} | {r.stack}", end="")
+            print(" |", " ".join(map(str, r.loads)), "|", " ".join(map(str, r.stores)))
+    for what, r in (
+        ("most registers", max(reports, key=lambda report: report.registers)),
+        ("most stack", widest(reports)),
+    ):
+        print(f"{what}: {r.case}, {r.direction}, sm_{r.architecture}: {r.registers}, {r.stack}")
 
 
 if __name__ == "__main__":
-    main([int(name) for name in sys.argv[1:]] or ARCHITECTURES)
+    main(sys.argv[1:])

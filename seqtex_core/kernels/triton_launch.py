@@ -65,8 +65,11 @@ def prepare_rows(x: Tensor, geometry: Tensor | None, what: Preparation) -> Tenso
 
 
 def warps(elements: int) -> int:
-    """Warps of a program over a row: eight elements per thread, so that access is 128 bits wide."""
-    return min(max(elements // (32 * 8), 1), 8)
+    """Warps of a program over a row: eight elements per thread, so that access is 128 bits wide.
+
+    At most 16: more would leave a thread 64 registers, too few for the sums of the backward pass.
+    """
+    return min(max(elements // (32 * 8), 1), 16)
 
 
 class _Prepare(torch.autograd.Function):
