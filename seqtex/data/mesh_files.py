@@ -38,7 +38,8 @@ def find_meshes(folder: Path, *, leave_out: Path | None = None) -> list[MeshFile
         InputError: no such folder, or no mesh in it.
     """
     if not folder.is_dir():
-        raise InputError(str(folder), expected="a folder with meshes", got="no such folder")
+        got = "a file" if folder.exists() else "no such folder"
+        raise InputError(str(folder), expected="a folder with meshes", got=got)
     skipped = None if leave_out is None else leave_out.resolve()
     found = []
     for path in folder.rglob("*"):

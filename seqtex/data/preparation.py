@@ -107,12 +107,11 @@ def prepare_meshes(
 
     Raises:
         InputError: no meshes, or a caption file that cannot be read.
-        UsageError: the folder holds another set.
+        UsageError: the folder holds another set, or is none.
     """
     files = find_meshes(preparation.source, leave_out=preparation.folder)
     table = {} if preparation.captions is None else read_caption_table(preparation.captions)
     _check_named(table, files)
-    preparation.folder.mkdir(parents=True, exist_ok=True)
     _claim(preparation, files, table)
     count = -(-len(files) // preparation.per_shard)
     mine = range(preparation.rank, count, preparation.world_size)

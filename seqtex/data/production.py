@@ -97,9 +97,8 @@ def produce(
         The files of this rank.
 
     Raises:
-        UsageError: the folder holds another set.
+        UsageError: the folder holds another set, or is none.
     """
-    production.folder.mkdir(parents=True, exist_ok=True)
     claim(production.folder, production.description(), grows=True)
     mine = range(production.rank, production.num_files, production.world_size)
     paths = [production.folder / production.file_name(number) for number in mine]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from seqtex.outputs import check_writable
 from seqtex.training.comparison import differences
 from seqtex_core.errors import UsageError
 
@@ -18,7 +19,7 @@ _MOST_NAMED = 6
 
 
 def claim(folder: Path, description: Mapping[str, Any], *, grows: bool = False) -> None:
-    """Write a set's description, or check that it is the one that is there.
+    """Write a set's description, or check that it is the one that is there; makes the folder.
 
     Args:
         folder: of the set.
@@ -26,9 +27,11 @@ def claim(folder: Path, description: Mapping[str, Any], *, grows: bool = False) 
         grows: a set with fewer objects may be made longer.
 
     Raises:
-        UsageError: the folder holds another set; names what differs.
+        UsageError: the folder is none, cannot be written, or holds another set; names what differs.
     """
     path = folder / INDEX_NAME
+    check_writable(path, option=f"folder {folder}")
+    folder.mkdir(parents=True, exist_ok=True)
     wanted: dict[str, Any] = json.loads(json.dumps(description))  # tuples become lists
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -16,6 +16,7 @@ from seqtex_core.transformer import SeqTexTransformer
 
 from ..models.config import ModelConfig
 from ..models.load import DTYPES
+from ..outputs import check_writable
 from .batch import SOURCES, BatchSource, SourceContext
 from .batches import BatchShape
 from .build import first_transformer
@@ -45,8 +46,9 @@ def set_up_run(config: TrainingConfig, folder: Path, parallel: Parallel, *, say:
         say: prints a line.
 
     Raises:
-        UsageError, WeightsError: settings or weights that cannot be used.
+        UsageError, WeightsError: settings or weights that cannot be used, or no such folder can be.
     """
+    check_writable(folder / "model")
     shape = BatchShape.of(config, rank=parallel.rank, world_size=parallel.world_size)
     point = starting_point(config)
     model = point.model

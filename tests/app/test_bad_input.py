@@ -272,3 +272,28 @@ def test_intermediates_go_where_no_input_is(
     assert "without inputs" in message
     message = refused(seqtex, work, [*good, "--save-intermediates", work / "figure.glb"], 2)
     assert "--save-intermediates" in message
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["data", "synth", "FILE", "--count", "1"],
+        ["data", "prepare", ".", "-o", "FILE"],
+        ["train", "run.toml", "-o", "FILE"],
+    ],
+)
+def test_a_file_in_place_of_a_folder(
+    seqtex: Seqtex, work: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str | Path]
+) -> None:
+    monkeypatch.chdir(work)
+    (work / "run.toml").write_text(
+        'data.source = "sphere"\nstages = [{steps = 1, tasks = {img2tex = 1}, learning_rate = 1}]\n'
+    )
+    message = refused(seqtex, work, [str(a).replace("FILE", "figure.glb") for a in arguments], 2)
+    assert "a folder that can be written" in message
+    assert "figure.glb" in message
+
+
+def test_a_mesh_in_place_of_a_folder_of_meshes(seqtex: Seqtex, work: Path) -> None:
+    arguments = ["data", "prepare", work / "figure.glb", "-o", work / "set"]
+    assert "got       a file" in refused(seqtex, work, arguments, 3)
