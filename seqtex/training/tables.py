@@ -30,7 +30,7 @@ def from_table(cls: type[T], table: Mapping[str, Any], *, where: str) -> T:
         if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
             raise UsageError(
-                f"{where} {key}",
+                _below(where, key),
                 expected="one of " + ", ".join(known),
                 got="an unknown key",
                 remedy=f"Did you mean {close[0]!r}?" if close else "",
@@ -38,8 +38,13 @@ def from_table(cls: type[T], table: Mapping[str, Any], *, where: str) -> T:
     for name, field in known.items():
         required = field.default is MISSING and field.default_factory is MISSING
         if required and name not in table:
-            raise UsageError(f"{where} {name}", expected="a value", got="nothing")
-    return cls(**{k: _convert(v, hints[k], where=f"{where} {k}") for k, v in table.items()})
+            raise UsageError(_below(where, name), expected="a value", got="nothing")
+    return cls(**{k: _convert(v, hints[k], where=_below(where, k)) for k, v in table.items()})
+
+
+def _below(where: str, key: str) -> str:
+    """The name of a key for messages, as ``--set`` takes it: ``config: run.batch_size``."""
+    return f"{where} {key}" if where.endswith(":") else f"{where}.{key}"
 
 
 def _convert(value: Any, hint: Any, *, where: str) -> Any:
@@ -47,14 +52,14 @@ def _convert(value: Any, hint: Any, *, where: str) -> Any:
     if is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, Mapping):
             raise _wrong(where, "a table", value)
-        return from_table(hint, value, where=f"{where}.")
+        return from_table(hint, value, where=where)
     if origin in (Union, types.UnionType):
         plain = [arg for arg in get_args(hint) if arg is not type(None)]
         assert len(plain) == 1
         return _convert(value, plain[0], where=where)
     if origin is Literal:
         if value not in get_args(hint):
-            raise _wrong(where, f"one of {get_args(hint)}", value)
+            raise _wrong(where, "one of " + ", ".join(map(repr, get_args(hint))), value)
         return value
     if origin is tuple:
         return _convert_tuple(value, get_args(hint), where=where)

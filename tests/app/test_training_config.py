@@ -49,7 +49,7 @@ def test_shipped_configs_were_found() -> None:
     ("text", "named"),
     [
         ("sed = 1\n" + SMALL, "seed"),
-        (SMALL + "[run]\nbatchsize = 3", "batch_size"),
+        (SMALL + "[run]\nbatchsize = 3", r"config: run\.batchsize: .* 'batch_size'"),
         (SMALL + "[run]\nbatch_size = 3.5", "batch_size"),
         (SMALL + "[run]\nbatch_size = true", "batch_size"),
         (SMALL + "[run]\nprecision = 'fp8'", "fp32"),
