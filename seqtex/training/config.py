@@ -36,8 +36,8 @@ class ModelSection:
             ``backbone_weights`` if not given.
         text_weights: likewise, for captions: a folder with ``text_encoder/`` and ``tokenizer/``;
             ``"none"`` for all-zero text rows.
-        name: of the trained model; that of the base if not given.
-        summary: what the trained model is good and bad for.
+        name: of the trained model; if not given, that of the base with ``-trained``.
+        summary: what the trained model is good and bad for; if not given, what it was made from.
     """
 
     base: str = "seqtex-tiny"

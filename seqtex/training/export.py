@@ -82,8 +82,14 @@ def write_model(
 def trained_config(base: ModelConfig, section: ModelSection) -> ModelConfig:
     """The base's config under the name and summary of the trained model, without its fusion.
 
-    A fusion knows how far to trust the model that it was fitted to; `seqtex train-fusion` fits
-    another.
+    What the base says of itself is not said of another model: how long it was trained, and what it
+    is good for. A fusion knows how far to trust the model that it was fitted to; `seqtex
+    train-fusion` fits another.
     """
-    name, summary = section.name or base.name, section.summary or base.summary
-    return replace(base, name=name, summary=summary, fusion=None)
+    start = "from its weights" if section.weights == "base" else "from nothing"
+    return replace(
+        base,
+        name=section.name or f"{base.name}-trained",
+        summary=section.summary or f"Built as {base.name}, trained {start} with `seqtex train`.",
+        fusion=None,
+    )

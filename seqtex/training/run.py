@@ -37,6 +37,9 @@ CHECKPOINTS = "checkpoints"
 MODEL = "model"
 PREVIEWS = "previews"
 
+_WORDS = ("config.model.name", "config.model.summary", "model.name", "model.summary")
+"""What is said of the model; it may change when a run is resumed."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
@@ -126,7 +129,8 @@ class Run:
             UsageError: names what differs.
         """
         mine = json.loads(json.dumps(self._identity()))
-        differing = differences(mine, {key: record.get(key) for key in mine})
+        found = differences(mine, {key: record.get(key) for key in mine})
+        differing = [name for name in found if name not in _WORDS]
         if differing:
             raise UsageError(
                 "--resume",

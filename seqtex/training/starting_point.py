@@ -68,8 +68,8 @@ def model_config(config: TrainingConfig) -> ModelConfig:
     _check_name(record["backbone"])
     made = ModelConfig.from_json(record, source="[model.overrides]")
     if entry is not None:
-        told = f"{entry.summary}, trained with `seqtex train`."
-        made = replace(made, name=f"{base.name}-trained", summary=told)
+        told = section.summary or f"{entry.summary}, trained with `seqtex train`."
+        section = replace(section, summary=told)
     return trained_config(made, section)
 
 

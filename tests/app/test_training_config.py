@@ -101,6 +101,21 @@ def test_overrides_reach_the_model_and_unknown_ones_are_refused(tmp_path: Path) 
         model_config(bad)
 
 
+def test_a_trained_model_does_not_say_what_its_base_is_good_for(tmp_path: Path) -> None:
+    made = model_config(read_config(written(tmp_path, SMALL)))
+    assert made.name == "seqtex-tiny-trained"
+    assert made.summary == "Built as seqtex-tiny, trained from nothing with `seqtex train`."
+    again = model_config(read_config(written(tmp_path, SMALL + "[model]\nweights = 'base'")))
+    assert "from its weights" in again.summary
+    named = SMALL + "[model]\nname = 'mine'\nsummary = 'Good for hats.'"
+    own = model_config(read_config(written(tmp_path, named)))
+    assert (own.name, own.summary) == ("mine", "Good for hats.")
+    full = model_config(read_config(written(tmp_path, SMALL + "[model]\nbase = 'ltx-video-2b'")))
+    assert full.name.endswith("-trained")
+    assert not full.name.endswith("-trained-trained")
+    assert "trained with `seqtex train`" in full.summary
+
+
 def test_settings_of_the_command_line() -> None:
     parsed = parse_settings(["run.batch_size=4", "run.precision=bf16", "ema.sigma_rels=[0.1]"])
     assert parsed == {"run": {"batch_size": 4, "precision": "bf16"}, "ema": {"sigma_rels": [0.1]}}

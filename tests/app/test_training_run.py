@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -161,12 +162,16 @@ def assert_close(first: Path, second: Path) -> None:
         torch.testing.assert_close(one[name], two[name], atol=1.6e-5, rtol=1e-6)
 
 
-def test_a_run_is_not_overwritten_or_mixed_with_another(whole: Path) -> None:
+def test_a_run_is_not_overwritten_or_mixed_with_another(whole: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--resume"):
         run_it(tiny_config(STEPS), whole)
     other = replace(tiny_config(STEPS), seed=6)
     with pytest.raises(UsageError, match="seed"):
         run_it(other, whole, resume=True)
+    config = tiny_config(STEPS)
+    renamed = replace(config, model=replace(config.model, name="b", summary="Good for hats."))
+    copied = Path(shutil.copytree(whole, tmp_path / "run"))
+    assert run_it(renamed, copied, resume=True).finished, "words may change"
 
 
 def test_a_damaged_state_is_an_error_that_names_it(tmp_path: Path) -> None:
