@@ -100,7 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-o", "--out", type=Path, help="where results are, or go (default: benchmarks/results)"
     )
-    parser.add_argument("--quick", action="store_true", help="small sizes, about a minute each")
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes: seconds to a minute or two each"
+    )
     parser.add_argument("--threads", type=int, help="of torch (default: 1 on CPU)")
     parser.add_argument("--seed", type=int, help="of all inputs (default: 0)")
     parser.add_argument("--minutes", type=float, help="begin no further run after this time")

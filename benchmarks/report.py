@@ -131,7 +131,8 @@ def _provenance(run: Record) -> str:
     gemm = ", ".join(f"{k} {v / 1e9:.0f}" for k, v in limits["gemm_flop_per_s"].items())
     drift = ", ".join(f"{k} {v:.2f}" for k, v in run["limits"]["drift"].items())
     return (
-        f"{run['date']}, commit {revision}, {'quick' if run['quick'] else 'full'} run, "
+        f"{run['date']}, commit {revision}, {'quick' if run['quick'] else 'full'} run "
+        f"of {run['seconds']:.0f} s, "
         f"{run['threads']} threads, seed {run['seed']}, torch {run['versions']['torch']}, "
         f"load {number(load['start'])} to {number(load['end'])}{_shared(run)}. "
         f"Limits: GEMM {gemm} GFLOP/s, copy {limits['copy_bytes_per_s'] / 1e9:.1f} GB/s, "

@@ -66,7 +66,9 @@ def test_report_has_tables_reasons_and_plots(results: Path) -> None:
     names = {path.name for path in written}
     assert names == {"report.md", "roofline.png", "attention_length.png", "step_time.png"}
     text = next(path for path in written if path.name == "report.md").read_text()
+    seconds = read_run(next(results.glob("*/*.json")))["seconds"]
     for part in (
+        f"quick run of {seconds:.0f} s",
         "## limits",
         "## rope",
         "`other` (1 rows): no such card",
