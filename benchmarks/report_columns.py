@@ -161,6 +161,7 @@ MEMORY_COLUMNS: Sequence[Column] = (
 )
 MACHINE_CODE_COLUMNS: Sequence[Column] = (
     ("kernel", lambda row: row["implementation"]),
+    ("direction", lambda row: ", ".join(row["case"].split(", ")[1:-1])),
     ("compiled for", lambda row: row["case"].rpartition(", ")[2]),
     ("dtype", lambda row: row["dtype"] or ""),
     ("registers", _metric("registers", "d")),

@@ -137,7 +137,7 @@ def test_what_kernels_compile_to_is_shown(run_file: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(compile_report, "compile_case", compiled)
     rows = kernels._machine_code(_session())
     head, *cells = _seen(read_run(run_file), rows)
-    assert head[3:] == [
+    assert head[4:] == [
         "registers",
         "stack, bytes",
         "narrowest store, bits",
@@ -145,7 +145,7 @@ def test_what_kernels_compile_to_is_shown(run_file: Path, monkeypatch: pytest.Mo
     ]
     assert len(cells) == len(rows)
     for line in cells:
-        assert line[1:] == ["sm_90", "bfloat16", "37", "16", "16", "2"]
+        assert line[1:] == ["forward", "sm_90", "bfloat16", "37", "16", "16", "2"]
 
 
 def test_counted_textures_and_tokens_are_shown(
