@@ -29,7 +29,6 @@ from seqtex.projection_frame import from_residual
 from seqtex_core.errors import UsageError
 from seqtex_core.flow_matching import inference_sigmas
 from seqtex_core.fp8_linear import reason_fp8_unsupported
-from seqtex_core.frame_plan import FramePlan
 from seqtex_core.frame_run import KnownLatents
 from seqtex_core.packed_layout import AnyLayout
 from seqtex_core.sampling import sample
@@ -41,16 +40,17 @@ from .block import FULL_SIZE, QUICK_SIZE
 from .denoise_work import denoise_work
 from .meshes import write_glb
 from .models import ModelSize, build_model, build_scene
-from .pipeline import front_picture, one_place_for_threads, prepared_objects
+from .pipeline import front_picture, one_place_for_threads
 from .result import Row, Scalar, Work
 from .runner import Candidate, Case, Session, describe, run_case
+from .shipped import Denoising
 from .step import step_work
 
 EXACT = "exact"
 THRESHOLDS = (0.05, 0.1, 0.2, 0.4)
 FEWER = (0.75, 0.5, 0.25, 0.0)
 TINY = ModelSize(heads=2, layers=2, ffn_dim=512, view_tokens=8, uv_tokens=16, num_text=16)
-SEVERAL = 6
+SEVERAL = 4
 """Steps of the shipped model beside its own number of them."""
 SMALL = {"view_size": 32, "uv_size": 64}
 """Of the shipped model in quick runs: a quarter of the tokens."""
@@ -210,29 +210,9 @@ def _built_in(session: Session, folder: Path) -> tuple[Subject, Subject]:
     pipeline = SeqTexPipeline.from_pretrained(DEFAULT_MODEL, device=session.device)
     model = pipeline.model
     sizes: dict[str, Any] = dict(SMALL) if session.quick else {}
-    seen: list[tuple[FramePlan, KnownLatents, dict[str, Any]]] = []
-
-    def watched(predict: Any, plan: FramePlan, known: KnownLatents, **options: Any) -> Any:
-        seen.append((plan, known, options))
-        return sample(predict, plan, known, **options)
-
-    with patch("seqtex.generate.sample", watched), prepared_objects(pipeline) as caches:
-        pipeline(job, steps=1, seed=session.seed, texture_size=model.config.uv_size, **sizes)
-    (plan, known, settings), cache = seen[0], caches[0]
-    shift, base = model.config.sampling.shift, model.config.texture_base
+    denoise = Denoising.of(pipeline, job, seed=session.seed, **sizes)
+    known, cache, base = denoise.known, denoise.cache, model.config.texture_base
     made = _made_pixels(model, cache.layout)
-
-    def generate(which: SeqTexTransformer, count: int) -> Tensor:
-        changed = {
-            "sigmas": inference_sigmas(count, shift=shift),
-            "generator": torch.Generator().manual_seed(session.seed),
-            "callback": None,
-        }
-        with torch.no_grad():
-            result = sample(
-                lambda x, sigmas: which(x, sigmas, cache), plan, known, **{**settings, **changed}
-            )
-        return result[TEXTURE]
 
     @torch.no_grad()
     def show(latents: Tensor) -> Tensor:
@@ -243,7 +223,7 @@ def _built_in(session: Session, folder: Path) -> tuple[Subject, Subject]:
         return Subject(
             name=name,
             model=model.transformer,
-            generate=generate,
+            generate=denoise,
             show=show,
             steps=steps,
             work=denoise_work(model, cache, steps),
@@ -252,7 +232,7 @@ def _built_in(session: Session, folder: Path) -> tuple[Subject, Subject]:
             note="the shipped weights; PSNR of the decoded texels that the model makes",
         )
 
-    own, several = model.config.sampling.steps, 4 if session.quick else SEVERAL
+    own, several = model.config.sampling.steps, SEVERAL
     return (
         subject(own, f"{DEFAULT_MODEL} as it runs, {own} step{'s' if own > 1 else ''}"),
         subject(several, f"{DEFAULT_MODEL}, {several} steps"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from .foreground import OF_TYPICAL, SHIPPED
 from .fsdp import SHARDED
 from .geo_attention import CALL, COPY, PREP, WITH
 from .goal_figures import (
@@ -275,6 +276,21 @@ ON_CPU = (
         benchmark="foreground",
         find=metric("speedup", case="step", implementation="typical object"),
         at_least=2.3,
+        full=True,
+    ),
+    Goal(
+        name="the same, one full-size layer, fp32",
+        device="cpu",
+        benchmark="foreground",
+        find=metric("speedup", case="layer", implementation=OF_TYPICAL),
+        at_least=2.3,
+        full=True,
+    ),
+    Goal(
+        name="the shipped model on the tokens of the demo's surface",
+        device="cpu",
+        benchmark="foreground",
+        find=metric("speedup", case="seqtex-tiny", implementation=SHIPPED),
         full=True,
     ),
     Goal(

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
+from benchmarks import foreground, foreground_shipped
 from benchmarks.block import QUICK_SIZE
+from benchmarks.ceilings import Ceilings
 from benchmarks.foreground import (
     DENSE,
+    OF_TYPICAL,
     TYPICAL,
     _compared,
+    _full_layer,
     _step_flop,
     foreground_work,
     kept_tokens,
@@ -17,6 +26,7 @@ from benchmarks.foreground import (
 from benchmarks.formulas import LayerSize, layer_flop
 from benchmarks.models import ModelSize
 from benchmarks.result import Row, Spread, Timing, Work
+from benchmarks.runner import Session
 from benchmarks.step import step_work
 from seqtex_core.frames import FrameGroup, Grid, TokenLayout
 
@@ -93,3 +103,77 @@ def test_rows_are_compared_by_their_fastest_calls() -> None:
     assert typical.metrics["bound"] == 4.5
     assert typical.metrics["achieved_over_bound"] == pytest.approx(2 / 3)
     assert typical.metrics["speedup_goal_met"] is True
+
+
+def a_session(*, quick: bool = True) -> Session:
+    limits = Ceilings(
+        gemm_flop_per_s={"float32": 1e9}, copy_bytes_per_s=1e9, launch_s=1e-6, measured=()
+    )
+    device = torch.device("cpu")
+    return Session(device=device, quick=quick, seed=0, ceilings=limits, say=lambda line: None)
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_layer_is_measured_at_full_size_beside_the_curve(
+    quick: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreground, "HALF" if quick else "FULL_SIZE", SIZE)  # the other is large
+    [case] = _full_layer(a_session(quick=quick))
+    assert case.few
+    dense, typical = case.candidates
+    assert (dense.name, typical.name) == (DENSE, OF_TYPICAL)
+    for one in (dense, typical):
+        assert one.call is not None
+        assert one.check is not None
+        made = one.call()
+        assert one.check(made)[0] is None
+        assert "NaN" in str(one.check({name: x * torch.nan for name, x in made.items()})[0])
+    assert dense.work is not None
+    assert typical.work is not None
+    assert 2.0 < (dense.work.flop or 0) / (typical.work.flop or 1) < 3.5
+
+
+def test_the_shipped_model_is_measured_with_both_and_against_the_truth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its copies need no background: 40 dB is a hundredth of the range, and no texture moved."""
+    asked = []
+
+    def quality(*inputs: object, foreground: int | None, seed: int) -> dict[str, float]:
+        asked.append(foreground)
+        return {"psnr_all_db": 20.0, "psnr_unseen_db": 18.0}
+
+    monkeypatch.setattr(foreground_shipped, "held_out_objects", lambda *x, count: [None] * count)
+    monkeypatch.setattr(foreground_shipped, "quality", quality)
+    [case] = foreground_shipped.shipped_cases(a_session(), tmp_path)
+    assert asked == [None, 0]
+    dense, shown = case.candidates
+    assert dense.work is not None
+    assert shown.work is not None
+    assert (dense.work.flop or 0) > 3 * (shown.work.flop or 0)
+    assert float(str(shown.metrics["psnr_from_dense_db"])) > 40.0
+    assert "18.00 dB unseen" in shown.notes[0]
+    for one in (dense, shown):
+        assert one.call is not None
+        assert one.check is not None
+        assert one.check(one.call())[0] is None
+
+
+def test_truth_of_held_out_objects_is_what_quality_is_measured_on(tmp_path: Path) -> None:
+    from benchmarks.shipped import held_out_objects, quality
+    from seqtex.data.splits import HELD_OUT_FAMILIES
+    from seqtex.models.load import load_model
+
+    model = load_model("seqtex-tiny", device="cpu")
+    objects = held_out_objects(model, tmp_path, count=1)
+    assert {case.family for case in objects} <= set(HELD_OUT_FAMILIES)
+    found = quality(model, objects, foreground=0, seed=0)
+    assert 5.0 < found["psnr_unseen_db"] < found["psnr_all_db"] < 60.0
+
+
+def test_goals_are_read_without_the_packages_for_meshes() -> None:
+    code = "import sys, benchmarks.goal_table; sys.exit('trimesh' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    assert (
+        subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+    )
