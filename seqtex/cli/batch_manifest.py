@@ -54,7 +54,10 @@ def read_manifest_items(path: Path) -> list[ManifestItem]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(str(path), expected="a manifest in UTF-8", got=str(error)) from error
+        got = error.strerror if isinstance(error, OSError) else None
+        raise InputError(
+            str(path), expected="a manifest in UTF-8", got=got or str(error)
+        ) from error
     rows = _csv_rows if path.suffix.lower() == ".csv" else _json_rows
     items = [_item(f"{path.name}, line {line}", line, row) for line, row in rows(text, path.name)]
     if not items:
@@ -146,7 +149,9 @@ def _csv_rows(text: str, file: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
                     where,
                     expected=f"{len(header)} cells, as in the header",
                     got=f"{len(cells)}",
-                    remedy="Put a cell with a comma in it between double quotes.",
+                    remedy="Empty cells need their commas, too."
+                    if len(cells) < len(header)
+                    else "Put a cell with a comma in it between double quotes.",
                 )
             given = {name: cell for name, cell in zip(header, cells, strict=True) if cell}
             refs = {name[4:]: given.pop(name) for name in [*given] if name.startswith("ref.")}

@@ -110,8 +110,8 @@ def test_items_that_cannot_be_meant_are_named(
         ("jobs.csv", "\nmesh,uv-size, uv_size\na,1,2\n", "line 2.*'uv_size' twice"),
         ("jobs.csv", "mesh,refs\na,b\n", "ref.front"),
         ("jobs.csv", 'mesh,image\na,"b\nc,d\n', "line 3.*a row of CSV"),
-        ("jobs.csv", "mesh,image\na.glb\n", "line 2.*2 cells"),
-        ("jobs.csv", "mesh\na.glb,b.png\n", "line 2.*1 cells"),
+        ("jobs.csv", "mesh,image\na.glb\n", "line 2.*2 cells.*got 1.* their commas"),
+        ("jobs.csv", "mesh\na.glb,b.png\n", "line 2.*1 cells.*got 2.*double quotes"),
         ("jobs.txt", "", "Name the manifest first"),
     ],
 )
@@ -120,7 +120,7 @@ def test_other_files_are_refused(tmp_path: Path, name: str, text: str, told: str
     path.write_text(text)
     with pytest.raises(SeqTexError, match=told):
         read_manifest_items(path)
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="got No such file or directory"):
         read_manifest_items(tmp_path / "missing.csv")
 
 
