@@ -135,7 +135,7 @@ def _candidates(
             yield Candidate(name=name, reason=subject.refused)
         else:
             yield candidate(name, _with_reuse(subject, threshold), threshold=threshold)
-    fewer = {max(1, round(share * steps)) for share in (FEWER[1::2] if quick else FEWER)}
+    fewer = {max(1, round(share * steps)) for share in (FEWER[1:2] if quick else FEWER)}
     for count in sorted(fewer - {steps}, reverse=True):
         yield candidate(
             f"{count} step{'s' if count > 1 else ''} instead of {steps}",
@@ -232,7 +232,7 @@ def _built_in(session: Session, folder: Path) -> tuple[Subject, Subject]:
             note="the shipped weights; PSNR of the decoded texels that the model makes",
         )
 
-    own, several = model.config.sampling.steps, SEVERAL
+    own, several = model.config.sampling.steps, 3 if session.quick else SEVERAL
     return (
         subject(own, f"{DEFAULT_MODEL} as it runs, {own} step{'s' if own > 1 else ''}"),
         subject(several, f"{DEFAULT_MODEL}, {several} steps"),

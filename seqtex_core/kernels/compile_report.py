@@ -107,9 +107,11 @@ MODELS = (
         name="Mochi", heads=24, head_dim=128, norm="rms head", rope="head", centred=False,
         text_width=1536,
     ),
-    ModelKernels(name="LTX-Video", heads=32, head_dim=64, centred=False),
-    ModelKernels(name="LTX-Video 13B", heads=32, head_dim=128, centred=False),
-    ModelKernels(name="Cosmos", heads=32, head_dim=128, norm="rms head", pairing="half"),
+    ModelKernels(name="LTX-Video 2B", heads=32, head_dim=64, rope="head", centred=False),
+    ModelKernels(name="LTX-Video 13B", heads=32, head_dim=128, rope="head", centred=False),
+    ModelKernels(name="Cosmos 2B", heads=16, head_dim=128, norm="rms head", pairing="half"),
+    ModelKernels(name="Cosmos 7B", heads=32, head_dim=128, norm="rms head", pairing="half"),
+    ModelKernels(name="Cosmos 14B", heads=40, head_dim=128, norm="rms head", pairing="half"),
 )  # fmt: skip
 """Full sizes of all families; the other pairing, too, at the smallest and at the widest."""
 
@@ -160,8 +162,9 @@ def _residual_cases(model: ModelKernels) -> Iterator[KernelCase]:
         block = power_of_two(width)
         name = model.name if width == model.heads * model.head_dim else f"{model.name}, text"
         kinds = {"norm": norm, "gate": gate, "gate and norm": both, "sum and norm": plain}
+        kinds["last norm"] = norm  # the last one of a model is a LayerNorm in all families
         for kind, options in kinds.items():
-            centred = {"CENTRED": model.centred or not options["NORM"]}
+            centred = {"CENTRED": model.centred or not options["NORM"] or kind == "last norm"}
             constants = {"C": width, "BLOCK": block} | centred | options
             for kernel, more in (("forward", {}), ("backward", {"STRIP": STRIP})):
                 yield KernelCase(
