@@ -15,7 +15,6 @@ Source:
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .checks import check_shape
 from .errors import UsageError
+from .kernels.choose import without_autocast
 
 PATTERN = 9
 """Coordinates of a surface point that heads measure distance in; see :func:`pattern`."""
@@ -130,7 +130,7 @@ class CopyHead(nn.Module):
         if not len(target.hidden) or not len(source.hidden):
             nothing = torch.stack([p.float().sum() for p in self.parameters()]).sum() * 0.0
             return torch.zeros_like(target.latents, dtype=torch.float32) + nothing
-        with _without_autocast(target.hidden.device.type):
+        with without_autocast(target.hidden.device):
             asked, known = self._rows(target), self._rows(source)
             share = known.points.new_ones(len(known.points)) if share is None else share.float()
             scale = self._scale(known.hidden, share)
@@ -320,13 +320,6 @@ def _moments(values: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
     mean = (part * values).sum(0)
     variance = (part * (values - mean).square()).sum(0)
     return mean, variance
-
-
-def _without_autocast(device: str) -> AbstractContextManager[object]:
-    """Metrics need fp32: exponents of a few hundred times a rounding are wrong weights."""
-    if not torch.amp.is_autocast_available(device):
-        return nullcontext()
-    return torch.autocast(device, enabled=False)
 
 
 def _linear(layer: nn.Module, rows: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .adapter import BackboneShell, TimeEmbedding
 from .frames import StreamLayout, TokenLayout
+from .kernels.choose import without_autocast
 from .packed_layout import AnyLayout
 from .rope import Rope
 
@@ -24,9 +25,11 @@ def positions(
         shell: of the backbone.
         layout: the rows.
     """
+    dense = layout if isinstance(layout, TokenLayout) else layout.dense
+    with without_autocast(next(shell.parameters(), torch.empty(0)).device):
+        rope, position = shell.rope(dense), shell.position_embedding(dense)
     if isinstance(layout, TokenLayout):
-        return shell.rope(layout), shell.position_embedding(layout)
-    rope, position = shell.rope(layout.dense), shell.position_embedding(layout.dense)
+        return rope, position
     index = {stream: layout.dense_rows(stream) for stream in layout.streams}
     return (
         rope and {s: rope[s].rows(i.to(rope[s].cos.device)) for s, i in index.items()},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -209,6 +209,17 @@ def under_autocast(device: torch.device) -> bool:
     """Whether operations on the device are cast one by one."""
     kind = device.type
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """For what needs fp32: angles, and exponents of a few hundred times a rounding.
+
+    Args:
+        device: where it is computed.
+    """
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 # A traced graph imports nothing: what it takes must be there.

@@ -15,6 +15,9 @@ from seqtex_backbones.diffusers_parts.entry import DiffusersEntry
 from seqtex_backbones.entry_config import ARCHITECTURES, entry_from_config
 from seqtex_backbones.registry import BACKBONES, empty_backbone, load_backbone, native_tensors
 from seqtex_core.errors import UsageError, WeightsError
+from seqtex_core.frames import FrameGroup, Grid, TokenLayout
+from seqtex_core.packed_inputs import positions
+from seqtex_core.rope import Rope
 
 Entry = DiffusersEntry[Any]
 Sizes = dict[str, Any]
@@ -203,3 +206,25 @@ def test_half_precision_leaves_noise_levels_exact(name: str) -> None:
     time, moved = (backbone.shell.encode_time(sigma + step) for step in (0.0, 1e-3))
     assert time.embedding.dtype in (torch.bfloat16, torch.float32)
     assert bool((time.embedding != moved.embedding).any(dim=-1).all())
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_positions_are_exact_under_autocast(name: str) -> None:
+    """Learned angles are products, which autocast would round to three digits."""
+    shell = load_backbone(name, seed=0).shell
+    groups = [
+        FrameGroup(name="views", stream="mv", grid=Grid(frames=4, height=6, width=6)),
+        FrameGroup(name="texture", stream="uv", grid=Grid(frames=1, height=12, width=12)),
+    ]
+    with torch.no_grad():
+        exact = positions(shell, TokenLayout.of(groups))
+        with torch.autocast("cpu", torch.bfloat16):
+            made = positions(shell, TokenLayout.of(groups))
+    assert any(part is not None for part in exact)
+    for one, other in zip(exact, made, strict=True):
+        for stream in one or ():
+            pair = one[stream], other[stream]
+            tensors = [(x.cos, x.sin) if isinstance(x, Rope) else (x,) for x in pair]
+            for a, b in zip(*tensors, strict=True):
+                assert a.dtype == b.dtype
+                assert torch.equal(a, b)
