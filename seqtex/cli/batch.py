@@ -43,7 +43,12 @@ def batch(
     world_size: WorldSizeOption = 1,
     timeout: Annotated[
         float | None,
-        typer.Option("--timeout", metavar="MINUTES", help="Give an item up after this long."),
+        typer.Option(
+            "--timeout",
+            metavar="MINUTES",
+            help="Give an item up after this long; the start of its process counts, with the "
+            "model's loading.",
+        ),
     ] = None,
     redo: Annotated[bool, typer.Option("--redo", help="Also items that are done.")] = False,
 ) -> None:

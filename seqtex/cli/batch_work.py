@@ -6,6 +6,7 @@ import io
 import os
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,7 +49,11 @@ class BatchJob:
 
 
 def do_item(job: BatchJob) -> ItemReport:
-    """Do an item in this process; whatever goes wrong with it is in the report."""
+    """Do an item in this process; whatever goes wrong with it is in the report.
+
+    The report is written here, so that an item that was done counts even if the process that handed
+    it out is gone by then. That one writes it again, and says so where it cannot.
+    """
     from rich.console import Console
 
     start = time.monotonic()
@@ -70,7 +75,7 @@ def do_item(job: BatchJob) -> ItemReport:
         reason = str(known or f"{type(error).__name__}: {error} (a defect of seqtex, see the log)")
         if known is None:
             log.write(traceback.format_exc())
-    return ItemReport(
+    ended = ItemReport(
         name=job.item.name,
         line=job.item.line,
         status="failed" if reason else "done",
@@ -82,6 +87,9 @@ def do_item(job: BatchJob) -> ItemReport:
         beside=beside,
         log=log.getvalue().splitlines(),
     )
+    with suppress(OSError):
+        ended.write(job.folder)
+    return ended
 
 
 _loaded: dict[tuple[object, ...], SeqTexPipeline] = {}

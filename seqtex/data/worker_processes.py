@@ -145,7 +145,11 @@ def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
         except EOFError:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             return
-        connection.send(work(job))
+        result = work(job)
+        try:
+            connection.send(result)
+        except ConnectionError:  # it was killed meanwhile, and nobody is left to be told
+            return
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

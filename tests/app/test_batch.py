@@ -20,7 +20,7 @@ from seqtex.cli.batch_manifest import read_manifest_items
 from seqtex.cli.batch_run import BatchRun
 from seqtex.cli.batch_work import do_item
 from seqtex.cli.texture_request import TextureRequest
-from seqtex.data.worker_processes import JobEnd
+from seqtex.data.worker_processes import JobEnd, _serve
 from seqtex.manifest import read_manifest
 
 
@@ -264,3 +264,30 @@ def test_a_killed_worker_costs_its_item_and_the_next_run_does_it(
 
     assert seqtex(*command, "--workers", "0").code == 0
     assert (summary(work)["done"], summary(work)["done_before"]) == (["c"], ["a", "b", "d"])
+
+
+def test_an_item_counts_if_the_process_that_handed_it_out_is_gone(
+    seqtex: Callable[..., Any], work: Path
+) -> None:
+    """Killed with SIGKILL, that process can tell nobody: its worker writes the report."""
+    manifest = write(work / "jobs.jsonl", {"mesh": "figure.glb", "image": FRONT})
+    (item,), (request,) = read_manifest_items(manifest), requests(manifest, *SMALL)
+    assert do_item(job_of(manifest, item, request)).status == "done"
+    again = seqtex("batch", manifest, "-o", work / "out", "--workers", "0", *SMALL)
+    assert "0 items to do, 1 of 1 done before" in again.err
+
+
+def test_a_worker_ends_quietly_when_nobody_is_left_to_be_told() -> None:
+    ours, theirs = multiprocessing.Pipe()
+    ours.send(3)
+
+    def work(job: int) -> int:
+        ours.close()
+        return job
+
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    try:
+        _serve(theirs, work)
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
