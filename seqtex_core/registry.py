@@ -28,6 +28,7 @@ class Registry(Generic[T]):
         self.kind = kind
         self._entries: dict[str, T | str] = dict(lazy or {})
         self._group = entry_point_group
+        self._others: dict[str, str] | None = None
 
     def register(self, name: str, entry: T | str) -> None:
         """Add an entry: the object itself, or its ``"module:attribute"``.
@@ -53,7 +54,7 @@ class Registry(Generic[T]):
         """
         entry = self._entries.get(name)
         if entry is None:
-            entry = self._external().get(name)  # reads the installed packages' metadata: slow
+            entry = self._external().get(name)
         if entry is None:
             close = difflib.get_close_matches(name, self.names(), n=1)
             raise UsageError(
@@ -75,6 +76,8 @@ class Registry(Generic[T]):
         return name in self._entries or name in self._external()
 
     def _external(self) -> dict[str, str]:
-        if self._group is None:
-            return {}
-        return {point.name: point.value for point in entry_points(group=self._group)}
+        """Entries of other distributions; their metadata is slow to read, so it is read once."""
+        if self._others is None:
+            points = entry_points(group=self._group) if self._group else ()
+            self._others = {point.name: point.value for point in points}
+        return self._others

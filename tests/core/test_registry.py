@@ -93,5 +93,6 @@ def test_every_table_is_open_to_other_distributions(
 
     monkeypatch.setattr(registry_module, "entry_points", points)
     table = getattr(importlib.import_module(module), registry)
+    monkeypatch.setattr(table, "_others", None)  # as if it had not been asked for before
     assert f"from {group}" in table.names()
     assert len(table.names()) > 1
