@@ -12,8 +12,9 @@ import torch
 from seqtex_core.errors import UsageError
 
 from . import context
+from .goal import Goal
 from .goal_figures import Find, Record
-from .goal_table import GOALS, Goal
+from .goal_table import GOALS
 from .report import SHARED, latest_runs, was_shared
 from .result import read_run
 

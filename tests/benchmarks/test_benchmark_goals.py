@@ -12,6 +12,7 @@ import torch
 
 from benchmarks import ceilings, context, suite
 from benchmarks.__main__ import main
+from benchmarks.goal import Goal
 from benchmarks.goal_figures import (
     achieved,
     auto_over_best,
@@ -21,7 +22,7 @@ from benchmarks.goal_figures import (
     ratio,
     total_ratio,
 )
-from benchmarks.goal_table import GOALS, Goal
+from benchmarks.goal_table import GOALS
 from benchmarks.goals import (
     Outcome,
     markdown,

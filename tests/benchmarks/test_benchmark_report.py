@@ -13,8 +13,8 @@ from PIL import Image
 
 from benchmarks import foreground, kernels, vae
 from benchmarks.ceilings import Ceilings
+from benchmarks.goal import Goal
 from benchmarks.goal_figures import metric
-from benchmarks.goal_table import Goal
 from benchmarks.goals import outcomes
 from benchmarks.plots_roofline import roofline
 from benchmarks.report import latest_runs, markdown, write_report
