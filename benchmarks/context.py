@@ -86,17 +86,30 @@ def versions() -> dict[str, str]:
 
 
 def environment() -> dict[str, Scalar]:
-    """Switches that change which kernel runs."""
+    """Switches that change which kernel runs; no folders, which say nothing of that."""
     record: dict[str, Scalar] = {
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "cudnn_conv_tf32": torch.backends.cudnn.allow_tf32,
         "mkldnn": torch.backends.mkldnn.is_available(),
-        "argv": " ".join(sys.argv[1:]),
+        "argv": " ".join(_without_folders(sys.argv[1:])),
     }
     for name, value in sorted(os.environ.items()):
-        if name in FLAGS or name.startswith(PREFIXES):
+        if (name in FLAGS or name.startswith(PREFIXES)) and not name.endswith("_DIR"):
             record[name] = value
     return record
+
+
+def _without_folders(words: list[str]) -> list[str]:
+    """A command line with every path named by what it is for."""
+    made: list[str] = []
+    for word in words:
+        before, _, value = word.partition("=")
+        if os.sep in (value or word):
+            name = before if value else (made[-1] if made else "")
+            made.append(f"{before}=" * bool(value) + name.lstrip("-").upper())
+        else:
+            made.append(word)
+    return made
 
 
 def commit() -> dict[str, object]:

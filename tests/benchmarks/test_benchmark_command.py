@@ -151,3 +151,14 @@ def test_options_that_would_be_ignored_are_refused(command: str) -> None:
         with pytest.raises(UsageError, match=f"--{name}: expected not given for"):
             parse(words)
     assert parse(["goals", "--measure", "--device", "cpu", "--minutes", "7"]).minutes == 7
+
+
+def test_what_is_recorded_names_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["step", "--out", "/home/me/results", "--work=/scratch/banks", "--seed", "3"]
+    monkeypatch.setattr(context.sys, "argv", ["benchmarks", *words])
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/home/me/cache")
+    monkeypatch.setenv("TORCHINDUCTOR_MAX_AUTOTUNE", "1")
+    found = context.environment()
+    assert found["argv"] == "step --out OUT --work=WORK --seed 3"
+    assert found["TORCHINDUCTOR_MAX_AUTOTUNE"] == "1"
+    assert "/home/me" not in str(found)
