@@ -15,7 +15,7 @@ from torch import Tensor
 
 from seqtex_core.errors import UsageError
 
-from .surface_graph import Array, Index, graph_by_parts, neighbor_graph, set_apart
+from .surface_graph import Array, Index, graph_by_parts, longest_edge, neighbor_graph, set_apart
 
 _NORMAL_SCALE = 0.1  # a right angle between normals counts like this share of the diagonal
 _MAX_NODES_PER_AXIS = 160  # of the bounding box's longest edge; the smooth fill's resolution
@@ -104,7 +104,9 @@ def fill_smooth_surface(
         graph = neighbor_graph(places, neighbors)
     else:
         graph = graph_by_parts(places, cells.part, neighbors)
-        places, wanted = set_apart(places, cells.part), set_apart(wanted, labels[~seen])
+        extent = longest_edge(features)
+        places = set_apart(places, cells.part, extent)
+        wanted = set_apart(wanted, labels[~seen], extent)
     smooth = _relax(graph, cells.known, _carry(graph, cells))
     filled = _nearest_mean(places, smooth, wanted, 4)
     result = color.clone()
@@ -140,8 +142,7 @@ class _Cells:
     def of(
         cls, features: Array, colors: Array, seen: npt.NDArray[np.bool_], labels: Index
     ) -> _Cells:
-        extent = np.ptp(features[:, :3], axis=0).max()
-        size = max(extent, 1e-9) / _MAX_NODES_PER_AXIS
+        size = max(longest_edge(features), 1e-9) / _MAX_NODES_PER_AXIS
         key = np.floor((features - features.min(0)) / size).astype(np.int64)
         key[:, 3:] //= 4  # normals need fewer cells than positions
         key = np.column_stack([labels, key])

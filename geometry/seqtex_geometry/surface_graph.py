@@ -46,8 +46,9 @@ def graph_by_parts(feature: Array, part: Index, neighbors: int) -> csr_matrix:
         part: number of its part, from 0.
         neighbors: nodes that a node is joined to.
     """
-    place = set_apart(feature[:, :3], part)
-    graph = neighbor_graph(set_apart(feature, part), neighbors)
+    extent = longest_edge(feature)
+    place = set_apart(feature[:, :3], part, extent)
+    graph = neighbor_graph(set_apart(feature, part, extent), neighbors)
     graph = _chosen(graph, lambda a, b: part[a] == part[b])
     if feature.shape[1] > 3:
         unit = feature[:, 3:] / np.maximum(np.linalg.norm(feature[:, 3:], axis=1), 1e-9)[:, None]
@@ -65,14 +66,19 @@ def graph_by_parts(feature: Array, part: Index, neighbors: int) -> csr_matrix:
     return graph + _ACROSS * _chosen(near, lambda a, b: part[a] != part[b])
 
 
-def set_apart(features: Array, labels: Index) -> Array:
+def longest_edge(features: Array) -> float:
+    """Longest edge of the positions' bounding box."""
+    return float(np.ptp(features[:, :3], axis=0).max())
+
+
+def set_apart(features: Array, labels: Index, extent: float) -> Array:
     """Features with which points of one part are as far from each other as before, others far.
 
     Args:
         features: position first, ``[M, D]``.
         labels: number of the part, from 0.
+        extent: longest edge of the whole object: the same for all that are to be compared.
     """
-    extent = np.ptp(features[:, :3], axis=0).max()
     places = np.random.default_rng(0).random((int(labels.max()) + 1, 3))
     return np.concatenate([features, _APART * extent * places[labels]], axis=1)
 

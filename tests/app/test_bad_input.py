@@ -237,7 +237,7 @@ def test_a_device_that_is_not_there(seqtex: Seqtex, work: Path, good: list[str |
 def test_a_rasterizer_that_cannot_run_here(
     seqtex: Seqtex, work: Path, good: list[str | Path]
 ) -> None:
-    """The empty package called kaolin on PyPI, no package, or no CUDA: each is a reason."""
+    """The empty package called kaolin, no package, or no CUDA: each is a reason."""
     assert "Backends that run here" in refused(seqtex, work, [*good, "--rasterizer", "kaolin"], 4)
 
 

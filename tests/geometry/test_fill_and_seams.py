@@ -123,6 +123,18 @@ def test_a_part_is_filled_from_itself_and_over_its_edges() -> None:
     assert float(fill_smooth_surface(position, color, known, normal=normal, part=part).min()) > 0.97
 
 
+def test_a_small_gap_in_one_of_many_parts_is_filled_from_that_part() -> None:
+    """Ten sheets of a colour each; what is not known is far smaller than all of them."""
+    sheets = [plane(20) + torch.tensor([0.0, 0.0, 0.3 * number]) for number in range(10)]
+    position = torch.cat(sheets)
+    part = torch.arange(10).repeat_interleave(400)
+    color = part[:, None] / 9.0
+    known = torch.ones(len(position), dtype=torch.bool)
+    known[[7 * 400 + 209, 7 * 400 + 210]] = False
+    filled = fill_smooth_surface(position, color, known, part=part)
+    torch.testing.assert_close(filled, color, atol=1e-3, rtol=0)
+
+
 def test_sides_of_a_thin_wall_stay_apart_in_one_part() -> None:
     top = plane(40)
     position = torch.cat([top, top - torch.tensor([0.0, 0.0, 0.01])])

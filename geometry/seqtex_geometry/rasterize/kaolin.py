@@ -100,7 +100,7 @@ def _reason_no_package() -> str | None:
     except ModuleNotFoundError as error:
         if error.name in ("kaolin.render", "kaolin.render.mesh"):
             return (
-                "the package kaolin on PyPI (0.1) is an empty placeholder, and it is what is "
+                "the package called kaolin (0.1) is an empty placeholder, and it is what is "
                 f"installed (pip uninstall kaolin, then {_INSTALL})"
             )
         return f"the package kaolin is installed but does not import: {error}"
