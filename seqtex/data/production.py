@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field, replace
-from multiprocessing import get_context
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from seqtex_core.errors import UsageError
+from seqtex_core.weight_files import write_tensors
 
-from .atomic import atomic
 from .bank import FORMAT, BankEntry, bank_metadata, num_records, stacked_records
 from .set_record import claim
 from .shards import num_samples, write_synthetic_shard
 from .synth import GENERATOR_VERSION, SynthSettings, make_object
+from .worker_processes import results_in_processes
 
 SetFormat = Literal["bank", "shards"]
 OnProgress = Callable[[str, int, int], None]
@@ -125,24 +125,22 @@ def _made(production: Production, numbers: list[int], workers: int) -> Iterator[
             make_file(production, number)
             yield number
         return
-    slim = replace(production, rank=0, world_size=1)
-    with ProcessPoolExecutor(min(workers, len(numbers)), get_context("spawn")) as pool:
-        jobs = [pool.submit(_make_alone, slim, number) for number in numbers]
-        try:
-            for job in as_completed(jobs):
-                yield job.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    results = results_in_processes(
+        numbers,
+        partial(_make_alone, production),
+        workers=min(workers, len(numbers)),
+        name=production.file_name,
+    )
+    for number, _ in results:
+        yield number
 
 
-def _make_alone(production: Production, number: int) -> int:
+def _make_alone(production: Production, number: int) -> None:
     """A worker's job: one file, on one thread."""
     import torch
 
     torch.set_num_threads(1)
     make_file(production, number)
-    return number
 
 
 def make_file(production: Production, number: int) -> None:
@@ -151,8 +149,6 @@ def make_file(production: Production, number: int) -> None:
     if production.format == "shards":
         write_synthetic_shard(path, production.settings, production.objects(number))
         return
-    from safetensors.torch import save_file
-
     records, entries = [], []
     for index in production.objects(number):
         made = make_object(production.settings, index)
@@ -160,5 +156,4 @@ def make_file(production: Production, number: int) -> None:
         entries.append(
             BankEntry(index=index, family=made.mesh.family, chart_style=made.mesh.chart_style)
         )
-    with atomic(path) as temporary:
-        save_file(stacked_records(records), temporary, metadata=bank_metadata(entries))
+    write_tensors(path, stacked_records(records), metadata=bank_metadata(entries))

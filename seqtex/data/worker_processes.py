@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import signal
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from types import FrameType
 from typing import Any, Generic, TypeVar
+
+from seqtex_core.errors import ContractError
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -60,6 +64,62 @@ def in_processes(
     finally:
         for worker in team:
             worker.stop()
+
+
+def results_in_processes(
+    jobs: Iterable[J],
+    work: Callable[[J], R],
+    *,
+    workers: int,
+    timeout_s: float = math.inf,
+    name: Callable[[J], str] = str,
+) -> Iterator[tuple[J, R]]:
+    """Jobs with their results, in any order, where every one is needed.
+
+    Args:
+        jobs: see :func:`in_processes`, like the next three.
+        work: what it raises is raised here, and ends the other jobs.
+        workers: number of processes.
+        timeout_s: seconds for a job.
+        name: of a job, for the message of one whose process ended.
+
+    Raises:
+        ContractError: a process ended before its job did.
+    """
+    ends = in_processes(jobs, _Told(work), workers=workers, timeout_s=timeout_s)
+    with closing(ends) as running:
+        for end in running:
+            if end.result is None:
+                raise ContractError(
+                    name(end.job),
+                    expected="a process that ends its work",
+                    got=end.failure,
+                    remedy="Use fewer --workers if memory ran out.",
+                )
+            if end.result.error is not None:
+                raise end.result.error
+            yield end.job, end.result.value
+
+
+@dataclass(frozen=True, eq=False)
+class _Outcome:
+    """What a job returned, or what it raised."""
+
+    value: Any = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Told(Generic[J, R]):
+    """Work that raises nothing."""
+
+    work: Callable[[J], R]
+
+    def __call__(self, job: J) -> _Outcome:
+        try:
+            return _Outcome(value=self.work(job))
+        except Exception as error:
+            return _Outcome(error=error)
 
 
 class _Worker(Generic[J, R]):

@@ -12,12 +12,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from seqtex_core.errors import ContractError, SeqTexError, UsageError
+from seqtex_core.errors import UsageError
 from seqtex_core.roles import Role
 from seqtex_core.tasks import PROJECTION, TEXTURE, VIEWS
 from seqtex_geometry.continuation import continue_colors
 
-from ..data.worker_processes import in_processes
+from ..data.worker_processes import results_in_processes
 from ..fusion import with_model
 from ..models.load import SeqTexModel, load_model
 from .batch import SOURCES, BatchSource, SourceContext
@@ -89,32 +89,26 @@ def fusion_examples(
         for job in jobs:
             yield from _examples(settings, job)
         return
-    work = partial(_arrays_of_examples, settings)
+    results = results_in_processes(
+        jobs,
+        partial(_arrays_of_examples, settings),
+        workers=workers,
+        timeout_s=_TIMEOUT_S,
+        name=lambda job: f"samples {job.start} to {job.stop - 1}",
+    )
     early: dict[int, list[_Arrays]] = {}
     following = 0
-    for end in in_processes(jobs, work, workers=workers, timeout_s=_TIMEOUT_S):
-        if isinstance(end.result, SeqTexError):
-            raise end.result
-        if end.result is None:
-            raise ContractError(
-                f"samples {end.job.start} to {end.job.stop - 1}",
-                expected="examples",
-                got=end.failure,
-                remedy="Use fewer --workers if memory ran out.",
-            )
-        early[end.job.start] = end.result
+    for done, arrays in results:
+        early[done.start] = arrays
         while following in early:  # the order of the samples, whichever job ended first
-            yield from (_example_of(arrays) for arrays in early.pop(following))
+            yield from (_example_of(one) for one in early.pop(following))
             following += _PER_JOB
 
 
-def _arrays_of_examples(settings: ExampleSettings, numbers: range) -> list[_Arrays] | SeqTexError:
+def _arrays_of_examples(settings: ExampleSettings, numbers: range) -> list[_Arrays]:
     """For a process of its own. Tensors that are sent would each keep a file open."""
     torch.set_num_threads(1)
-    try:
-        made = _examples(settings, numbers)
-    except SeqTexError as error:
-        return error
+    made = _examples(settings, numbers)
     return [(one.features.numpy(), one.colors.numpy(), one.truth.numpy()) for one in made]
 
 

@@ -114,6 +114,14 @@ def test_ranks_share_the_files(production, tmp_path):
         Production(folder=tmp_path, count=1, rank=2, world_size=2)
 
 
+def test_files_of_a_set_can_be_read_by_others(production):
+    """As any file of this user is, by the umask; safetensors alone makes them private."""
+    other = production.folder / "dataset.json"
+    for number in range(3):
+        made = production.folder / production.file_name(number)
+        assert made.stat().st_mode == other.stat().st_mode
+
+
 @pytest.mark.slow
 def test_processes_make_the_same(production, tmp_path):
     produce(replace(production, folder=tmp_path), workers=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 import time
@@ -27,13 +28,13 @@ from seqtex.data.real_sample import SampleOptions, prepare_mesh
 from seqtex.data.record import GeometryRecord, RecordSizes
 from seqtex.data.sample import ObjectSample
 from seqtex.data.stream import ShardStream, StreamedSample, decoded
-from seqtex.data.worker_processes import in_processes
+from seqtex.data.worker_processes import in_processes, results_in_processes
 from seqtex.training import trainer
 from seqtex.training.batch import SourceContext
 from seqtex.training.config import DataSection, StageSection, TrainingConfig
 from seqtex.training.shard_source import ShardSource
 from seqtex.training.trainable import part_of
-from seqtex_core.errors import InputError, UsageError
+from seqtex_core.errors import ContractError, InputError, UsageError
 from seqtex_core.tasks import TEXTURE, VIEWS
 from seqtex_geometry.rasterize import choose_rasterizer
 from seqtex_geometry.sampling import linear_to_srgb
@@ -218,6 +219,18 @@ def test_jobs_that_crash_or_hang_cost_only_themselves() -> None:
     assert "SIGSEGV" in failures[3]
     slow = in_processes([0.0, 60.0, 0.0], time.sleep, workers=1, timeout_s=2)
     assert [end.failure for end in slow] == ["", "not done within 2 s", ""]
+
+
+def test_results_that_are_all_needed_come_whole_or_end_in_an_error() -> None:
+    results = results_in_processes([4, 9], math.sqrt, workers=1)
+    assert dict(results) == {4: 2.0, 9: 3.0}
+    with pytest.raises(ValueError, match="math domain error"):
+        list(results_in_processes([4, -1], math.sqrt, workers=1))
+    killed = results_in_processes(
+        [signal.SIGKILL], signal.raise_signal, workers=1, name=lambda job: "file one"
+    )
+    with pytest.raises(ContractError, match=r"file one.*SIGKILL.*fewer --workers"):
+        list(killed)
 
 
 def test_captions_are_read_or_refused(tmp_path: Path) -> None:

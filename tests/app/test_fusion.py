@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from seqtex.data import worker_processes
 from seqtex.data.bank_source import BankSource
 from seqtex.data.production import Production, produce
 from seqtex.data.record import RecordSizes
@@ -291,10 +292,10 @@ def test_processes_give_the_examples_of_one_in_order_and_send_no_tensors(
 
     def watched(*args, **options):
         for end in ends_backwards(*args, **options):
-            sent.extend(value for arrays in end.result for value in arrays)
+            sent.extend(value for arrays in end.result.value for value in arrays)
             yield end
 
-    monkeypatch.setattr(fusion_examples_module, "in_processes", watched)
+    monkeypatch.setattr(worker_processes, "in_processes", watched)
     shared = list(fusion_examples(settings, 5, workers=2))
     assert len(alone) == len(shared) > 2
     for one, other in zip(alone, shared, strict=True):
@@ -305,7 +306,7 @@ def test_processes_give_the_examples_of_one_in_order_and_send_no_tensors(
 
 
 def test_what_is_wrong_in_a_process_is_said_as_in_one(bank: Path, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(fusion_examples_module, "in_processes", ends_backwards)
+    monkeypatch.setattr(worker_processes, "in_processes", ends_backwards)
     settings = ExampleSettings(model=str(tmp_path / "none"), data=bank, source="bank")
     with pytest.raises(WeightsError, match="none"):
         list(fusion_examples(settings, 16, workers=2))
