@@ -1,4 +1,4 @@
-"""The command line: ``seqtex texture | maps | render | info``."""
+"""The command line: ``seqtex texture``, ``batch``, ``train`` and the rest of ``seqtex --help``."""
 
 from __future__ import annotations
 

@@ -15,14 +15,16 @@ from contextlib import contextmanager
 from types import FrameType
 
 from seqtex.out_of_memory import is_out_of_memory, naming_smaller_setting, out_of_memory
-from seqtex_core.errors import SeqTexError, UnsupportedError
+from seqtex_core.errors import SeqTexError, UnsupportedError, UsageError
 
 __all__ = ["INTERRUPTED", "TERMINATED", "naming_smaller_setting", "run_guarded"]
 
 INTERRUPTED = 130
 TERMINATED = 143
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # NumPy's, which has no number
+_NUMBER = re.compile(r"\(os error (\d+)\)")  # in the text of safetensors' errors
 
 
 def run_guarded(command: Callable[[], None], *, debug: bool) -> int:
@@ -81,14 +83,36 @@ def _guarded(command: Callable[[], None], *, debug: bool) -> int:
 
 
 def as_known_error(error: Exception) -> SeqTexError | None:
-    """What the machine ran out of, in the library's words; ``None`` for anything else."""
+    """What the machine has not or does not let us do, in our words; ``None`` for anything else."""
     if isinstance(error, SeqTexError):
         return error
     if is_out_of_memory(error):
         return out_of_memory("Use smaller sizes, or a machine with more memory.")
-    if isinstance(error, OSError) and (error.errno in _FULL or _SHORT_WRITE.search(str(error))):
-        return _disk_full(error)
+    number, place = _system_error(error)
+    if number in _FULL:
+        return UnsupportedError(
+            place or "disk",
+            expected="room for what is written",
+            got=os.strerror(number),
+            remedy="Make room, or write to another disk; temporary files go to TMPDIR.",
+        )
+    if number in _REFUSED:
+        return UsageError(
+            place or "a file",
+            expected="a place that can be read and written",
+            got=os.strerror(number),
+            remedy="Change its permissions, or use another place.",
+        )
     return None
+
+
+def _system_error(error: Exception) -> tuple[int, str]:
+    """Number and place of what the operating system refused; 0 for any other error."""
+    if isinstance(error, OSError):
+        short = _SHORT_WRITE.search(str(error))
+        return error.errno or (errno.ENOSPC if short else 0), str(error.filename or "")
+    found = _NUMBER.search(str(error)) if type(error).__name__ == "SafetensorError" else None
+    return int(found[1]) if found else 0, ""
 
 
 def _show(error: SeqTexError, *, debug: bool) -> None:
@@ -98,15 +122,6 @@ def _show(error: SeqTexError, *, debug: bool) -> None:
     if error.remedy:
         lines.append(f"  try       {error.remedy}")
     sys.stderr.write("\n".join(lines) + "\n")
-
-
-def _disk_full(error: OSError) -> SeqTexError:
-    return UnsupportedError(
-        str(error.filename or "disk"),
-        expected="room for what is written",
-        got=error.strerror or str(error),
-        remedy="Make room, or write to another disk; temporary files go to TMPDIR.",
-    )
 
 
 def _first_line(error: Exception) -> str:

@@ -11,10 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from seqtex.cli.exits import naming_smaller_setting, run_guarded
 from seqtex_core.errors import (
@@ -76,6 +80,29 @@ def test_a_full_disk_is_not_called_a_defect(
     assert "room for what is written" in errors
     assert "defect" not in errors
     assert outcome(OSError(errno.EIO, "broken")) == 1
+
+
+def test_a_disk_that_fills_under_safetensors_is_not_called_a_defect(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its writer raises an error of its own, with the system's number in the text alone."""
+    with pytest.raises(SafetensorError, match=f"os error {errno.ENOENT}") as raised:
+        save_file({"x": torch.zeros(1)}, tmp_path / "missing" / "file")
+    text = str(raised.value).replace(f"error {errno.ENOENT}", f"error {errno.ENOSPC}")
+    assert outcome(SafetensorError(text)) == 4
+    assert "room for what is written" in capsys.readouterr().err
+    assert outcome(SafetensorError("a header of another kind")) == 1
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_what_must_not_be_written_is_not_called_a_defect(
+    number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert outcome(OSError(number, os.strerror(number), "kept/latents")) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("Error: kept/latents\n")
+    assert os.strerror(number) in errors
+    assert "defect" not in errors
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("x"), InputError("a", expected="b", got="c")])
