@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from seqtex_core.errors import InputError, UsageError
+from seqtex_core.weight_files import write_tensors
 
 TENSORS = "state.safetensors"
 RECORD = "state.json"
@@ -79,8 +79,7 @@ class CheckpointFolder:
         target = self.folder / f"step-{step:09d}"
         scratch = self.folder / f".unfinished-{step:09d}"
         scratch.mkdir()
-        contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-        save_file(contiguous, str(scratch / TENSORS))
+        write_tensors(scratch / TENSORS, tensors)
         text = json.dumps({"format": FORMAT, "step": step, **record}, indent=1, sort_keys=True)
         (scratch / RECORD).write_text(text + "\n", encoding="utf-8")
         for name in (TENSORS, RECORD):

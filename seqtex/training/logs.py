@@ -77,8 +77,8 @@ class TensorBoardLog:
                 got=str(error),
                 remedy="pip install tensorboard, or set tensorboard = 'off' in [output].",
             ) from error
-        purge = from_step + 1 if from_step else None
-        self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+        place = str(folder / "tensorboard")
+        self._writer: Any = SummaryWriter(place, purge_step=from_step + 1)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Add values of one step."""

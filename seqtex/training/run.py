@@ -58,7 +58,7 @@ class Run:
         state: all that changes.
         shape: the split of the batch.
         mixes: task mix of every stage.
-        fingerprint: of what does not train.
+        untrained: what tells frozen weights and the codec from others.
     """
 
     folder: Path
@@ -73,7 +73,7 @@ class Run:
     state: TrainingState
     shape: BatchShape
     mixes: tuple[TaskMix, ...]
-    fingerprint: str
+    untrained: str
 
     @property
     def is_first(self) -> bool:
@@ -144,7 +144,7 @@ class Run:
         return {
             "config": comparable(self.config),
             "model": self.model.to_json(),
-            "frozen": self.fingerprint,
+            "frozen": self.untrained,
         }
 
     def _preview(self, step: int, folder: Path, say: Say) -> None:

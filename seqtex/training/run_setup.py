@@ -24,7 +24,7 @@ from .caption_rows import CaptionRows, encoder_identity
 from .config import TrainingConfig
 from .ema import PowerAverage
 from .encode import BatchEncoder
-from .latent_cache import LatentCache
+from .latent_cache import LatentCache, codec_identity
 from .logs import Say
 from .objective import FlowMatchingObjective
 from .optimizer import make_optimizer
@@ -33,7 +33,7 @@ from .run import Run
 from .starting_point import StartingPoint, starting_point
 from .state import TrainingState
 from .task_mix import TaskMix
-from .trainable import count_parts, frozen_fingerprint, report_parts, trained_parameters
+from .trainable import count_parts, fingerprint, frozen, report_parts, trained_parameters
 
 
 def set_up_run(config: TrainingConfig, folder: Path, parallel: Parallel, *, say: Say) -> Run:
@@ -61,7 +61,8 @@ def set_up_run(config: TrainingConfig, folder: Path, parallel: Parallel, *, say:
     )
     for line in report_parts(count_parts(transformer)):
         say(line)
-    fingerprint = frozen_fingerprint(transformer)  # before it is sharded
+    codec = codec_identity(point.codec)
+    untrained = f"{fingerprint(frozen(transformer))} {codec}"  # before it is sharded
     module = _module(config, model, transformer, mixes, parallel)
     parameters = trained_parameters(transformer)
     if parallel.rank == 0:
@@ -72,7 +73,7 @@ def set_up_run(config: TrainingConfig, folder: Path, parallel: Parallel, *, say:
         model=model,
         parallel=parallel,
         source=source,
-        encoder=_encoder(config, point, transformer, parallel.device),
+        encoder=_encoder(config, point, transformer, parallel.device, codec_name=codec),
         text_folder=point.text_folder,
         transformer=transformer,
         module=module,
@@ -83,7 +84,7 @@ def set_up_run(config: TrainingConfig, folder: Path, parallel: Parallel, *, say:
         ),
         shape=shape,
         mixes=mixes,
-        fingerprint=fingerprint,
+        untrained=untrained,
     )
 
 
@@ -133,13 +134,15 @@ def _encoder(
     point: StartingPoint,
     transformer: SeqTexTransformer,
     device: torch.device,
+    *,
+    codec_name: str,
 ) -> BatchEncoder:
     codec, section = point.codec, config.data
     if isinstance(codec, nn.Module):
         codec.to(device)
     cache = None
     if section.cache_latents is not None:
-        cache = LatentCache(config.path(section.cache_latents), codec.to_config())
+        cache = LatentCache(config.path(section.cache_latents), codec_name)
     length = transformer.spec.text_length
     return BatchEncoder(
         codec,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -67,14 +67,16 @@ def report_parts(counts: list[PartCount]) -> Iterator[str]:
     yield f"all: {total:,} trained, {frozen:,} frozen"
 
 
-def frozen_fingerprint(model: nn.Module) -> str:
-    """A hash of everything that does not train, to notice another base when a run is resumed."""
+def frozen(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters that do not train, by name."""
+    return ((name, p) for name, p in model.named_parameters() if not p.requires_grad)
+
+
+def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """A hash of names and values, to notice other weights."""
     digest = hashlib.sha256()
-    frozen: Mapping[str, Tensor] = {
-        name: p for name, p in model.named_parameters() if not p.requires_grad
-    }
-    for name, parameter in frozen.items():
+    for name, tensor in tensors:
         digest.update(name.encode())
-        raw = parameter.detach().cpu().contiguous().flatten().view(torch.uint8)
+        raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
         digest.update(raw.numpy().tobytes())
     return digest.hexdigest()

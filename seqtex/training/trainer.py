@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from .progress_meter import ProgressMeter
 from .projection import with_projection
 from .restart import restart_uv
 from .run import Run
+from .run_lock import writing_alone
 from .schedule import learning_rate
 from .stop_signal import StopSignal
 
@@ -50,9 +53,15 @@ def train(run: Run, *, resume: bool, say: Say) -> TrainingResult:
         say: prints a line; called in the first process only.
 
     Raises:
-        UsageError: the folder has a run and ``resume`` is off, or the run had other settings.
-        ContractError: the loss is no longer finite.
+        UsageError: the folder has a run and ``resume`` is off, the run had other settings, or
+            another process is at it.
+        ContractError: the loss or its gradient is no longer finite.
     """
+    with writing_alone(run.folder) if run.is_first else nullcontext():
+        return _train(run, resume=resume, say=say)
+
+
+def _train(run: Run, *, resume: bool, say: Say) -> TrainingResult:
     start = _resume(run, say) if resume else _refuse_old(run)
     step = start
     meter = ProgressMeter(run, from_step=start, say=say)
@@ -62,12 +71,12 @@ def train(run: Run, *, resume: bool, say: Say) -> TrainingResult:
                 meter.step_done(step, task, losses)
                 due = meter.due(step)
                 asked = run.parallel.any(stop.requested)
+                if due.snapshot:  # before the checkpoint: behind it, it would not be made again
+                    run.save_snapshot(step)
                 # clocks differ between processes: the first one's decides
                 if run.parallel.any(due.checkpoint and run.is_first) or asked:
                     run.save_checkpoint(step)
                     meter.saved()
-                if due.snapshot:
-                    run.save_snapshot(step)
                 if asked and step < run.config.total_steps:
                     say(f"stopped at step {step}; --resume continues")
                     return TrainingResult(step=step, finished=False, model=None)
@@ -92,7 +101,7 @@ def _steps(run: Run, step: int) -> Iterator[tuple[int, str, dict[str, float]]]:
             summed[name] = summed.get(name, 0.0) + value / run.shape.accumulation
         if not last:
             continue
-        _check_finite(run, micro.step, summed)
+        _check_finite(run, f"loss at step {micro.step}", summed["total"])
         rate = learning_rate(
             within,
             peak=stage.learning_rate,
@@ -103,6 +112,7 @@ def _steps(run: Run, step: int) -> Iterator[tuple[int, str, dict[str, float]]]:
         set_learning_rate(run.state.optimizer, rate)
         limit = run.config.optimizer.clip_norm
         norm = clip_gradients(run.state.parameters.values(), limit)
+        _check_finite(run, f"norm of the gradient at step {micro.step}", norm)
         run.state.optimizer.step()
         run.state.optimizer.zero_grad(set_to_none=True)
         run.state.average.update(micro.step + 1)
@@ -139,14 +149,15 @@ def _forward_backward(
     return {name: float(value.detach()) for name, value in losses.items() if name != "per_sample"}
 
 
-def _check_finite(run: Run, step: int, losses: dict[str, float]) -> None:
-    bad = losses["total"] != losses["total"] or abs(losses["total"]) == float("inf")
-    if run.parallel.any(bad):
+def _check_finite(run: Run, what: str, value: float) -> None:
+    """Stop before a step that would spoil all weights; every process must call it."""
+    if run.parallel.any(not math.isfinite(value)):
         raise ContractError(
-            f"loss at step {step}",
+            what,
             expected="a finite number",
-            got=str(losses),
-            remedy="Lower the learning rate and resume from the last checkpoint.",
+            got=str(value),
+            remedy="Start another run, with a lower learning_rate in [[stages]], or with "
+            "precision = 'fp32' in [run] if it was 'bf16'.",
         )
 
 

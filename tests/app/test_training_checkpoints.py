@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from seqtex.training import checkpoints
 from seqtex.training.checkpoints import RECORD, TENSORS, CheckpointFolder, read_record
-from seqtex.training.latent_cache import LatentCache
+from seqtex.training.latent_cache import LatentCache, codec_identity
 from seqtex.training.logs import MetricsLog
 from seqtex_core.errors import InputError
 
@@ -59,7 +60,7 @@ def test_an_end_at_any_system_call_leaves_a_complete_checkpoint(
         return wrapped
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save_file", dying(checkpoints.save_file))
+        patch.setattr(checkpoints, "write_tensors", dying(checkpoints.write_tensors))
         patch.setattr(os, "rename", dying(os.rename))
         patch.setattr(os, "fsync", dying(os.fsync))
         patch.setattr(checkpoints.shutil, "rmtree", dying(checkpoints.shutil.rmtree))
@@ -105,18 +106,31 @@ def test_latents_are_encoded_once(tmp_path: Path) -> None:
         seen.append(len(images))
         return images.transpose(1, 2) * 2
 
-    cache = LatentCache(tmp_path, {"codec": "double"})
+    cache = LatentCache(tmp_path, "double")
     images = torch.rand(3, 2, 3, 4, 4)
     first = cache.get(images[:2], ["a", "b"], encode)
     again = cache.get(images, ["a", "b", "c"], encode)
     assert seen == [2, 1]
     assert torch.equal(first, again[:2])
     assert torch.equal(again, images.transpose(1, 2) * 2)
-    other_codec = LatentCache(tmp_path, {"codec": "triple"})
+    other_codec = LatentCache(tmp_path, "triple")
     other_codec.get(images, ["a", "b", "c"], encode)
     assert seen == [2, 1, 3]
-    half = LatentCache(tmp_path, {"codec": "double"}, dtype=torch.float16)
-    kept = half.get(images, ["a", "b", "c"], encode)
-    assert half.misses == 3
-    # fp16 keeps 11 bits of numbers up to 2
-    torch.testing.assert_close(kept, again, atol=2**-10, rtol=0)
+
+
+class Scaling(nn.Module):
+    """A codec of which all that matters are settings and weights."""
+
+    def __init__(self, scale: float, size: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor([scale]))
+        self.size = size
+
+    def to_config(self) -> dict[str, int]:
+        return {"size": self.size}
+
+
+def test_codecs_of_other_settings_or_other_weights_have_other_identities() -> None:
+    names = [codec_identity(Scaling(*each)) for each in ((1.0, 4), (1.0, 4), (1.0, 8), (2.0, 4))]  # type: ignore[arg-type]
+    assert names[0] == names[1]
+    assert len(set(names)) == 3

@@ -22,6 +22,7 @@ from seqtex.models.load import load_model
 from seqtex.training import trainer
 from seqtex.training.config import TrainingConfig
 from seqtex.training.posthoc import export_average
+from seqtex.training.run import Run
 from seqtex.training.trainable import count_parts, part_of
 from seqtex.training.trainer import TrainingResult
 from seqtex_core.errors import ContractError, InputError, UsageError
@@ -124,6 +125,48 @@ def test_steps_lost_after_the_last_checkpoint_are_done_again(whole: Path, tmp_pa
     assert_same(whole, tmp_path)
 
 
+def test_a_kill_between_the_files_of_a_step_loses_none_of_them(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Step 6 has a snapshot and a checkpoint; the end comes before the second of them."""
+    done: list[str] = []
+
+    def dying(original: Callable[..., None]) -> Callable[..., None]:
+        def write(run: Run, step: int) -> None:
+            if step == 6 and done:
+                raise MemoryError
+            original(run, step)
+            done.extend([original.__name__] * (step == 6))
+
+        return write
+
+    with monkeypatch.context() as patch:
+        for name in ("save_snapshot", "save_checkpoint"):
+            patch.setattr(Run, name, dying(getattr(Run, name)))
+        with pytest.raises(MemoryError):
+            run_it(tiny_config(STEPS), tmp_path)
+    assert len(done) == 1
+    assert run_it(tiny_config(STEPS), tmp_path, resume=True).finished
+    assert_same(whole, tmp_path)
+    kept = {path.name: path.read_bytes() for path in (whole / "ema").iterdir()}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "ema").iterdir()} == kept
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    run = make_run(tiny_config(STEPS), tmp_path)
+    original = run.source.batch
+
+    def batch(indices: list[int], task: str) -> object:
+        if indices[0] == 4:  # the first run is at its second step
+            with pytest.raises(UsageError, match=f"no other run.*process {os.getpid()} of "):
+                run_it(tiny_config(STEPS), tmp_path, resume=True)
+        return original(indices, task)
+
+    run.source.batch = batch  # type: ignore[method-assign]
+    assert trainer.train(run, resume=False, say=lambda text: None).finished
+    assert run_it(tiny_config(STEPS), tmp_path, resume=True).finished, "it is free again"
+
+
 def test_prefetched_batches_are_the_same_batches(whole: Path, tmp_path: Path) -> None:
     config = tiny_config(STEPS)
     config = replace(config, data=replace(config.data, prefetch=2))
@@ -195,6 +238,23 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     run.source.batch = batch  # type: ignore[method-assign]
     with pytest.raises(ContractError, match="step 2"):
         trainer.train(run, resume=False, say=lambda text: None)
+
+
+def test_a_gradient_that_is_not_finite_spoils_no_weights(tmp_path: Path) -> None:
+    """The loss of its step is finite; a checkpoint of the step would be of no use."""
+    run = make_run(tiny_config(STEPS), tmp_path)
+    weight = next(iter(run.state.parameters.values()))
+    calls: list[int] = []
+
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return gradient * float("inf") if len(calls) == 3 else gradient
+
+    weight.register_hook(spoil)
+    with pytest.raises(ContractError, match="gradient at step 2"):
+        trainer.train(run, resume=False, say=lambda text: None)
+    assert all(torch.isfinite(p).all() for p in run.state.parameters.values())
+    assert run.checkpoints.latest() is None
 
 
 def test_the_model_is_the_average_and_loads(whole: Path) -> None:

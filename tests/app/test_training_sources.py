@@ -157,7 +157,7 @@ def test_tensorboard_is_used_if_it_is_there_and_missed_if_it_is_asked_for(
 
     class Writer:
         def __init__(self, folder: str, purge_step: int | None) -> None:
-            assert (folder, purge_step) == (str(tmp_path / "tensorboard"), None)
+            assert (folder, purge_step) == (str(tmp_path / "tensorboard"), 1)
 
         def add_scalar(self, name: str, value: float, step: int) -> None:
             written.append((name, value, step))
