@@ -1,4 +1,4 @@
-"""The record of a run, written beside its output and inside the GLB: enough to repeat it."""
+"""The record of a run, written beside its output and, but for times, inside the glTF file."""
 
 from __future__ import annotations
 
@@ -86,10 +86,15 @@ class Manifest:
     task: str | None = None
     versions: Mapping[str, str] = field(default_factory=lambda: dict(installed_versions()))
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types only."""
+    def to_json(self, *, with_times: bool = True) -> dict[str, Any]:
+        """Plain JSON types only.
+
+        Args:
+            with_times: of the stages; without them, two equal runs have equal records.
+        """
         model = self.model
-        return {
+        seconds = {name: round(s, 3) for name, s in self.stage_seconds.items()}
+        record = {
             "schema": SCHEMA,
             "generator": f"seqtex {self.versions.get('seqtex', 'unknown')}",
             "method": self.method,
@@ -105,8 +110,8 @@ class Manifest:
             ],
             "choices": dict(self.choices),
             "versions": dict(self.versions),
-            "stage_seconds": {name: round(s, 3) for name, s in self.stage_seconds.items()},
         }
+        return record | ({"stage_seconds": seconds} if with_times else {})
 
     def write(self, path: Path) -> None:
         """Write the record as indented JSON."""

@@ -36,8 +36,9 @@ class MadeReference:
     made: TextReference
 
     def noted_in(self, result: TextureResult) -> TextureResult:
-        """The same result whose record says how its reference was made."""
-        return result.noting(text_to_image=dict(self.made.record))
+        """The same result whose record says how its reference was made; that has the times."""
+        record = {name: value for name, value in self.made.record.items() if name != "seconds"}
+        return result.noting(text_to_image=record)
 
     def save_controls(self, folder: Path) -> None:
         """Write the control images among a run's intermediates."""

@@ -130,13 +130,11 @@ def test_the_manifest_says_what_was_done(finished: Run) -> None:
     assert {"python", "torch", "numpy"} <= set(record["versions"])
     assert all(seconds >= 0 for seconds in record["stage_seconds"].values())
     inside = pygltflib.GLTF2().load_binary(str(finished.result)).asset.extras["seqtex"]
-    for entry in (inside, record):
-        entry.pop("stage_seconds")
-    assert inside == record
+    assert inside == {name: value for name, value in record.items() if name != "stage_seconds"}
     assert str(finished.folder) not in json.dumps(record)
 
 
-def test_a_second_run_replaces_the_first_and_gives_the_same_texture(
+def test_a_second_run_replaces_the_first_and_gives_the_same_bytes(
     seqtex: Seqtex, finished: Run, tmp_path: Path
 ) -> None:
     shutil.copytree(finished.folder, tmp_path, dirs_exist_ok=True)
@@ -145,7 +143,7 @@ def test_a_second_run_replaces_the_first_and_gives_the_same_texture(
     (tmp_path / f"{again.name}.seqtex.json").write_text("{}")
     assert seqtex(*command, *SIZE).code == 0
     assert read_manifest(tmp_path / f"{again.name}.seqtex.json")["method"] == "project"
-    assert np.array_equal(texture_of(again), texture_of(finished.result))
+    assert again.read_bytes() == finished.result.read_bytes()
 
 
 def test_each_reference_paints_its_own_view(seqtex: Seqtex, work: Path) -> None:
