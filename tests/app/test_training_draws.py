@@ -73,6 +73,11 @@ def test_prediction_weight_turns_the_velocity_error_into_that_of_the_clean_laten
     expected = clean_error / sigma.clamp(min=0.05).square()
     torch.testing.assert_close(clamped * velocity_error, expected, rtol=1e-3, atol=1e-5)
     assert clamped.tolist()[1:] == [1.0, 1.0, 1.0]
+    drawn = [
+        NoiseLevels(prediction_weight=name).draw(generators_for(0, "level", range(9)))
+        for name in ("velocity", "clean")
+    ]
+    assert torch.equal(drawn[0].weight * drawn[0].sigma.square(), drawn[1].weight)
 
 
 @given(
@@ -127,7 +132,7 @@ def test_a_split_batch_gets_the_same_noise_bit_for_bit() -> None:
 
     def noisy(rows: list[int]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         encoded = EncodedBatch(clean={n: x[rows] for n, x in clean.items()}, geometry={}, masks={})
-        indices = [100 + row for row in rows]
+        indices = [101 + row for row in rows]  # whose plans, in order, are no swaps of pairs
         plans = [mix.plan("img2tex", index, seed=1) for index in indices]
         made = make_noisy(encoded, plans, indices, levels, seed=1)
         return dict(made.sample.latents), made.levels.sigma

@@ -55,7 +55,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
         return {name: files.read(name) for name in files}
 
 
-def losses(folder: Path) -> list[dict[str, object]]:
+def losses(folder: Path) -> list[dict[str, Any]]:
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [record for record in map(json.loads, lines) if "event" not in record]
 
@@ -93,6 +93,9 @@ def test_every_step_is_logged_with_its_task(whole: Path) -> None:
     assert {record["task"] for record in records} == {"img2tex", "geo2mv"}
     for record in records:
         assert ("texture" in record) == (record["task"] == "img2tex")
+        # the texture counts twice in this config; fp32 sums of two numbers
+        whole_loss = record["views"] + 2 * record.get("texture", 0.0)
+        assert record["total"] == pytest.approx(whole_loss, rel=1e-6)
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 5])
