@@ -1,9 +1,11 @@
-"""Progress of stages: bars with times on a terminal, one plain line per stage elsewhere."""
+"""Progress of stages: bars with times on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -16,11 +18,22 @@ if TYPE_CHECKING:
 _HEARTBEAT_SECONDS = 10.0
 
 
+@dataclass(kw_only=True)
+class _Running:
+    """A stage that has not ended."""
+
+    since: float
+    done: int
+    total: int
+
+
 class StageReporter:
     """Shows stages as they run; an instance is an ``on_progress(stage, done, total)`` callback.
 
     Everything goes to stderr, so that stdout holds only results. Use it as a context manager; it
-    leaves the terminal in order when an error or an interrupt passes through.
+    leaves the terminal in order when an error or an interrupt passes through. Where there is no
+    terminal a stage has one line, when it ends, and one every ten seconds while it runs, though it
+    reports no step in all that time.
 
     Args:
         console: where to write; stderr if not given.
@@ -30,8 +43,10 @@ class StageReporter:
         self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._started: dict[str, float] = {}
+        self._running: dict[str, _Running] = {}
         self._spoke = 0.0
+        self._ended = threading.Event()
+        self._heart: threading.Thread | None = None
 
     def __enter__(self) -> StageReporter:
         if self._console.is_terminal:
@@ -44,6 +59,9 @@ class StageReporter:
                 console=self._console,
             )
             self._bars.start()
+        else:
+            self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+            self._heart.start()
         return self
 
     def __exit__(
@@ -54,6 +72,9 @@ class StageReporter:
     ) -> None:
         if self._bars is not None:
             self._bars.stop()
+        if self._heart is not None:
+            self._ended.set()
+            self._heart.join()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Show that ``done`` of ``total`` steps of ``stage`` are finished."""
@@ -75,17 +96,24 @@ class StageReporter:
             self.say(f"  note: {note}")
 
     def _print(self, stage: str, done: int, total: int) -> None:
-        """One line when a stage ends, and one every ten seconds while it runs."""
         now = time.perf_counter()
-        if stage not in self._started:
-            self._started[stage] = self._spoke = now
-        seconds = now - self._started[stage]
-        if done >= total:
-            del self._started[stage]
-            self.say(f"{stage}: {seconds:.2f} s")
-        elif now - self._spoke > _HEARTBEAT_SECONDS:
+        running = self._running.get(stage)
+        if running is None:
             self._spoke = now
-            self.say(f"{stage}: {done} of {total}, {seconds:.0f} s so far")
+            running = self._running[stage] = _Running(since=now, done=done, total=total)
+        running.done, running.total = done, total
+        if done >= total:
+            del self._running[stage]
+            self.say(f"{stage}: {now - running.since:.2f} s")
+
+    def _beat(self) -> None:
+        """A thread: tells of the running stage whenever nothing was said for long."""
+        while not self._ended.wait(_HEARTBEAT_SECONDS / 10):
+            now, stages = time.perf_counter(), [*self._running.items()]
+            if stages and now - self._spoke > _HEARTBEAT_SECONDS:
+                self._spoke = now
+                stage, at = stages[-1]
+                self.say(f"{stage}: {at.done} of {at.total}, {now - at.since:.0f} s so far")
 
     def _draw(self, bars: Progress, stage: str, done: int, total: int) -> None:
         if stage not in self._tasks or bars.tasks[self._tasks[stage]].total != total:
