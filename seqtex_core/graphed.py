@@ -62,6 +62,7 @@ class GraphedModel:
         self._latents: dict[str, Tensor] = {}
         self._sigmas: dict[str, Tensor] = {}
         self._velocity: dict[str, Tensor] = {}
+        self._weights: tuple[Tensor, ...] = ()
         self._addresses: tuple[int, ...] = ()
 
     def __call__(self, latents: Groups, sigmas: Groups) -> dict[str, Tensor]:
@@ -96,7 +97,8 @@ class GraphedModel:
                 torch.cuda.current_stream().wait_stream(aside)
                 graph = torch.cuda.CUDAGraph()
                 self._capture(graph)
-        self._addresses = _addresses(self.model)
+        self._weights = (*self.model.parameters(), *self.model.buffers())
+        self._addresses = self._weights_now()
         return graph
 
     def _capture(self, graph: torch.cuda.CUDAGraph) -> None:
@@ -113,6 +115,14 @@ class GraphedModel:
                 remedy="Call the model itself.",
             ) from error
 
+    def _weights_now(self) -> tuple[int, ...]:
+        """Addresses of all weights, and of those of one block now, should others be in their place.
+
+        Collecting the weights of every block anew would take longer than launching a small step.
+        """
+        block = next(self.model.muv_blocks()).parameters()
+        return tuple(map(Tensor.data_ptr, (*block, *self._weights)))
+
     def _check_as_captured(self, latents: Groups, sigmas: Groups) -> None:
         for what, kept, given in (
             ("latents", self._latents, latents),
@@ -126,7 +136,7 @@ class GraphedModel:
                     remedy="Make another GraphedModel for them.",
                 )
         _check_trunk(self.model)
-        if self._addresses != _addresses(self.model):
+        if self._addresses != self._weights_now():
             raise UsageError(
                 "model",
                 expected="weights where they were when the graph was captured",
@@ -183,11 +193,6 @@ def _check_modes(device: torch.device) -> None:
             got="autocast on",
             remedy="Move the model to the dtype instead.",
         )
-
-
-def _addresses(model: SeqTexTransformer) -> tuple[int, ...]:
-    """Of the weights of one block: all others move with them, and asking all takes too long."""
-    return tuple(weight.data_ptr() for weight in next(model.muv_blocks()).parameters())
 
 
 def _copies(groups: Groups) -> dict[str, Tensor]:

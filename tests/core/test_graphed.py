@@ -188,6 +188,20 @@ def test_a_model_that_changed_is_refused(model: SeqTexTransformer, graphs: list[
             stale(*inputs(0.5))
 
 
+def test_any_weight_that_was_moved_is_noticed(
+    model: SeqTexTransformer, graphs: list[FakeGraph]
+) -> None:
+    blocks = list(model.muv_blocks())
+    for part in (blocks[0], blocks[-1], model.geometry, model.shells["uv"]):
+        with torch.no_grad():
+            predict = GraphedModel(model, plain_cache(model))
+            predict(*inputs(0.5))
+            weight = [*part.parameters()][-1]
+            weight.data = weight.detach().clone()  # as streaming and quantising do
+            with pytest.raises(UsageError, match="weights that were moved"):
+                predict(*inputs(0.5))
+
+
 def test_a_step_that_waits_for_the_device_is_refused(
     model: SeqTexTransformer, graphs: list[FakeGraph], monkeypatch: pytest.MonkeyPatch
 ) -> None:
