@@ -86,6 +86,20 @@ def test_specular_glossiness_is_repainted(gltf_maker, tmp_path):
     assert entry["pbrMetallicRoughness"] == {"baseColorTexture": {"index": 1}}
 
 
+@pytest.mark.parametrize("fallback", [{}, {"baseColorFactor": [1, 0, 0, 1]}])
+def test_glass_in_specular_glossiness_stays_glass(gltf_maker, tmp_path, fallback):
+    maker = gltf_maker()
+    name = "KHR_materials_pbrSpecularGlossiness"
+    entry = {"extensions": {name: {"diffuseFactor": [0.5, 0.5, 0.5, 0.25]}}, "alphaMode": "BLEND"}
+    entry |= {"pbrMetallicRoughness": fallback} if fallback else {}
+    maker.show(maker.box_primitive(material=maker.entry("materials", entry)))
+    asset = load_asset(maker.write_glb(tmp_path / "a.glb"))
+    report = export_textured(asset, [picture()], tmp_path / "b.glb", extras={})
+    made = read_gltf_file(report.path).document["materials"][0]
+    assert made["extensions"][name]["diffuseFactor"] == [1.0, 1.0, 1.0, 0.25]
+    assert made["pbrMetallicRoughness"]["baseColorFactor"] == [1.0, 1.0, 1.0, 0.25]
+
+
 def test_cut_out_alpha_survives(gltf_maker, tmp_path, png):
     maker = gltf_maker()
     material = maker.textured_material(maker.image(png((10, 20, 30, 0))))
@@ -123,6 +137,23 @@ def test_new_uvs_carry_every_attribute(rich_glb, tmp_path):
     for name in ("POSITION",):
         accessor = document["accessors"][attributes[name]]
         assert accessor["count"] >= 24
+
+
+def test_bounds_that_json_cannot_hold_are_left_out(gltf_maker, tmp_path, box):
+    """Exporters in JavaScript write null as the bounds of normals that are not numbers."""
+    maker = gltf_maker()
+    normals = box.normals.copy()
+    normals[0] = np.nan
+    primitive = maker.box_primitive()
+    primitive["attributes"]["NORMAL"] = maker.accessor(normals, min=[None] * 3, max=[None] * 3)
+    maker.show(primitive)
+    asset = load_asset(maker.write_glb(tmp_path / "a.glb"))
+    uvs = unwrap(asset.mesh).face_uvs
+    out = export_textured(asset, [picture()], tmp_path / "b.glb", extras={}, new_uvs=uvs).path
+    assert b"NaN" not in out.read_bytes()
+    document = read_gltf_file(out).document
+    made = document["meshes"][0]["primitives"][0]["attributes"]["NORMAL"]
+    assert "min" not in document["accessors"][made]
 
 
 def test_colours_that_would_tint_are_set_aside(gltf_maker, tmp_path):

@@ -79,7 +79,8 @@ class GltfBuilder:
             "type": like["type"],
         }
         assert TYPE_SIZES[like["type"]] == elements.shape[1]
-        if "min" in like or like.get("needs_bounds"):
+        # JSON has no word for bounds that are not numbers, as broken normals have.
+        if ("min" in like or like.get("needs_bounds")) and np.isfinite(elements).all():
             accessor["min"] = elements.min(axis=0).tolist()
             accessor["max"] = elements.max(axis=0).tolist()
         return self.append("accessors", accessor)

@@ -168,6 +168,7 @@ def _point_to_image(
     builder: GltfBuilder, entry: JsonObject, image: int, *, keep_slot: bool
 ) -> None:
     """Replace the base colour of a material entry: texture, and a neutral factor."""
+    alpha = base_color_slot(entry).factor[3]
     pbr = entry.setdefault("pbrMetallicRoughness", {})
     glossy = entry.get("extensions", {}).get(SPECULAR_GLOSSINESS)
     old = pbr.get("baseColorTexture") or (glossy or {}).get("diffuseTexture") or {}
@@ -183,8 +184,10 @@ def _point_to_image(
     for target, texture_key, factor_key in targets:
         target[texture_key] = copy.deepcopy(info)
         factor = target.get(factor_key, [1.0, 1.0, 1.0, 1.0])
-        if list(factor[:3]) != [1.0, 1.0, 1.0]:
-            target[factor_key] = [1.0, 1.0, 1.0, factor[3]]
+        # Metallic-roughness also says the alpha that only specular-glossiness said before.
+        neutral = [1.0, 1.0, 1.0, alpha if target is pbr else factor[3]]
+        if list(factor) != neutral:
+            target[factor_key] = neutral
 
 
 def _without_placement(info: JsonObject) -> JsonObject:
