@@ -210,6 +210,21 @@ def test_model_results_depend_on_number_and_seed_only(bank: GeometryBank, model:
     assert [m.steps for m in ModelMethod.load(str(model), name="m")] == [1]
 
 
+def test_a_model_has_its_say_wherever_the_given_view_shows_nothing(
+    bank: GeometryBank, model: Path
+) -> None:
+    """What another view sees is hidden, too."""
+    first = cases(bank)
+    [method] = ModelMethod.load(str(model), name="m", steps=[2])
+    [smooth] = [baseline for baseline in baselines() if baseline.name == SMOOTH]
+    for case, made, filled in zip(first, method(first), smooth(first), strict=True):
+        assert torch.equal(made.texture[:, case.seen], case.images.uv[:, case.seen])
+        elsewhere = case.unseen & case.maps.uv_visible.any(dim=0)
+        apart = (made.texture - filled.texture).abs().amax(dim=0)
+        assert int(elsewhere.sum()) > 100
+        assert float((apart[elsewhere] > 1e-3).float().mean()) > 0.9
+
+
 def test_models_of_another_size_or_task_are_refused(bank: GeometryBank, model: Path) -> None:
     loaded = load_model(model)
     config = loaded.config

@@ -13,6 +13,7 @@ from seqtex.cli.train import parse_settings
 from seqtex.training.batches import BatchShape
 from seqtex.training.comparison import comparable, differences
 from seqtex.training.config import Strategy, TrainingConfig, merge_tables, read_config
+from seqtex.training.optimizer import OptimizerConfig, make_optimizer
 from seqtex.training.parallel import make_parallel
 from seqtex.training.starting_point import model_config
 from seqtex_core.errors import InputError, UsageError, WeightsError
@@ -176,13 +177,24 @@ def test_stages_follow_one_another(tmp_path: Path) -> None:
     assert [config.stage_at(step)[0].name for step in (9, 10)] == ["train", "two"]
 
 
+def test_matrices_decay_but_tables_of_modulation_and_vectors_do_not() -> None:
+    named = {"to_q.weight": (4, 4), "to_q.bias": (4,), "blocks.0.scale_shift_table": (1, 6, 4)}
+    parameters = {name: torch.nn.Parameter(torch.zeros(size)) for name, size in named.items()}
+    optimizer = make_optimizer(parameters, OptimizerConfig(weight_decay=0.25))
+    decays = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    assert [decays[id(p)] for p in parameters.values()] == [0.25, 0.0, 0.0]
+
+
 def test_only_what_does_not_change_learning_may_differ_on_resume(tmp_path: Path) -> None:
     def read(changes: list[str]) -> TrainingConfig:
         return read_config(written(tmp_path, SMALL), parse_settings(changes))
 
     base = comparable(read([]))
     free = ["output.keep=5", "run.micro_batch=1", "run.gradient_checkpointing=true"]
-    assert differences(base, comparable(read([*free, "data.prefetch=2"]))) == []
+    assert (
+        differences(base, comparable(read([*free, "data.prefetch=2", "data.cache_latents='x'"])))
+        == []
+    )
     changed = ["seed=3", "run.batch_size=2", "noise.shift=3.0"]
     found = differences(base, comparable(read(changed)))
     assert found == ["noise.shift", "run.batch_size", "seed"]
