@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from batch_runs import FRONT, SMALL, report, requests, summary, write
 
 from seqtex.cli import run
 from seqtex.cli.batch_reports import request_key, why_again
+from seqtex.cli.text_options import TextRequest
 from seqtex.manifest import file_sha256
+from seqtex.models.sources import ModelSources
 
 RESULT = "figure_textured.glb"
 
@@ -109,6 +112,18 @@ def test_what_is_asked_for_counts_and_how_it_is_written_does_not(done: Path) -> 
     picture = done / FRONT
     picture.write_bytes((done / "views" / "2_back.png").read_bytes())
     assert why_again(request, "figure", done / "out") == "other options or input files"
+
+
+def test_every_option_counts_but_where_files_are_and_whether_others_give_way(done: Path) -> None:
+    (request,) = requests(done / "jobs.jsonl", *SMALL)
+    places = {"mesh", "image", "refs", "ref_view", "out"}  # what is in the files counts
+    others: dict[str, Any] = {"text": TextRequest(text="a"), "sources": ModelSources(weights="w")}
+    for option in fields(request):
+        if option.name in places:
+            continue
+        changed = replace(request, **{option.name: others.get(option.name, "another")})
+        same = request_key(changed) == request_key(request)
+        assert same == (option.name == "overwrite"), option.name
 
 
 def test_a_folder_of_results_can_be_moved(done: Path) -> None:
