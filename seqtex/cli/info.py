@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from seqtex_core.errors import SeqTexError
 from seqtex_core.registry import Registry
 
 
@@ -94,29 +93,22 @@ def _kernels() -> dict[str, Any]:
 
 def _registries() -> dict[str, dict[str, Any]]:
     from seqtex_backbones.codecs.protocol import CODECS
-    from seqtex_backbones.registry import BACKBONES
+    from seqtex_backbones.registry import BACKBONES, entry_of
     from seqtex_backbones.unipc import SAMPLERS
     from seqtex_core.tasks import TASKS
 
     return {
-        "backbones": {name: BACKBONES.get(name).summary for name in BACKBONES},
-        "codecs": _states(CODECS),
-        "samplers": _states(SAMPLERS),
-        "tasks": _states(TASKS),
+        "backbones": dict(BACKBONES.states(lambda entry: entry_of(entry).summary)),
+        "codecs": _loading(CODECS),
+        "samplers": _loading(SAMPLERS),
+        "tasks": _loading(TASKS),
         "models": _models(),
     }
 
 
-def _states(table: Registry[Any]) -> dict[str, str | None]:
-    """Each entry with what its import raises, or ``None``: an entry that loads can be used."""
-    states: dict[str, str | None] = {}
-    for name in table.names():
-        try:
-            table.get(name)
-            states[name] = None
-        except (SeqTexError, ImportError) as error:
-            states[name] = str(error)
-    return states
+def _loading(table: Registry[Any]) -> dict[str, str | None]:
+    """Each entry with what kept it from loading, or ``None``: one that loads can be used."""
+    return dict(table.states(lambda entry: None))
 
 
 def _models() -> dict[str, str]:

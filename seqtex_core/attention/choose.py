@@ -57,7 +57,7 @@ def list_attention(device: torch.device | str | None = None) -> list[tuple[str, 
         raise UsageError("device", expected="a torch device", got=repr(device)) from error
     dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
     inputs = AttentionInputs(device=where, dtype=dtype)
-    return [(name, ATTENTION.get(name).reason_unsupported(inputs)) for name in ATTENTION]
+    return ATTENTION.states(lambda attend: attend.reason_unsupported(inputs))
 
 
 def choose_attention(name: str = "auto", inputs: AttentionInputs | None = None) -> Attend:

@@ -155,7 +155,7 @@ def list_kernels(device: torch.device | str | None = None) -> list[tuple[str, st
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
     inputs = KernelInputs(operation="qk_prep", device=where, dtype=dtype, width=128)
-    return [(name, KERNELS.get(name).reason_unsupported(inputs)) for name in KERNELS]
+    return KERNELS.states(lambda kernels: kernels.reason_unsupported(inputs))
 
 
 def kernels_for(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from seqtex_core import registry as registry_module
-from seqtex_core.errors import UsageError
+from seqtex_core.errors import MissingDependencyError, UsageError
 from seqtex_core.registry import Registry
 
 
@@ -53,7 +53,15 @@ def test_unknown_names_get_the_known_ones_and_the_closest() -> None:
         table.get("wan-tny")
     with pytest.raises(UsageError) as caught:
         table.get("zzz")
-    assert "Did you mean" not in str(caught.value)
+    assert caught.value.remedy == ""
+
+
+def test_a_name_that_nobody_declares_points_to_a_package_that_is_not_installed() -> None:
+    lazy = {"ltx-video-tiny": "sys:path"}
+    table: Registry[object] = Registry("backbone", lazy, entry_point_group="seqtex.nothings")
+    with pytest.raises(UsageError, match=r"'seqtex\.nothings'") as caught:
+        table.get("allegro-tiny")  # from a plug-in; not a slip of the other name
+    assert "Did you mean" not in caught.value.remedy
 
 
 def test_entry_points_of_other_distributions(
@@ -72,6 +80,47 @@ def test_entry_points_of_other_distributions(
     assert "lazy_entry_module" not in sys.modules
     assert table.get("theirs") is sys.modules["lazy_entry_module"].VALUE
     assert Registry("thing", {}, entry_point_group="another").names() == []
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch) -> Registry[object]:
+    """Entries of ours, and those of a package in which something is wrong with each."""
+    values = {"gone": "no_such_module:X", "renamed": "sys:no_such_name", "mine": "sys:argv"}
+
+    def points(*, group: str) -> EntryPoints:
+        return EntryPoints(EntryPoint(name=n, value=v, group=group) for n, v in values.items())
+
+    monkeypatch.setattr(registry_module, "entry_points", points)
+    return Registry("thing", {"mine": "sys:path"}, entry_point_group="seqtex.things")
+
+
+@pytest.mark.parametrize(
+    ("name", "got"), [("gone", "No module named 'no_such_module'"), ("renamed", "no_such_name")]
+)
+def test_packages_that_do_not_import_are_named(
+    broken: Registry[object], name: str, got: str
+) -> None:
+    with pytest.raises(MissingDependencyError, match=got) as caught:
+        broken.get(name)
+    assert caught.value.subject == f"thing {name!r}"
+    assert "another package" in caught.value.remedy
+
+
+def test_a_listing_survives_packages_that_do_not_import(broken: Registry[object]) -> None:
+    states = dict(broken.states(lambda entry: None if entry is sys.path else "another"))
+    assert states["mine"] is None
+    assert "no_such_module" in str(states["gone"])
+    assert "no_such_name" in str(states["renamed"])
+
+
+def test_a_name_of_ours_stays_ours_with_a_warning(
+    broken: Registry[object], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert broken.names() == ["gone", "mine", "renamed"]
+    assert broken.get("mine") is sys.path
+    assert [record.getMessage() for record in caplog.records] == [
+        "thing 'mine' is seqtex's own: that of another package is not used"
+    ]
 
 
 @pytest.mark.parametrize(

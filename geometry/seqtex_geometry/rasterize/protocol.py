@@ -72,7 +72,7 @@ def available_rasterizers(
 ) -> list[tuple[str, str | None]]:
     """All backends by name, each with the reason why it cannot run on ``device``, or ``None``."""
     target = torch.device(device)
-    return [(name, RASTERIZERS.get(name).reason_unsupported(target)) for name in RASTERIZERS]
+    return RASTERIZERS.states(lambda backend: backend.reason_unsupported(target))
 
 
 def choose_rasterizer(name: str = "auto", device: torch.device | str = "cpu") -> Rasterizer:
