@@ -8,7 +8,7 @@ from typing import Any
 from seqtex_core.errors import UsageError
 from seqtex_core.registry import Registry
 
-from .registry import BACKBONES, BackboneEntry
+from .registry import BackboneEntry, entry_of
 
 ARCHITECTURES: Registry[Callable[[str, Mapping[str, Any]], BackboneEntry]] = Registry(
     "architecture",
@@ -52,5 +52,5 @@ def entry_from_config(config: Mapping[str, Any]) -> BackboneEntry:
                 remedy="Give architecture and all sizes, under another name: "
                 + ", ".join(ARCHITECTURES.names()),
             )
-        return BACKBONES.get(name)
+        return entry_of(name)
     return ARCHITECTURES.get(config["architecture"])(name, config.get("config", {}))

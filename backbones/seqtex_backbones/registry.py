@@ -45,7 +45,11 @@ class BackboneEntry(Protocol):
         ...
 
     def build(self) -> Backbone:
-        """The model, initialised by torch's global generator on torch's default device."""
+        """The model, initialised by torch's global generator on torch's default device.
+
+        That device is ``meta`` where weights come from files: whatever is no weight (tables,
+        buffers that are not persistent) must say ``device="cpu"`` when it is made.
+        """
         ...
 
     def native_names(self, keys: Iterable[str]) -> dict[str, str]:
@@ -56,6 +60,8 @@ class BackboneEntry(Protocol):
         """What the ``config.json`` beside the weights says otherwise than the entry."""
         ...
 
+
+_MEMBERS = ("name", "summary", "keep_in_fp32", "build", "native_names", "differences")
 
 BACKBONES: Registry[BackboneEntry] = Registry(
     "backbone",
@@ -109,12 +115,10 @@ def empty_backbone(name: str | BackboneEntry, *, dtype: torch.dtype | None = Non
         dtype: of the parameters; ``entry.keep_in_fp32`` stays fp32. fp32 by default.
 
     Raises:
-        UsageError: unknown name.
+        UsageError: unknown name, or an entry that cannot be built this way.
     """
     entry = entry_of(name)
-    with torch.device("meta"):
-        backbone = entry.build()
-    return _cast(backbone, entry, dtype=dtype, device=None)
+    return _cast(_built_without_memory(entry), entry, dtype=dtype, device=None)
 
 
 def load_backbone(
@@ -141,8 +145,8 @@ def load_backbone(
         local_files_only: no network for a hub id either.
 
     Raises:
-        UsageError: unknown name, not exactly one of ``weights`` and ``seed``, or a dtype that is
-            not floating point.
+        UsageError: unknown name, not exactly one of ``weights`` and ``seed``, a dtype that is
+            not floating point, or an entry that cannot be built on the meta device.
         WeightsError: weights that are missing, damaged, pickled, or of another model.
     """
     entry = entry_of(name)
@@ -168,8 +172,7 @@ def load_backbone(
         raise WeightsError(
             str(weights), expected=f"a model like {entry.name}", got="; ".join(differences)
         )
-    with torch.device("meta"):
-        backbone = entry.build()
+    backbone = _built_without_memory(entry)
     with WeightFiles(source.files) as files:
         _fill(backbone, entry, files, dtype=dtype, device=device, subject=str(weights))
     return backbone
@@ -187,9 +190,47 @@ def entry_of(name: str | BackboneEntry) -> BackboneEntry:
     """The entry of a registered name, or the entry itself.
 
     Raises:
-        UsageError: unknown name.
+        UsageError: unknown name, or what is registered under it is no entry.
+        MissingDependencyError: another distribution declares it and does not import.
     """
-    return BACKBONES.get(name) if isinstance(name, str) else name
+    entry = BACKBONES.get(name) if isinstance(name, str) else name
+    lacking = [member for member in _MEMBERS if not hasattr(entry, member)]
+    if isinstance(entry, type) or lacking:
+        is_class = isinstance(entry, type)
+        raise UsageError(
+            f"backbone entry {name if isinstance(name, str) else entry!r}",
+            expected=f"an object with {', '.join(_MEMBERS)} (see BackboneEntry)",
+            got=f"{entry!r}" if is_class else f"{entry!r} without {', '.join(lacking)}",
+        )
+    return entry
+
+
+def _built_without_memory(entry: BackboneEntry) -> Backbone:
+    """The model with all its weights on the meta device, and everything else in memory."""
+    remedy = "Make tables and buffers that are no weights with device='cpu'."
+    try:
+        with torch.device("meta"):
+            backbone = entry.build()
+    except (NotImplementedError, RuntimeError) as error:
+        if "meta" not in str(error):
+            raise
+        raise UsageError(
+            f"build() of backbone {entry.name!r}",
+            expected="a model without memory for its weights (torch.device('meta'))",
+            got=str(error),
+            remedy=remedy,
+        ) from error
+    weights = {id(tensor) for tensor in native_tensors(backbone).values()}
+    for module in (backbone.shell, *backbone.blocks):
+        for name, buffer in module.named_buffers():
+            if buffer.is_meta and id(buffer) not in weights:
+                raise UsageError(
+                    f"buffer {name!r} of backbone {entry.name!r}",
+                    expected="values, as it is not in the files of weights",
+                    got="none: it was made on the meta device",
+                    remedy=remedy,
+                )
+    return backbone
 
 
 def _seeded(entry: BackboneEntry, seed: int) -> Backbone:
@@ -223,6 +264,7 @@ def _fill(
         name = names[key]
         target = stored_dtype(name, entry, dtype or files.dtypes[key])
         table.replace(named[name], files.load(key, dtype=target, device=device or "cpu"))
+    _move_tables(backbone, device)
 
 
 def _cast(
@@ -236,7 +278,20 @@ def _cast(
     for name, tensor in native_tensors(backbone).items():
         target = stored_dtype(name, entry, dtype or tensor.dtype)
         table.replace(tensor, tensor.detach().to(device=device or tensor.device, dtype=target))
+    _move_tables(backbone, device)
     return backbone
+
+
+def _move_tables(backbone: Backbone, device: torch.device | str | None) -> None:
+    """Buffers that are no weights go where the weights are; their dtype stays."""
+    if device is None:
+        return
+    weights = {id(tensor) for tensor in native_tensors(backbone).values()}
+    table = ParameterTable([backbone.shell, *backbone.blocks])
+    for module in (backbone.shell, *backbone.blocks):
+        for buffer in list(module.buffers()):
+            if id(buffer) not in weights:
+                table.replace(buffer, buffer.to(device))
 
 
 def stored_dtype(name: str, entry: BackboneEntry, dtype: torch.dtype) -> torch.dtype:

@@ -48,12 +48,12 @@ class ProjectedRows(RowSublayers):
         return self.attn1
 
     @property
-    def q_norm(self) -> QKNorm:
+    def q_norm(self) -> QKNorm | None:
         """Norm of the queries."""
         return qk_norm(self.attention.norm_q, self.norm_scope)
 
     @property
-    def k_norm(self) -> QKNorm:
+    def k_norm(self) -> QKNorm | None:
         """Norm of the keys."""
         return qk_norm(self.attention.norm_k, self.norm_scope)
 
@@ -83,12 +83,12 @@ class AddedRows(ProjectedRows):
     """Rows with the layers that diffusers calls added: text with weights of its own."""
 
     @property
-    def q_norm(self) -> QKNorm:
+    def q_norm(self) -> QKNorm | None:
         """Norm of the queries."""
         return qk_norm(self.attention.norm_added_q, self.norm_scope)
 
     @property
-    def k_norm(self) -> QKNorm:
+    def k_norm(self) -> QKNorm | None:
         """Norm of the keys."""
         return qk_norm(self.attention.norm_added_k, self.norm_scope)
 
@@ -146,13 +146,16 @@ class TextAttention:
         return projected
 
 
-def qk_norm(norm: Any, scope: NormScope) -> QKNorm:
+def qk_norm(norm: Any, scope: NormScope) -> QKNorm | None:
     """The norm of queries or keys that a module computes, ``nn.LayerNorm`` or an RMS norm.
 
     Args:
-        norm: has ``weight``, ``eps`` and perhaps ``bias``.
+        norm: has ``weight``, ``eps`` and perhaps ``bias``; ``None``, as in models without one,
+            gives ``None``.
         scope: what it is computed over.
     """
+    if norm is None:
+        return None
     kind: Literal["rms", "layer"] = "layer" if isinstance(norm, nn.LayerNorm) else "rms"
     bias = getattr(norm, "bias", None)
     return QKNorm(weight=norm.weight, bias=bias, eps=norm.eps, kind=kind, scope=scope)

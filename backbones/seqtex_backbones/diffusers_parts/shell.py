@@ -26,8 +26,8 @@ class DiffusersShell(BackboneShell):
         """What is cut into patches for ``x_sigma``: the same, if the model is a rectified flow.
 
         Args:
-            latents: ``x_sigma``, ``[B, C, F, H, W]``.
-            sigma: ``[B, F]``.
+            latents: ``x_sigma``, ``[B, C, F, H, W]``; what is returned has their dtype.
+            sigma: ``[B, F]``, fp32.
         """
         del sigma
         return latents
