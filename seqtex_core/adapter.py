@@ -245,7 +245,11 @@ class Backbone(ABC):
         spec: its numbers.
         shell: what surrounds the blocks.
         blocks: the blocks, in order.
+        reference_levels_per_frame: whether ``reference_velocity`` takes a level for every frame;
+            most originals take one for all of them.
     """
+
+    reference_levels_per_frame: ClassVar[bool] = True
 
     spec: BackboneSpec
     shell: BackboneShell

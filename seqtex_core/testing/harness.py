@@ -76,14 +76,12 @@ class Harness(ABC):
     Attributes:
         tolerance: largest difference in fp32, relative to the largest expected value (or to 1 if
             that is smaller).
-        reference_has_frame_sigma: whether ``reference_velocity`` takes one level per frame.
         image_length: image rows per sample, for backbones with ``spec.image_dim``.
         unused_parameters: parts of names of parameters that the model has but never uses.
         copy: a copy head that all models get, see ``CopyConformance``; ``None`` for none.
     """
 
     tolerance: float = 2e-6
-    reference_has_frame_sigma: bool = True
     image_length: int = 5
     unused_parameters: tuple[str, ...] = ()
     copy: CopyConfig | None = None

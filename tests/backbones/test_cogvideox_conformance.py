@@ -8,21 +8,15 @@ from seqtex_core.testing import BackboneConformance
 
 
 class TestCogVideoX2B(BackboneConformance):
-    reference_has_frame_sigma = False
-
     def make_backbone(self) -> Backbone:
         return load_backbone("cogvideox-tiny-2b", seed=0)
 
 
 class TestCogVideoX5B(BackboneConformance):
-    reference_has_frame_sigma = False
-
     def make_backbone(self) -> Backbone:
         return load_backbone("cogvideox-tiny-5b", seed=0)
 
 
 class TestCogVideoX15(BackboneConformance):
-    reference_has_frame_sigma = False
-
     def make_backbone(self) -> Backbone:
         return load_backbone("cogvideox-tiny-1.5", seed=0)

@@ -24,7 +24,6 @@ class _Together(BackboneConformance):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.reference_has_frame_sigma = name.startswith(("wan", "cosmos", "ltx"))
 
     def make_backbone(self) -> Backbone:
         return load_backbone(self.name, seed=0)

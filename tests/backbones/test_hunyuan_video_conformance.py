@@ -9,7 +9,5 @@ from seqtex_core.testing import BackboneConformance
 
 
 class TestHunyuanVideo(BackboneConformance):
-    reference_has_frame_sigma = False
-
     def make_backbone(self) -> Backbone:
         return load_backbone(HUNYUAN_VIDEO_TINY, seed=0)

@@ -14,7 +14,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")
 
 
 class TestMochi(BackboneConformance):
-    reference_has_frame_sigma = False
     # text queries of the last block: diffusers computes them, too, and drops what they attend to
     unused_parameters = (
         "blocks.1.mv.attn1.add_q_proj",

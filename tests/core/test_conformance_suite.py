@@ -29,6 +29,8 @@ AGAINST_AN_ORIGINAL = {
     "test_weights_reach_the_original_under_its_own_names",
 }
 
+OF_HIDDEN_TEXT = "test_mv_equals_the_original_with_hidden_text"
+
 
 @pytest.fixture(scope="module")
 def guide(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
@@ -59,7 +61,7 @@ def test_a_backbone_without_an_original_passes_all_other_checks(
     suite = suite_of(guide)
     names = [name for name in suite.checks() if name not in vars(TrainingChecks)]
     monkeypatch.setattr(suite, "checks", staticmethod(lambda: names))
-    assert set(names) - set(suite().run()) == AGAINST_AN_ORIGINAL
+    assert set(names) - set(suite().run()) == {*AGAINST_AN_ORIGINAL, OF_HIDDEN_TEXT}
     with pytest.raises(unittest.SkipTest, match="plain has no original"):
         suite().test_mv_equals_the_original_at_one_level()
     with pytest.raises(NotImplementedError, match="Plain has no original"):

@@ -49,7 +49,7 @@ class CosmosBackbone(DiffusersBackbone):
             frames or that are not square, or which reads fewer channels than it predicts.
     """
 
-    levels_per_frame: ClassVar[bool] = True
+    reference_levels_per_frame: ClassVar[bool] = True
 
     def __init__(
         self,

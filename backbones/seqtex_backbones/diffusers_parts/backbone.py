@@ -57,13 +57,12 @@ class DiffusersBackbone(Backbone):
     Attributes:
         renamed: beginnings of the shell's key names, with what they are in diffusers.
         block_list: what the list of blocks is called there.
-        levels_per_frame: the original forward takes a level for every frame.
         config: of the model.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {}
     block_list: ClassVar[str] = "transformer_blocks"
-    levels_per_frame: ClassVar[bool] = False
+    reference_levels_per_frame: ClassVar[bool] = False
 
     def __init__(self, model: nn.Module) -> None:
         parts: Any = model
@@ -157,7 +156,7 @@ class DiffusersBackbone(Backbone):
     def _check_reference(self, inputs: ReferenceInputs) -> None:
         spec = self.spec
         refused = {
-            "levels per frame": inputs.sigma.ndim == 2 and not self.levels_per_frame,
+            "levels per frame": inputs.sigma.ndim == 2 and not self.reference_levels_per_frame,
             "an image": inputs.image is not None and spec.image_dim is None,
             "a text mask": inputs.text_mask is not None and not spec.masks_text,
             "a summary of the text": inputs.pooled_text is not None and spec.pooled_dim is None,

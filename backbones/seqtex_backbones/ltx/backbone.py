@@ -49,7 +49,7 @@ class LTXBackbone(DiffusersBackbone):
     """
 
     renamed: ClassVar[Mapping[str, str]] = {"proj_in.proj.": "proj_in."}
-    levels_per_frame: ClassVar[bool] = True
+    reference_levels_per_frame: ClassVar[bool] = True
 
     def __init__(
         self,

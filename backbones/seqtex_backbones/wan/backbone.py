@@ -43,7 +43,7 @@ class WanBackbone(DiffusersBackbone):
 
     renamed: ClassVar[Mapping[str, str]] = {"patch_embedding.conv.": "patch_embedding."}
     block_list: ClassVar[str] = "blocks"
-    levels_per_frame: ClassVar[bool] = True
+    reference_levels_per_frame: ClassVar[bool] = True
 
     def __init__(
         self,
