@@ -12,13 +12,14 @@ from seqtex_core.errors import ContractError, InputError
 
 from .asset import MeshAsset, load_asset
 from .axes import Axes
-from .export.gltf_new import primitive_faces
+from .export.gltf_new import near_positions, primitive_faces
 from .export.gltf_split import file_corner_uvs, flip_v
 from .load.gltf import triangle_indices
 from .load.gltf_accessors import read_stored
 from .load.gltf_file import GltfFile, JsonObject
 from .load.gltf_materials import base_color_slot, image_bytes, texture_image
 from .load.obj import DEFAULT_MATERIAL, ObjFile
+from .load.parsed import lies_far_out
 from .mesh import FloatArray, ImageArray
 
 _FREE_KEYS = {"asset", "buffers", "bufferViews", "accessors", "images", "textures", "materials",
@@ -240,16 +241,17 @@ def _check_new_gltf(asset: MeshAsset, new: GltfFile, new_uvs: FloatArray | None)
     require(len(groups) == len(primitives), "number of parts")
     uvs = new_uvs if new_uvs is not None else mesh.face_uvs
     assert uvs is not None
+    placed = np.array(new.document["nodes"][0].get("matrix", np.eye(4))).reshape(4, 4).T
+    local = near_positions(mesh, placed[:3, :3].T @ placed[:3, 3] + 0.0)
+    require(not lies_far_out(local[mesh.faces].reshape(-1, 3)), "corners", "a blur by rounding")
     for rows, primitive in zip(groups, primitives, strict=True):
         triangles = triangle_indices(new, primitive)
         positions = read_stored(new, primitive["attributes"]["POSITION"])[triangles]
-        expected = mesh.vertices[mesh.faces[rows]].astype(np.float32)
-        require(positions.tobytes() == expected.tobytes(), "corners")
+        require(positions.tobytes() == local[mesh.faces[rows]].tobytes(), "corners")
         if "TEXCOORD_0" in primitive["attributes"]:
             stored = read_stored(new, primitive["attributes"]["TEXCOORD_0"])[triangles]
             require(np.array_equal(stored, flip_v(uvs[rows])), "UVs")
-    turned = np.array(new.document["nodes"][0].get("matrix", np.eye(4))).reshape(4, 4).T[:3, :3]
-    require(np.array_equal(Axes().rotation() @ turned, asset.axes.rotation()), "axes")
+    require(np.array_equal(Axes().rotation() @ placed[:3, :3], asset.axes.rotation()), "axes")
     return ["corner positions", "UVs"]
 
 

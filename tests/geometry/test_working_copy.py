@@ -157,4 +157,41 @@ def test_a_mesh_far_from_the_origin_keeps_its_shape(tmp_path, gltf_maker, box_ob
         np.testing.assert_allclose(working.vertices, expected.vertices, atol=1e-6)
         textures = [np.zeros((8, 8, 3), np.uint8)] * asset.mesh.num_texture_sets
         for ending in (far.suffix, ".glb"):
-            export_textured(asset, textures, tmp_path / f"out{ending}", extras={})
+            out = tmp_path / f"out{ending}"
+            export_textured(asset, textures, out, extras={})
+            written = load_asset(out)
+            shown, _ = normalize(written.mesh, written.axes)
+            # single precision within the box: 2^-24 of its size
+            np.testing.assert_allclose(
+                shown.vertices[shown.faces], expected.vertices[expected.faces], atol=1e-6
+            )
+
+
+@pytest.mark.parametrize("kind", ["obj", "ply"])
+@pytest.mark.parametrize("up", ["y", "-x"])
+def test_a_stray_vertex_blurs_nothing(tmp_path, kind, up):
+    """Surveys have triangles at 5e6 m and a vertex at 0 that nothing uses, or no number at all."""
+    corners = 5e6 + np.array([[0.0, 0, 0], [0.01, 0, 0.002], [0, 0.013, 0]])
+    rows = [" ".join(map(repr, row)) for row in [*corners.tolist(), [0.0, 0.0, 0.0]]]
+    rows.append("nan 0 0")
+    head = "ply\nformat ascii 1.0\nelement vertex 5\n"
+    head += "".join(f"property double {axis}\n" for axis in "xyz")
+    head += "element face 1\nproperty list uchar int vertex_indices\nend_header\n"
+    if kind == "ply":
+        text = head + "\n".join([*rows, "3 0 1 2\n"])
+    else:
+        text = "".join(f"v {row}\n" for row in rows) + "vt 0 0\nvt 1 0\nvt 0 1\nf 1/1 2/2 3/3\n"
+    (tmp_path / f"a.{kind}").write_text(text)
+    asset = load_asset(tmp_path / f"a.{kind}", up=up)
+    # steps of double precision at 5e6 are 9e-10
+    np.testing.assert_allclose(asset.mesh.vertices[:3], corners, atol=1e-9, rtol=0)
+    uvs = np.array([[[0, 0], [1, 0], [0, 1]]], np.float32)
+    texture = np.zeros((8, 8, 3), np.uint8)
+    out = tmp_path / "b.glb"
+    export_textured(asset, [texture], out, extras={}, new_uvs=uvs)
+    written = load_asset(out)
+    working, _ = normalize(asset.mesh, asset.axes)
+    again, _ = normalize(written.mesh, written.axes)
+    np.testing.assert_allclose(
+        again.vertices[again.faces], working.vertices[working.faces], atol=2e-7, rtol=0
+    )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..asset import MeshAsset
 from ..axes import Axes
 from ..load.gltf_file import JsonObject
+from ..load.parsed import lies_far_out
 from ..mesh import FloatArray, ImageArray, IntArray, Mesh
 from .gltf_builder import GltfBuilder
 from .gltf_split import SET_ASIDE_COLORS, flip_v, split_by_uv
@@ -26,7 +29,8 @@ def new_gltf(
 ) -> GltfBuilder:
     """A document with one primitive per material, positions exactly as in the file.
 
-    Axes that are not glTF's are turned by the node, so that no position is rounded. Vertex
+    Axes that are not glTF's are turned by the node, so that no position is rounded; it also moves
+    a mesh that lies far from the origin, where glTF's single precision would blur it. Vertex
     colours would tint the texture; they are stored as ``_COLOR_0``.
 
     Args:
@@ -45,19 +49,34 @@ def new_gltf(
     for number, texture in enumerate(textures):
         image = builder.add_image(encode_png(texture), f"seqtex_basecolor_{number}")
         builder.append("textures", {"sampler": 0, "source": image})
+    offset = _far_offset(mesh)
+    local = replace(mesh, vertices=near_positions(mesh, offset))
     primitives = [
-        _add_primitive(builder, mesh, rows, uvs, int(sets[rows[0]]))
+        _add_primitive(builder, local, rows, uvs, int(sets[rows[0]]))
         for rows in primitive_faces(mesh.face_material, sets)
     ]
     builder.append("meshes", {"name": asset.path.stem, "primitives": primitives})
     node: JsonObject = {"name": asset.path.stem, "mesh": 0}
     to_gltf = np.eye(4)
     to_gltf[:3, :3] = Axes().rotation().T @ asset.axes.rotation()
+    to_gltf[:3, 3] = to_gltf[:3, :3] @ offset
     if not np.array_equal(to_gltf, np.eye(4)):
         node["matrix"] = (to_gltf.T + 0.0).ravel().tolist()
     builder.append("nodes", node)
     builder.document |= {"scenes": [{"nodes": [0]}], "scene": 0}
     return builder
+
+
+def near_positions(mesh: Mesh, offset: npt.NDArray[np.float64]) -> FloatArray:
+    """Positions as a node at ``offset`` shows them, in single precision, ``[V, 3]``."""
+    return (mesh.vertices - offset).astype(np.float32)
+
+
+def _far_offset(mesh: Mesh) -> npt.NDArray[np.float64]:
+    """Whole units from the origin to a mesh whose positions need double precision, else 0."""
+    used = mesh.vertices[mesh.faces].reshape(-1, 3).astype(np.float64)
+    middle = np.rint((used.min(axis=0) + used.max(axis=0)) / 2) + 0.0
+    return np.where(lies_far_out(used), middle, 0.0)
 
 
 def primitive_faces(face_material: IntArray, face_texture_set: IntArray) -> list[IntArray]:

@@ -259,12 +259,12 @@ def _assemble(
         replace(part.ref, first_face=int(first))
         for part, first in zip(parts, first_faces, strict=False)
     )
-    faces = [part.faces + start for part, start in zip(parts, starts, strict=False)]
+    numbered = [part.faces + start for part, start in zip(parts, starts, strict=False)]
+    faces = np.concatenate([np.zeros((0, 3), np.int64), *numbered])
+    positions = np.concatenate([np.zeros((0, 3)), *(part.vertices for part in parts)])
     return ParsedFile(
-        vertices=rounded_positions(
-            np.concatenate([np.zeros((0, 3)), *(p.vertices for p in parts)])
-        ),
-        faces=np.concatenate([np.zeros((0, 3), np.int64), *faces]),
+        vertices=rounded_positions(positions, faces),
+        faces=faces,
         vertex_normals=np.concatenate([np.zeros((0, 3), np.float32), *(p.normals for p in parts)]),
         face_uvs=np.concatenate([np.zeros((0, 3, 2), np.float32), *(p.face_uvs for p in parts)]),
         face_material=np.repeat(

@@ -47,7 +47,7 @@ def read_obj(path: Path) -> ParsedFile:
     text = parse_obj_text(path, source)
     libraries, notes = _find_libraries(path, text)
     materials, keys, names = _materials(text, libraries, notes)
-    positions = rounded_positions(text.positions)
+    positions = rounded_positions(text.positions, text.corners[:, 0])
     face_polygon, face_corners = triangulate(text.corner_counts, text.corners[:, 0], positions)
     group_starts = [group.first_polygon for group in text.groups]
     polygon_group = (

@@ -88,13 +88,19 @@ def lies_far_out(positions: npt.NDArray[Any]) -> bool:
     return farthest * 2.0**-24 > 1e-4 * extent
 
 
-def rounded_positions(positions: npt.NDArray[np.float64]) -> FloatArray:
+def rounded_positions(positions: npt.NDArray[np.float64], used: IntArray) -> FloatArray:
     """Positions in single precision, or in double where they lie far from the origin, ``[V, 3]``.
 
     Maps and scans are often placed by their coordinates on Earth: millions of metres away, where
     single precision has steps of half a metre.
+
+    Args:
+        positions: ``[V, 3]``.
+        used: the vertices that faces show, of any shape; a stray one elsewhere does not count.
     """
-    if lies_far_out(positions):
+    is_used = np.zeros(len(positions), np.bool_)
+    is_used[used] = True
+    if lies_far_out(positions[is_used]):
         return cast(FloatArray, positions)
     with np.errstate(over="ignore"):  # infinities are refused by the caller
         return positions.astype(np.float32)

@@ -38,8 +38,9 @@ def read_ply(path: Path) -> ParsedFile:
             got="a file without them",
             remedy="Export the mesh again.",
         )
-    vertices = rounded_positions(_columns(vertex, ("x", "y", "z")))
-    faces, corner_uvs = _faces(path, tables, vertices)
+    positions = _columns(vertex, ("x", "y", "z"))
+    faces, corner_uvs = _faces(path, tables, positions)
+    vertices = rounded_positions(positions, faces)
     uv_names = next((pair for pair in _UV_NAMES if pair[0] in vertex and pair[1] in vertex), None)
     if corner_uvs is None and uv_names is not None and len(faces):
         corner_uvs = _columns(vertex, uv_names).astype(np.float32)[faces]
@@ -71,24 +72,16 @@ def _columns(table: PlyTable, names: tuple[str, ...]) -> npt.NDArray[np.float64]
 
 
 def _faces(
-    path: Path, tables: dict[str, PlyTable], vertices: FloatArray
+    path: Path, tables: dict[str, PlyTable], vertices: npt.NDArray[np.float64]
 ) -> tuple[IntArray, FloatArray | None]:
     face = tables.get("face", {})
     lists = face.get("vertex_indices", face.get("vertex_index"))
     if not isinstance(lists, PlyList):
         strips = tables.get("tristrips", {}).get("vertex_indices")
         if isinstance(strips, PlyList):
-            return _unroll_strips(strips), None
+            return _in_range(path, _unroll_strips(strips), len(vertices)), None
         return np.zeros((0, 3), np.int64), None
-    indices = lists.values.astype(np.int64)
-    outside = (indices < 0) | (indices >= len(vertices))
-    if outside.any():
-        raise InputError(
-            str(path),
-            expected=f"vertex indices from 0 to {len(vertices) - 1}",
-            got=f"index {int(indices[outside][0])}",
-            remedy="The file is damaged: export it again.",
-        )
+    indices = _in_range(path, lists.values.astype(np.int64), len(vertices))
     rows = np.flatnonzero(lists.counts >= 3)
     counts = lists.counts[rows]
     kept = np.repeat(lists.counts >= 3, lists.counts)
@@ -106,6 +99,18 @@ def _faces(
     at = uv_starts[polygon][:, None] + 2 * corner_number
     uvs[has] = np.stack([wedge.values[at[has]], wedge.values[at[has] + 1]], axis=-1)
     return faces, uvs
+
+
+def _in_range(path: Path, indices: IntArray, count: int) -> IntArray:
+    outside = (indices < 0) | (indices >= count)
+    if outside.any():
+        raise InputError(
+            str(path),
+            expected=f"vertex indices from 0 to {count - 1}",
+            got=f"index {int(indices[outside][0])}",
+            remedy="The file is damaged: export it again.",
+        )
+    return indices
 
 
 def _unroll_strips(strips: PlyList) -> IntArray:

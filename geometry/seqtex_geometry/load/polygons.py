@@ -11,7 +11,7 @@ _Points = npt.NDArray[np.float64]
 
 
 def triangulate(
-    corner_counts: IntArray, corner_vertices: IntArray, vertices: FloatArray
+    corner_counts: IntArray, corner_vertices: IntArray, vertices: FloatArray | _Points
 ) -> tuple[IntArray, IntArray]:
     """The triangles that a list of polygons is cut into, in the polygons' order.
 
@@ -47,7 +47,7 @@ def _bent_polygons(
     face_polygon: IntArray,
     corners: IntArray,
     corner_vertices: IntArray,
-    vertices: FloatArray,
+    vertices: FloatArray | _Points,
 ) -> list[int]:
     """Polygons whose fan has a triangle that is turned against the polygon."""
     suspects = corner_counts[face_polygon] > 3
