@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +47,30 @@ def gpu_test_files() -> list[Path]:
     ]
 
 
+def run_marked(files: Sequence[Path], *, marker: str = "gpu") -> subprocess.CompletedProcess[str]:
+    """The tests of some files that are marked so; what it printed.
+
+    A file that does not import, for lack of a package, is an error of its own and stops no other.
+
+    Args:
+        files: under the tests of this checkout.
+        marker: which tests.
+    """
+    root = TESTS.parent
+    paths = os.pathsep.join(map(str, (root, root / "backbones", root / "geometry")))
+    options = ["-m", marker, "-q", "--no-header", "--tb=line", "-rfE", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *options, "--continue-on-collection-errors"]
+    return subprocess.run(
+        [*command, *map(str, files)],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=LONGEST_S,
+        check=False,
+    )
+
+
 def _row(session: Session) -> Row:
     row = Row(benchmark="gpu_tests", case="all", implementation="pytest -m gpu")
     if not session.on_cuda:
@@ -53,19 +78,8 @@ def _row(session: Session) -> Row:
     if importlib.util.find_spec("pytest") is None:
         why = "needs the package pytest: pip install pytest"
         return replace(row, status="unsupported", reason=why)
-    root = TESTS.parent
-    paths = os.pathsep.join(map(str, (root, root / "backbones", root / "geometry")))
-    options = ["-m", "gpu", "-q", "--no-header", "--tb=line", "-rfE", "-p", "no:cacheprovider"]
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", *options, *map(str, gpu_test_files())],
-            cwd=root,
-            env={**os.environ, "PYTHONPATH": paths},
-            capture_output=True,
-            text=True,
-            timeout=LONGEST_S,
-            check=False,
-        )
+        done = run_marked(gpu_test_files())
     except subprocess.TimeoutExpired:
         return replace(row, status="failed", reason=f"still running after {LONGEST_S:.0f} s")
     lines = done.stdout.strip().splitlines() or [done.stderr.strip()[-200:]]

@@ -32,7 +32,7 @@ from benchmarks.goals import (
     plain,
     write_goals,
 )
-from benchmarks.gpu_tests import counted, gpu_test_files
+from benchmarks.gpu_tests import counted, gpu_test_files, run_marked
 from benchmarks.result import Row, read_run
 from benchmarks.runner import Session
 from benchmarks.suite import BENCHMARKS
@@ -218,3 +218,12 @@ def test_numbers_of_gpu_tests_are_read_from_the_summary() -> None:
     seen = counted("2 failed, 20 passed, 3 skipped, 7 deselected, 1 error in 4.05s")
     assert seen == {"failed": 2, "passed": 20, "skipped": 3, "error": 1}
     assert any(path.name == "test_attention.py" for path in gpu_test_files())
+
+
+def test_a_file_that_does_not_import_stops_no_other(tmp_path: Path) -> None:
+    lacking, whole = tmp_path / "test_lacking.py", tmp_path / "test_whole.py"
+    lacking.write_text("import a_package_that_nobody_has\n")
+    whole.write_text("import pytest\n\n@pytest.mark.slow\ndef test_it() -> None:\n    pass\n")
+    lines = run_marked([lacking, whole], marker="slow").stdout.strip().splitlines()
+    assert counted(lines[-1]) == {"failed": 0, "passed": 1, "skipped": 0, "error": 1}
+    assert any(line.startswith("ERROR") and "test_lacking.py" in line for line in lines)
