@@ -64,6 +64,24 @@ def test_bare_obj_gets_library_and_material(tmp_path, head, material):
     assert b"\n".join(left) == head.removeprefix(b"\xef\xbb\xbf") + text
 
 
+@pytest.mark.parametrize("has_library", [False, True])
+def test_names_are_written_as_they_are_spelled(tmp_path, png, has_library):
+    """Other programs compare the bytes of ``usemtl`` and ``newmtl``."""
+    name = "材质…".encode("gbk")
+    (tmp_path / "bump.png").write_bytes(png())
+    if has_library:
+        bump = "map_Bump D:\\模型\\bump.png".encode("gbk")
+        (tmp_path / "m.mtl").write_bytes(b"newmtl " + name + b"\n" + bump + b"\n")
+    text = b"mtllib m.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 0 1\n"
+    (tmp_path / "a.obj").write_bytes(text + b"usemtl " + name + b"\nf 1/1 2/2 3/3\n")
+    out = tmp_path / "o/b.obj"
+    export_textured(load_asset(tmp_path / "a.obj"), [picture()], out, extras={})
+    library = (tmp_path / "o/b.mtl").read_bytes()
+    assert b"newmtl " + name + b"\n" in library
+    assert (b"map_Bump bump.png\n" in library) == has_library
+    assert (tmp_path / "o/bump.png").is_file() == has_library
+
+
 def test_several_materials_keep_their_own_image(tmp_path, png):
     (tmp_path / "a.png").write_bytes(png())
     (tmp_path / "m.mtl").write_text("newmtl x\nmap_Kd a.png\nmap_Ka a.png\nnewmtl y\nKd 1 0 0\n")

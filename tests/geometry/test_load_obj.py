@@ -110,6 +110,19 @@ def test_several_materials_and_libraries(tmp_path, png):
     assert mesh.materials[1].base_color_factor == (0.5, 0.25, 0.0, 1.0)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "gbk", "latin-1"])
+def test_names_in_any_encoding(tmp_path, png, encoding):
+    """A comment in another encoding, and names whose bytes look like spaces or line ends."""
+    name = {"utf-8": "peau é", "gbk": "材质…零 牋", "latin-1": "peau é\x85 à\xa0"}[encoding]
+    (tmp_path / "a.png").write_bytes(png())
+    library = b"# caf\xe9\n" + f"newmtl {name}\nKd 1 1 1\nmap_Kd a.png\n".encode(encoding)
+    (tmp_path / "a.mtl").write_bytes(library)
+    text = "mtllib a.mtl\n" + SQUARE + f"vt 0 0\nvt 1 0\nvt 1 1\nusemtl {name}\nf 1/1 2/2 3/3\n"
+    asset = load_asset(write(tmp_path, text.encode(encoding)))
+    assert asset.mesh.materials[0].base_color_image is not None
+    assert not asset.notes
+
+
 def test_missing_library_is_told(tmp_path):
     asset = load_asset(write(tmp_path, "mtllib gone.mtl\n" + SQUARE + "usemtl a\nf 1 2 3\n"))
     assert any("gone.mtl" in note for note in asset.notes)

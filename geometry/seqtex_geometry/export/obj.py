@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from ..asset import MeshAsset
-from ..load.lookup import decode_text, find_beside
-from ..load.mtl import MtlLibrary, is_map_key, map_file_name
+from ..load.lookup import decode_text, encode_text, find_beside
+from ..load.mtl import MtlLibrary, is_map_key, map_file_name, mtl_statement
 from ..load.obj import DEFAULT_MATERIAL, ObjFile
 from ..mesh import FloatArray, ImageArray
 from .gltf_builder import texture_file_name
@@ -90,10 +90,19 @@ def _library(
         renamed, found = _other_images(library, image_of)
         copied |= found
         text += _rewritten_library(library.text, image_of, renamed, written)
+    spelled = _material_names(document)
     for name, image in image_of.items():
         if name not in written:
-            text += b"newmtl " + name.encode() + b"\n" + _base_color_lines(image, b"\n")
+            text += b"newmtl " + spelled.get(name, name.encode()) + b"\n"
+            text += _base_color_lines(image, b"\n")
     return bytes(text), copied
+
+
+def _material_names(document: ObjFile) -> dict[str, bytes]:
+    """Material names as the OBJ spells them, in whatever encoding, by what they are read as."""
+    statements = (line.split(None, 1) for line in document.text.lines)
+    values = [words[1].strip() for words in statements if len(words) > 1 and words[0] == b"usemtl"]
+    return {decode_text(value): value for value in values}
 
 
 def _base_color_lines(image: str, end: bytes) -> bytes:
@@ -107,9 +116,7 @@ def _rewritten_library(
     result = bytearray()
     image: str | None = None
     for line in text.removeprefix(_BOM).splitlines(keepends=True):
-        words = decode_text(line).split(None, 1)
-        key = words[0].lower() if words else ""
-        value = words[1].strip() if len(words) > 1 else ""
+        key, value = mtl_statement(line)
         end = b"\r\n" if line.endswith(b"\r\n") else b"\n"
         if key == "newmtl":
             image = image_of.get(value)
@@ -121,7 +128,7 @@ def _rewritten_library(
             continue
         elif is_map_key(key) and map_file_name(value) in renamed:
             name = map_file_name(value)
-            result += line.replace(name.encode(), renamed[name].encode())
+            result += line.replace(encode_text(name, line), encode_text(renamed[name], line))
         else:
             result += line
     if result and not result.endswith(b"\n"):
@@ -136,16 +143,14 @@ def _other_images(
     renamed: dict[str, str] = {}
     files: dict[str, bytes] = {}
     material = ""
-    for line in decode_text(library.text).splitlines():
-        words = line.split(None, 1)
-        if len(words) < 2:
+    for line in library.text.splitlines():
+        key, value = mtl_statement(line)
+        if key == "newmtl":
+            material = value
+        replaced = material in image_of and key == "map_kd"
+        if not is_map_key(key) or replaced:
             continue
-        if words[0].lower() == "newmtl":
-            material = words[1].strip()
-        replaced = material in image_of and words[0].lower() == "map_kd"
-        if not is_map_key(words[0]) or replaced:
-            continue
-        name = map_file_name(words[1])
+        name = map_file_name(value)
         found = find_beside(library.path.parent, name) if name else None
         if found is None:
             continue

@@ -40,3 +40,12 @@ def decode_text(data: bytes) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         return data.decode("latin-1")
+
+
+def encode_text(text: str, like: bytes) -> bytes:
+    """The bytes that ``decode_text`` reads as ``text``, in the encoding of ``like`` if it can."""
+    try:
+        like.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return text.encode("latin-1", errors="replace")
+    return text.encode()

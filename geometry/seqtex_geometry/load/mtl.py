@@ -93,16 +93,26 @@ def is_map_key(key: str) -> bool:
     )
 
 
+def mtl_statement(line: bytes) -> tuple[str, str]:
+    """Keyword, in lower case, and value of one line; both empty on an empty one.
+
+    Every line is decoded by itself, as in OBJ files: one comment in another encoding must not
+    change the names of materials. Only ASCII spaces count, since the bytes of a Chinese name may
+    look like others.
+    """
+    words = line.removeprefix(b"\xef\xbb\xbf").split(None, 1)
+    key = decode_text(words[0]).lower() if words else ""
+    return key, decode_text(words[1].strip()) if len(words) > 1 else ""
+
+
 def _blocks(text: bytes) -> list[tuple[str, dict[str, str]]]:
     blocks: list[tuple[str, dict[str, str]]] = []
-    for line in decode_text(text).splitlines():
-        key, _, value = line.strip().partition(" ")
-        if "\t" in key:
-            key, _, value = line.strip().partition("\t")
-        if key.lower() == "newmtl":
-            blocks.append((value.strip(), {}))
+    for line in text.splitlines():
+        key, value = mtl_statement(line)
+        if key == "newmtl":
+            blocks.append((value, {}))
         elif blocks:
-            blocks[-1][1].setdefault(key.lower(), value.strip())
+            blocks[-1][1].setdefault(key, value)
     return blocks
 
 
