@@ -119,6 +119,19 @@ def test_stl(tmp_path, kind):
     assert (mesh.vertex_normals * radial).sum(axis=1).min() > np.cos(np.radians(1))
 
 
+@pytest.mark.parametrize("name", ["", "my vertex model", "Vertex 1 2 3", "a facet of vertex"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", " "])
+def test_stl_of_any_name(tmp_path, name, end):
+    """Two solids whose names look like statements; once all on one line."""
+    lines = [f"solid {name}", "facet normal 0 0 1", "outer loop"]
+    lines += ["vertex 0 0 0", "vertex 1 0 0", "vertex 0 1 0", "endloop", "endfacet"]
+    lines += [f"endsolid {name}"]
+    path = tmp_path / "a.stl"
+    path.write_text(end.join([*lines, *lines, ""]), newline="")
+    mesh = load_asset(path).mesh
+    assert mesh.vertices[mesh.faces].tolist() == [[[0, 0, 0], [1, 0, 0], [0, 1, 0]]] * 2
+
+
 def test_binary_stl_that_says_solid(tmp_path):
     sphere = trimesh.creation.icosphere(subdivisions=1)
     data = bytearray(sphere.export(file_type="stl"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from ..normals import merged_positions
 from .parsed import ParsedFile, PrimitiveRef
 
 _RECORD = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
+# What follows "solid" may be any words, "vertex" too; it ends with the line or the first facet.
+_NAMES = re.compile(rb"\b(?:end)?solid\b.*?(?=\bfacet\s+normal\b|$)", re.MULTILINE)
 
 
 def read_stl(path: Path) -> ParsedFile:
@@ -66,7 +69,7 @@ def _read_binary(path: Path, source: bytes) -> FloatArray:
 
 
 def _read_ascii(path: Path, source: bytes) -> FloatArray:
-    words = source.lower().split()
+    words = _NAMES.sub(b"", source.lower()).split()
     starts = [index for index, word in enumerate(words) if word == b"vertex"]
     try:
         flat = [word for index in starts for word in words[index + 1 : index + 4]]
