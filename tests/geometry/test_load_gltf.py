@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import trimesh
 
+from seqtex_core.errors import InputError
+from seqtex_geometry import export_textured
 from seqtex_geometry.asset import load_asset
+from seqtex_geometry.export.publish import source_files
 
 # float32 positions through float64 matrices, rounded once: one unit in the last place of ~4
 POSITION_TOLERANCE = 5e-7
@@ -275,6 +278,36 @@ def test_gltf_json_survives_unknown_keys(gltf_maker, tmp_path):
     path = maker.write_gltf(tmp_path / "a.gltf")
     document = load_asset(path).document.document
     assert document == json.loads(path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        ("tex/my coat.png", "tex/my coat.png"),
+        ("tex\\My%20Coat.PNG", "tex/my coat.png"),
+        ("my%20coat.png", "my%20coat.png"),
+        ("C:\\Users\\me\\coat.png", "coat.png"),
+    ],
+)
+def test_uris_as_programs_really_write_them(gltf_maker, tmp_path, png, uri, name):
+    (tmp_path / "in/tex").mkdir(parents=True)
+    (tmp_path / "in" / name).write_bytes(png())
+    maker = gltf_maker()
+    material = maker.textured_material(maker.entry("images", {"uri": uri}))
+    maker.show(maker.box_primitive(material=material))
+    asset = load_asset(maker.write_gltf(tmp_path / "in/a.gltf"))
+    assert asset.mesh.materials[0].base_color_image.shape == (8, 8, 4)
+    assert tmp_path / "in" / name in source_files(asset)
+    export_textured(asset, [np.zeros((8, 8, 3), np.uint8)], tmp_path / "b.glb", extras={})
+    assert "uri" not in load_asset(tmp_path / "b.glb").document.document["images"][0]
+
+
+def test_meshes_in_other_scenes_only_are_told(gltf_maker, tmp_path):
+    maker = gltf_maker()
+    maker.show(maker.box_primitive())
+    maker.document["scenes"].insert(0, {"name": "empty"})
+    with pytest.raises(InputError, match="none in scene 0; 1 mesh is in other scenes"):
+        load_asset(maker.write_glb(tmp_path / "a.glb"))
 
 
 def test_clamped_textures_with_wide_uvs_are_told(gltf_maker, tmp_path, box):

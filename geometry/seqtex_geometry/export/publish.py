@@ -8,12 +8,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import unquote
 
 from seqtex_core.errors import UsageError
 
 from ..asset import MeshAsset
-from ..load.gltf_file import GltfFile
+from ..load.gltf_file import GltfFile, find_file
 from ..load.lookup import find_beside
 from ..load.mtl import map_file_names
 from ..load.obj import ObjFile
@@ -87,7 +86,6 @@ def refuse_source_file(asset: MeshAsset, target: Path) -> None:
 
 def source_files(asset: MeshAsset) -> list[Path]:
     """The input file and the files that it refers to."""
-    folder = asset.path.parent
     files = [asset.path]
     if isinstance(asset.document, GltfFile):
         entries = [
@@ -95,12 +93,13 @@ def source_files(asset: MeshAsset) -> list[Path]:
             *asset.document.document.get("images", []),
         ]
         uris = [entry.get("uri", "data:") for entry in entries]
-        files += [folder / unquote(uri) for uri in uris if not uri.startswith("data:")]
+        found = [find_file(asset.path, uri) for uri in uris if not uri.startswith("data:")]
+        files += [path for path in found if path is not None]
     if isinstance(asset.document, ObjFile):
         for library in asset.document.libraries:
             names = map_file_names(library.text)
-            found = [find_beside(library.path.parent, name) for name in names]
-            files += [library.path, *(path for path in found if path is not None)]
+            images = [find_beside(library.path.parent, name) for name in names]
+            files += [library.path, *(path for path in images if path is not None)]
     return files
 
 

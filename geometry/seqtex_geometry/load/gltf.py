@@ -101,9 +101,28 @@ def _parse(file: GltfFile) -> ParsedFile:
             seen.add((instance.mesh, number))
             ref = replace(part.ref, name=name, primitive=number, is_instance=is_instance)
             parts.append(replace(part, ref=ref))
+    if not parts:
+        _check_scenes(file, instances)
     notes.extend(_scene_notes(file, instances, parts))
     notes.extend(_wrap_notes(file, parts, table))
     return _assemble(file, parts, table, notes)
+
+
+def _check_scenes(file: GltfFile, instances: list[MeshInstance]) -> None:
+    """Refuse a file whose meshes are all in other scenes than the one that is shown.
+
+    Raises:
+        InputError: it is one.
+    """
+    count = len(file.document.get("meshes", []))
+    if count and not instances:
+        raise InputError(
+            str(file.path),
+            expected="a mesh in the scene that is shown",
+            got=f"none in scene {file.document.get('scene', 0)}; "
+            f"{count} {'mesh is' if count == 1 else 'meshes are'} in other scenes or in none",
+            remedy="Export the scene that has the mesh, or make it the default (`scene`).",
+        )
 
 
 def _used_materials(file: GltfFile, instances: Iterable[MeshInstance]) -> set[int]:

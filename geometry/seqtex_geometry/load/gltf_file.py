@@ -14,6 +14,8 @@ from urllib.parse import unquote
 
 from seqtex_core.errors import InputError
 
+from .lookup import find_beside
+
 JsonObject = dict[str, Any]
 GLB_MAGIC = b"glTF"
 CHUNK_JSON = 0x4E4F534A
@@ -161,15 +163,26 @@ def read_uri(path: Path, uri: str, subject: str) -> bytes:
             raise InputError(
                 f"{path.name}: {subject}", expected="base64 data", got=str(error), remedy=_DAMAGED
             ) from error
-    target = path.parent / unquote(uri)
-    if "://" in uri or not target.is_file():
+    target = find_file(path, uri)
+    if target is None:
+        place = path.parent / unquote(uri)
         raise InputError(
             f"{path.name}: {subject}",
             expected="a file beside it",
             got=f"{uri!r}, which is not there",
-            remedy=f"Put the file at {target}." if "://" not in uri else "Download it first.",
+            remedy=f"Put the file at {place}." if "://" not in uri else "Download it first.",
         )
     return target.read_bytes()
+
+
+def find_file(path: Path, uri: str) -> Path | None:
+    """The file that a URI in ``path`` means, ``None`` if there is none.
+
+    Programs write names without escaping them, with backslashes or in another case.
+    """
+    if "://" in uri:
+        return None
+    return find_beside(path.parent, unquote(uri)) or find_beside(path.parent, uri)
 
 
 def _split_glb(
