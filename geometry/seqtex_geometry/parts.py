@@ -9,8 +9,10 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from .surface import SurfaceTensors
+from .surface_memory import once_per_surface
 
 
+@once_per_surface
 def connected_parts(surface: SurfaceTensors) -> Tensor:
     """Number of the part that every face belongs to, ``[T]`` int64, from 0.
 

@@ -8,6 +8,7 @@ from scipy.spatial import cKDTree
 
 from .cameras import Axis
 from .surface import SurfaceTensors
+from .surface_memory import once_per_surface
 
 _AXES: tuple[Axis, ...] = ("x", "y")
 _SAMPLES = 20_000
@@ -15,6 +16,7 @@ _TOLERANCE = 0.006  # of the bounding box's diagonal
 _SHARE = 0.97  # of the surface that must find its mirror image
 
 
+@once_per_surface
 def find_mirrors(surface: SurfaceTensors) -> tuple[Axis, ...]:
     """The planes x = 0 and y = 0 across which the surface is its own mirror image.
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from seqtex_geometry.parts import connected_parts
 from seqtex_geometry.surface import SurfaceTensors
+from seqtex_geometry.surface_memory import once_per_surface
 
 
 def surface(vertices: torch.Tensor, faces: list[list[int]]) -> SurfaceTensors:
@@ -22,6 +23,23 @@ def test_vertices_at_one_place_join_faces_and_near_ones_do_not() -> None:
     joined = torch.cat([corners, -corners, apart])  # the second meets the first at -0
     found = connected_parts(surface(joined, [[0, 1, 2], [3, 4, 5], [6, 7, 8]]))
     assert found.tolist() == [0, 0, 1]
+
+
+def test_what_was_found_out_is_remembered_until_the_surface_changes() -> None:
+    looked: list[float] = []
+
+    @once_per_surface
+    def width(one: SurfaceTensors) -> float:
+        looked.append(float(one.vertices.max()))
+        return looked[-1]
+
+    first, second = (surface(torch.full((3, 3), value), [[0, 1, 2]]) for value in (1.0, 2.0))
+    assert [width(one) for one in (first, second, first, second)] == [1.0, 2.0, 1.0, 2.0]
+    assert looked == [1.0, 2.0]
+    first.vertices.mul_(5.0)
+    assert [width(first), width(second)] == [5.0, 2.0]
+    with torch.inference_mode():
+        assert width(surface(torch.full((3, 3), 7.0), [[0, 1, 2]])) == 7.0
 
 
 def test_no_faces_no_parts() -> None:
