@@ -231,7 +231,7 @@ def _with_uvs(
             raise InputError(
                 asset.path.name,
                 expected="UVs that spread the surface over a texture",
-                got=f"UVs that keep {share:.0%} of it on single points",
+                got=f"UVs that keep {share:.0%} of it on single points, or nearly so",
                 remedy="Use --unwrap to make new UVs.",
             )
         return mesh, "author"
@@ -270,7 +270,11 @@ def _uv_sentence(mesh: Mesh, source: UvSource, method: ChartMethod) -> str:
     made = {"xatlas": "new, made by xatlas", "directions": "new, cut by direction (--charts)"}
     owner = "the author's" if source == "author" else made[method]
     flat = flat_uv_share(mesh)
-    note = f"; {flat:.0%} of the surface lies on single points of it" if flat >= 0.005 else ""
+    note = (
+        f"; {flat:.0%} of the surface lies on single points of it, or nearly so"
+        if flat >= 0.005
+        else ""
+    )
     return f"{owner}, {sets} texture{'' if sets == 1 else 's'}{note}"
 
 

@@ -192,7 +192,8 @@ def _mesh_notes(parsed: ParsedFile, mesh: Mesh, has_uvs: np.ndarray, degenerate:
         names = ", ".join(parsed.primitives[index].name for index in without[:8])
         more = f" and {len(without) - 8} more" if len(without) > 8 else ""
         notes.append(
-            f"{int((~has_uvs).sum())} faces have no UVs and stay as they are: {names}{more}"
+            f"{int((~has_uvs).sum())} faces have no UVs; without --unwrap they stay as they are: "
+            f"{names}{more}"
         )
     instances = sum(ref.is_instance for ref in parsed.primitives)
     if instances:

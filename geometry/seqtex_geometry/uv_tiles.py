@@ -13,6 +13,7 @@ from .load.parsed import BORDER_TOLERANCE
 from .mesh import FloatArray, IntArray, Mesh
 
 MAX_TILES = 64
+_TINY = 2.0**-10  # of the density of texels that an even spread over one texture has
 _FLAT = 1e-13  # twice an area in UV space: a millionth of a texel of a 4096 texture
 
 
@@ -67,9 +68,11 @@ def uv_report(mesh: Mesh) -> UVReport:
 
 
 def flat_uv_share(mesh: Mesh) -> float:
-    """Share of the surface that has UVs, but on a single point or line of the texture.
+    """Share of the surface that has UVs, but on a point or line of the texture, or nearly so.
 
-    Such faces show one texel however large they are: dummy UVs, or a palette of plain colours.
+    Such faces show a texel or two however large they are: dummy UVs, or a palette of colours.
+    Nearly so is what has less than a thousandth of the texture's area that an even spread would
+    give it: a whole object would get 32 x 32 of 1024 x 1024 texels.
     """
     if mesh.face_uvs is None:
         return 0.0
@@ -78,8 +81,9 @@ def flat_uv_share(mesh: Mesh) -> float:
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     areas = np.linalg.norm(normals, axis=1)
     edges = mesh.face_uvs[has_uvs, 1:].astype(np.float64) - mesh.face_uvs[has_uvs, :1]
-    flat = np.abs(edges[:, 0, 0] * edges[:, 1, 1] - edges[:, 0, 1] * edges[:, 1, 0]) <= _FLAT
+    covered = np.abs(edges[:, 0, 0] * edges[:, 1, 1] - edges[:, 0, 1] * edges[:, 1, 0])
     total = float(areas.sum())
+    flat = (covered <= _FLAT) | (0.5 * covered * total < _TINY * areas)
     return float(areas[flat].sum()) / total if total > 0 else 0.0
 
 

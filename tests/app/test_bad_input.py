@@ -247,11 +247,15 @@ def test_a_mesh_without_area(seqtex: Seqtex, work: Path, good: list[str | Path])
     assert "none among 2" in message
 
 
-def test_uvs_that_are_no_layout(seqtex: Seqtex, work: Path, good: list[str | Path]) -> None:
+@pytest.mark.parametrize("size", [0.0, 0.01])
+def test_uvs_that_are_no_layout(
+    seqtex: Seqtex, work: Path, good: list[str | Path], size: float
+) -> None:
     """Dummy UVs or a palette: nothing can be painted there, so nothing is pretended."""
     vertices, faces = trimesh.creation.box().vertices, trimesh.creation.box().faces
     lines = [f"v {x} {y} {z}" for x, y, z in vertices] + ["vt 0.5 0.5"]
-    lines += ["f " + " ".join(f"{i + 1}/1" for i in face) for face in faces]
+    lines += [f"vt {0.5 + size} 0.5", f"vt 0.5 {0.5 + size}"]
+    lines += ["f " + " ".join(f"{i + 1}/{k + 1}" for k, i in enumerate(face)) for face in faces]
     (work / "dummy.obj").write_text("\n".join(lines))
     message = refused(seqtex, work, with_mesh(good, work / "dummy.obj"), 3)
     assert "100% of it on single points" in message

@@ -107,6 +107,12 @@ def _files(
     """Contents of every file of the output, by name, the main file last; and notes."""
     notes: list[str] = []
     if out.suffix.lower() == ".obj":
+        colors = asset.mesh.vertex_colors
+        if colors is not None and (colors[:, :3] < 0.999).any():
+            notes.append(
+                "vertex colours stay in the OBJ, where some programs tint the texture with them; "
+                "a GLB (-o NAME.glb) sets them aside"
+            )
         return textured_obj(asset, textures, new_uvs, out), notes
     source = asset.document if isinstance(asset.document, GltfFile) else None
     if source is not None:

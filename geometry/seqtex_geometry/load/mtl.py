@@ -124,6 +124,13 @@ def _material(library: MtlLibrary, name: str, fields: dict[str, str]) -> MtlMate
         plain = Material(name=name, base_color_factor=(red, green, blue, 1.0))
         return MtlMaterial(material=plain, key=None)
     path = find_beside(library.path.parent, file_name)
+    if path is None and "<udim>" in file_name.lower():
+        raise InputError(
+            f"texture {file_name} of material {name} in {library.path.name}",
+            expected="one image for a material",
+            got="one for every tile of its UVs (UDIM)",
+            remedy="Remove the map_Kd line, and add --unwrap, so that all tiles become one.",
+        )
     if path is None:
         raise InputError(
             f"texture {file_name} of material {name} in {library.path.name}",
