@@ -17,7 +17,13 @@ from seqtex_core.errors import InputError, UnsupportedError, UsageError
 from seqtex_geometry.asset import MeshAsset, load_asset
 from seqtex_geometry.cameras import CameraRig
 from seqtex_geometry.charts import ChartMethod, chart_method, unwrap
-from seqtex_geometry.maps import SurfaceMaps, uv_map_layers, uv_maps, view_maps
+from seqtex_geometry.maps import (
+    SurfaceMaps,
+    shared_uv_share,
+    uv_map_layers,
+    uv_maps,
+    view_maps,
+)
 from seqtex_geometry.mesh import Mesh
 from seqtex_geometry.rasterize import Rasterizer, choose_rasterizer
 from seqtex_geometry.surface import SurfaceTensors
@@ -32,6 +38,9 @@ from .stages import OnProgress, StageClock
 
 _MOST_FLAT = 0.5
 """Share of the surface whose UVs may lie on single points; more is no layout to paint on."""
+
+_SETS_LOOKED_AT = 16
+_WORTH_TELLING = 0.02
 
 UvSource = Literal["author", "unwrapped", "none"]
 
@@ -168,7 +177,8 @@ def prepare_job(
         inputs=_records(asset, images),
         choices={
             "axes": str(asset.axes),
-            "UVs": _uv_sentence(working, uv_source, charts),
+            "UVs": _uv_sentence(working, uv_source, charts)
+            + _sharing_sentence(surface, working, uv_source, rasterizer, options),
             "rasterizer": rasterizer.name,
             "device": str(device),
             **{f"reference {reference.view}": str(reference) for reference in fitted},
@@ -276,6 +286,26 @@ def _uv_sentence(mesh: Mesh, source: UvSource, method: ChartMethod) -> str:
         else ""
     )
     return f"{owner}, {sets} texture{'' if sets == 1 else 's'}{note}"
+
+
+def _sharing_sentence(
+    surface: SurfaceTensors,
+    mesh: Mesh,
+    source: UvSource,
+    rasterizer: Rasterizer,
+    options: PrepareOptions,
+) -> str:
+    """Tells of the author's charts over each other, on the texture of which most lie so."""
+    if source != "author" or options.uv == "as_is":
+        return ""
+    share = 0.0
+    for index in range(min(mesh.num_texture_sets, _SETS_LOOKED_AT)):
+        faces = torch.from_numpy(np.isin(np.arange(len(mesh.faces)), mesh.faces_of_set(index)))
+        found = shared_uv_share(surface, size=512, rasterizer=rasterizer, faces=faces)
+        share = max(share, found)
+    if share < _WORTH_TELLING:
+        return ""
+    return f"; {share:.0%} of them lie over others and share texels (--unwrap parts them)"
 
 
 def _settings(

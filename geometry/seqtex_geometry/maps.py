@@ -181,6 +181,28 @@ def uv_map_layers(
     return layers
 
 
+def shared_uv_share(
+    surface: SurfaceTensors, *, size: int, rasterizer: Rasterizer, faces: Tensor | None = None
+) -> float:
+    """Share of the UV area that lies over other UV area: mirrored, stacked, repeated or tiled.
+
+    Args:
+        surface: must have ``face_uvs``.
+        size: of the UV map that it is measured on, in texels.
+        rasterizer: from :func:`~seqtex_geometry.rasterize.choose_rasterizer`.
+        faces: boolean mask ``[T]`` of the faces that count. Defaults to all that have UVs.
+
+    Raises:
+        UsageError: no UVs, or a mask of another length.
+        InputError: a face repeats the texture too often.
+    """
+    uvs, source = wrapped_uvs(surface, faces)
+    assert surface.face_uvs is not None  # wrapped_uvs would have raised
+    laid_out = float(triangle_areas(surface.face_uvs.detach()[source.unique()]).sum())
+    covered = int((rasterizer.face_idx_uv(uvs, height=size, width=size) >= 0).sum()) / size**2
+    return max(0.0, 1.0 - covered / laid_out) if laid_out > 0 else 0.0
+
+
 def count_uv_overlaps(
     surface: SurfaceTensors, *, height: int, width: int, faces: Tensor | None = None
 ) -> int:

@@ -53,6 +53,25 @@ def test_unwrapping_makes_one_chart_square(assets: Path, mesh: str) -> None:
     assert job.num_texture_sets == 1
 
 
+@pytest.mark.parametrize(
+    ("shift", "said"), [((0.0, 0.0), "50% of them"), ((1.0, 0.0), "50%"), ((0.0, 0.5), "")]
+)
+def test_charts_over_each_other_are_told(
+    tmp_path: Path, shift: tuple[float, float], said: str
+) -> None:
+    """Two squares of half a texture: on each other, in another tile (UDIM), and side by side."""
+    lines = [f"v {x} {y} {z}" for z in (0, 1) for x, y in ((0, 0), (1, 0), (1, 1), (0, 1))]
+    square = [(0, 0), (1, 0), (1, 0.5), (0, 0.5)]
+    lines += [f"vt {u} {v}" for u, v in square]
+    lines += [f"vt {u + shift[0]} {v + shift[1]}" for u, v in square]
+    lines += ["f 1/1 2/2 3/3 4/4", "f 5/5 6/6 7/7 8/8"]
+    path = tmp_path / "a.obj"
+    path.write_text("\n".join(lines))
+    sentence = prepare_job(path).choices["UVs"]
+    assert ("share texels" in sentence) == bool(said)
+    assert said in sentence
+
+
 def test_keep_refuses_a_mesh_without_uvs(assets: Path) -> None:
     with pytest.raises(InputError, match="--keep-uv"):
         prepare_job(assets / "bare.ply", options=PrepareOptions(uv="keep"))
