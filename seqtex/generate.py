@@ -13,28 +13,22 @@ from seqtex_core.errors import UsageError
 from seqtex_core.flow_matching import inference_sigmas
 from seqtex_core.frame_plan import DEFAULT_STREAMS, FramePlan
 from seqtex_core.frame_run import KnownLatents
-from seqtex_core.geometry_embedding import GeometryLatents
 from seqtex_core.guidance import with_guidance
 from seqtex_core.sampling import PredictVelocity, StepReport, sample
 from seqtex_core.tasks import PROJECTION, REFERENCE_TASKS, TASKS, TEXTURE, VIEWS
 from seqtex_geometry.maps import SurfaceMaps
 from seqtex_geometry.seams import pad_seams
 
-from .foreground import Foreground, latent_coverage, pooled_coverage
-from .fusion import Fusion, fused
-from .latents import decode_images, encode_geometry, encode_references
+from .conditions import Conditions, encode_conditions
+from .foreground import Foreground
+from .latents import decode_images
 from .models.approximations import repeating_steps
 from .models.config import SamplingDefaults
 from .models.graphs import calling
 from .models.load import SeqTexModel
 from .prepare import PreparedJob
-from .projection_frame import ProjectionFrame, from_residual, kept_as_shown, project_frame
-from .shared_run import made_alike
+from .projection_frame import from_residual
 from .stages import StageClock
-
-# Keeps the noise of drawn latents apart from that of sampling. torch's CPU generator reads the low
-# 32 bits of a seed only.
-_ENCODING = 0x2A5F11D7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,30 +142,57 @@ def generate(
     """
     plan = make_plan(settings.task, job, sampling=model.config.sampling)
     model.check_task(settings.task)
-    noise = torch.Generator().manual_seed(settings.seed ^ _ENCODING)
-    streams = model.transformer.config.streams(DEFAULT_STREAMS)
-    sets = range(job.num_texture_sets) if TEXTURE in plan.required_groups(streams) else ()
     with clock.stage("Maps"):
         view_maps = job.view_maps(settings.view_size, supersample=model.config.supersample)
-        uv_maps = tuple(job.uv_maps(settings.uv_size, texture_set=index) for index in sets)
+        uv_maps = _uv_maps(model, plan, job, settings.uv_size)
     text = _encode_text(model, settings, clock)
     with clock.stage("Encode"), torch.no_grad(), model.residence.using("codec"):
-        views = encode_geometry(view_maps, model.codec, generator=noise)
-        clean = encode_references(
-            job.references,
-            model.codec,
-            num_views=len(job.cameras),
-            size=settings.view_size,
-            generator=noise,
-        )
-        runs = [_Conditions(geometry={VIEWS: views}, clean={VIEWS: clean}, maps={VIEWS: view_maps})]
-        if uv_maps:
-            runs = [_texture_conditions(runs[0], plan, job, maps, model, noise) for maps in uv_maps]
-        made_alike(
-            model,
-            (maps.face_idx for run in runs for maps in run.maps.values()),
-            (values for run in runs for values in run.tensors()),
-        )
+        runs = encode_conditions(model, plan, job, view_maps, uv_maps, seed=settings.seed)
+    latents, calls = _denoised(model, plan, runs, settings, text, clock)
+    with clock.stage("Decode"), torch.no_grad(), model.residence.using("codec"):
+        shown = [run.foreground(model, settings.foreground) for run in runs]
+        cleared = [
+            x if tokens is None else tokens.cleared(x, plan, model.codec)
+            for tokens, x in zip(shown, latents, strict=True)
+        ]
+        pictures = decode_images(cleared[0][VIEWS], model.codec)
+        textures = [
+            run.as_shown(decode_images(x[TEXTURE], model.codec)[0], model)
+            for run, x in zip(runs, cleared, strict=True)
+            if uv_maps
+        ]
+    frames = [run.frame for run in runs[: len(uv_maps)]]
+    return Generated(
+        textures=_finished(model, runs, textures, clock),
+        views=pictures,
+        view_maps=view_maps,
+        uv_maps=uv_maps,
+        frames=tuple(None if frame is None else frame.image for frame in frames),
+        shown=tuple(frame is None or bool(frame.seen.any()) for frame in frames),
+        shares=_shares(shown),
+        calls=calls,
+    )
+
+
+def _uv_maps(
+    model: SeqTexModel, plan: FramePlan, job: PreparedJob, size: int
+) -> tuple[SurfaceMaps, ...]:
+    """Of every texture set; none for a task that makes views only."""
+    streams = model.transformer.config.streams(DEFAULT_STREAMS)
+    if TEXTURE not in plan.required_groups(streams):
+        return ()
+    return tuple(job.uv_maps(size, texture_set=index) for index in range(job.num_texture_sets))
+
+
+def _denoised(
+    model: SeqTexModel,
+    plan: FramePlan,
+    runs: Sequence[Conditions],
+    settings: GenerateSettings,
+    text: Sequence[Tensor | None],
+    clock: StageClock,
+) -> tuple[list[Mapping[str, Tensor]], tuple[int, int] | None]:
+    """Clean latents by group of every run, and the calls that were computed and repeated."""
     made: list[Mapping[str, Tensor]] = []
     denoise = clock.stage("Denoise", len(runs) * settings.steps)
     repeating = repeating_steps(model.transformer, settings.step_reuse)
@@ -184,113 +205,24 @@ def generate(
             latents = _sample(model, plan, conditions, settings, text, on_step)
             projection = conditions.clean.get(PROJECTION)
             made.append(from_residual(latents, projection, model.config.texture_base))
-    with clock.stage("Decode"), torch.no_grad(), model.residence.using("codec"):
-        shown = [run.foreground(model, settings.foreground) for run in runs]
-        made = [
-            f.cleared(x, plan, model.codec) if f else x for f, x in zip(shown, made, strict=True)
-        ]
-        pictures = decode_images(made[0][VIEWS], model.codec)
-        textures = [
-            run.as_shown(decode_images(latents[TEXTURE], model.codec)[0], model)
-            for run, latents in zip(runs, made, strict=True)
-            if uv_maps
-        ]
-    if model.fusion is not None and textures:
-        with clock.stage("Weigh unseen", len(textures)) as step:
+    return made, None if reuse is None else (reuse.computed, reuse.reused)
+
+
+def _finished(
+    model: SeqTexModel, runs: Sequence[Conditions], textures: Sequence[Tensor], clock: StageClock
+) -> tuple[Tensor, ...]:
+    """Decoded textures, unseen texels weighed by the model's fusion if it has one, seams padded."""
+    made = list(textures)
+    if model.fusion is not None and made:
+        with clock.stage("Weigh unseen", len(made)) as step:
             for index, run in enumerate(runs):
-                textures[index] = run.weighed(textures[index], model.fusion)
+                made[index] = run.weighed(made[index], model.fusion)
                 step(index + 1)
     with clock.stage("Pad seams"):
-        padded = tuple(
-            pad_seams(texture, maps.hit[0]) for texture, maps in zip(textures, uv_maps, strict=True)
+        return tuple(
+            pad_seams(texture, run.maps[TEXTURE].hit[0])
+            for texture, run in zip(made, runs[: len(made)], strict=True)
         )
-    return Generated(
-        textures=padded,
-        views=pictures,
-        view_maps=view_maps,
-        uv_maps=uv_maps,
-        frames=tuple(
-            None if run.frame is None else run.frame.image for run in runs[: len(uv_maps)]
-        ),
-        shown=tuple(
-            run.frame is None or bool(run.frame.seen.any()) for run in runs[: len(uv_maps)]
-        ),
-        shares=_shares(shown),
-        calls=None if reuse is None else (reuse.computed, reuse.reused),
-    )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Conditions:
-    """Maps and their latents of every group that is computed, clean latents of known ones."""
-
-    geometry: Mapping[str, GeometryLatents]
-    clean: Mapping[str, Tensor]
-    maps: Mapping[str, SurfaceMaps]
-    frame: ProjectionFrame | None = None
-
-    def tensors(self) -> list[Tensor]:
-        """All latents, points of the surface, and which of them references show."""
-        maps = self.geometry.values()
-        latents = (*(m.position for m in maps), *(m.normal for m in maps), *self.clean.values())
-        points = (m.points for m in maps if m.points is not None)
-        seen = () if self.frame is None else (self.frame.seen,)
-        return [*latents, *points, *seen]
-
-    def as_shown(self, texture: Tensor, model: SeqTexModel) -> Tensor:
-        """A decoded texture, with what the references show as they show it."""
-        if self.frame is None:
-            return texture
-        base = model.config.texture_base
-        return kept_as_shown(texture, self.frame.image, self.frame.seen, base)
-
-    def weighed(self, texture: Tensor, fusion: Fusion) -> Tensor:
-        """A texture whose unseen texels the fusion had the last word on."""
-        if self.frame is None:
-            return texture
-        maps = self.maps[TEXTURE]
-        return fused(
-            fusion,
-            texture,
-            self.frame.image,
-            seen=self.frame.seen,
-            position=maps.position[0].permute(2, 0, 1),
-            normal=maps.normal[0].permute(2, 0, 1),
-            mask=maps.hit[0],
-        )
-
-    def foreground(self, model: SeqTexModel, margin: int | None) -> Foreground | None:
-        """The tokens to compute; ``None`` for all."""
-        if margin is None:
-            return None
-        coverage = {name: latent_coverage(maps, model.codec) for name, maps in self.maps.items()}
-        if self.frame is not None and model.config.decoupled.copy is not None:
-            seen, there = self.frame.seen, self.maps[TEXTURE].hit[0]
-            coverage[PROJECTION] = pooled_coverage(seen & there, model.codec)
-            coverage[TEXTURE] = pooled_coverage(there & ~seen, model.codec)
-        return Foreground.of(coverage, patch=model.transformer.spec.patch_size, margin=margin)
-
-
-def _texture_conditions(
-    views: _Conditions,
-    plan: FramePlan,
-    job: PreparedJob,
-    maps: SurfaceMaps,
-    model: SeqTexModel,
-    noise: torch.Generator,
-) -> _Conditions:
-    """The views' conditions and those of one texture set."""
-    geometry = dict(views.geometry)
-    clean = dict(views.clean)
-    shown = {**views.maps, TEXTURE: maps}
-    frame = None
-    if PROJECTION in plan.groups:
-        frame = project_frame(job, maps)
-        geometry[PROJECTION] = encode_geometry(frame.maps, model.codec, generator=noise)
-        clean[PROJECTION] = model.codec.encode(frame.image[None], generator=noise)
-        shown[PROJECTION] = maps
-    geometry[TEXTURE] = encode_geometry(maps, model.codec, generator=noise)
-    return _Conditions(geometry=geometry, clean=clean, maps=shown, frame=frame)
 
 
 def _shares(shown: Sequence[Foreground | None]) -> dict[str, float] | None:
@@ -305,7 +237,7 @@ def _shares(shown: Sequence[Foreground | None]) -> dict[str, float] | None:
 def _sample(
     model: SeqTexModel,
     plan: FramePlan,
-    conditions: _Conditions,
+    conditions: Conditions,
     settings: GenerateSettings,
     text: Sequence[Tensor | None],
     on_step: Callable[[int], None],
@@ -347,7 +279,7 @@ def _encode_text(
 
 def _velocity_model(
     model: SeqTexModel,
-    conditions: _Conditions,
+    conditions: Conditions,
     settings: GenerateSettings,
     text: Sequence[Tensor | None],
 ) -> PredictVelocity:

@@ -180,7 +180,7 @@ def test_nothing_changes_where_everything_is_covered(
 ) -> None:
     loaded = pipeline()
     full = lambda maps, codec: torch.ones_like(latent_coverage(maps, codec))  # noqa: E731
-    monkeypatch.setattr("seqtex.generate.latent_coverage", full)
+    monkeypatch.setattr("seqtex.conditions.latent_coverage", full)
     dense, made = (loaded(job, steps=2, foreground=f) for f in (None, True))
     assert torch.equal(made.texture, dense.texture)
     assert torch.equal(made.views, dense.views)

@@ -273,7 +273,7 @@ def test_the_next_smaller_setting_is_named(
 ) -> None:
     plan = plan_memory(WAN_1_3B, place="accelerator", budget=budget)
     tight = replace(model, memory=plan)
-    monkeypatch.setattr("seqtex.generate.encode_geometry", fail(error))
+    monkeypatch.setattr("seqtex.conditions.encode_geometry", fail(error))
     with pytest.raises(OutOfMemoryError) as caught:
         textured(tight, job)
     assert words in caught.value.remedy
@@ -282,7 +282,7 @@ def test_the_next_smaller_setting_is_named(
 def test_the_command_ends_with_code_5(
     seqtex: Callable[..., Any], work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("seqtex.generate.encode_geometry", fail(MemoryError()))
+    monkeypatch.setattr("seqtex.conditions.encode_geometry", fail(MemoryError()))
     picture = work / "views" / "0_front.png"
     command = ["texture", work / "figure.glb", "--image", picture, "--model", tiny.NAME]
     outcome = seqtex(*command, "--random-weights", "0", "--memory", "8", "--steps", "1")
