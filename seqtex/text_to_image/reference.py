@@ -18,7 +18,7 @@ from seqtex_geometry.contact_sheet import to_image
 
 from ..manifest import SCHEMA, installed_versions
 from ..outputs import manifest_path, staged
-from ..references import ReferenceImage, plain_background, read_reference
+from ..references import plain_background
 from ..silhouettes import silhouette_iou
 from ..stages import OnProgress, StageClock
 from .control_images import ControlImages, draw_control_images
@@ -65,10 +65,6 @@ class TextReference:
         if self.overlap is None:
             return "silhouette not measured (no plain background)"
         return f"silhouette IoU {self.overlap:.3f}"
-
-    def as_image(self) -> ReferenceImage:
-        """The same picture as a reference of a job."""
-        return read_reference(to_image(self.rgba), view=self.view)
 
     def check_overlap(self, least: float, *, saved: Path | None = None) -> None:
         """Refuse a picture that does not show the mesh's shape.

@@ -14,7 +14,6 @@ from seqtex_core.errors import UsageError
 from seqtex_core.flow_matching import SigmaSample, TrainingSchedule, Weighting
 
 PredictionWeight = Literal["velocity", "clean", "clamped_clean"]
-PREDICTION_WEIGHTS: tuple[PredictionWeight, ...] = ("velocity", "clean", "clamped_clean")
 
 
 @dataclass(frozen=True, kw_only=True)

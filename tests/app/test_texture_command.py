@@ -164,6 +164,14 @@ def test_ref_view_names_the_view_of_the_image(seqtex: Seqtex, work: Path) -> Non
     assert inner_difference(left, again / "1_left.png") < 6.0
 
 
+def test_min_iou_decides_which_pictures_fit(seqtex: Seqtex, work: Path) -> None:
+    """The picture of the left view overlaps the front view's silhouette in part."""
+    command = ["texture", work / "figure.glb", "--image", work / "views" / "1_left.png", *SIZE]
+    assert seqtex(*command, "--min-iou", "0.01").code == 0
+    refused = seqtex(*command, "--min-iou", "1.0")
+    assert (refused.code, "IoU >= 1.00" in refused.err) == (3, True)
+
+
 def test_a_mesh_without_uvs_is_unwrapped(seqtex: Seqtex, work: Path) -> None:
     front = work / "views" / "0_front.png"
     outcome = seqtex("texture", work / "bare.ply", "--image", front, *SIZE)
