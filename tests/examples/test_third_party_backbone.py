@@ -71,4 +71,4 @@ def test_it_passes_its_own_tests_with_the_suite(installed: Path) -> None:
     out = run(["-m", "pytest", *map(str, options), str(EXAMPLE / "tests")], installed)
     passed = int(out.rsplit(" passed", 1)[0].split()[-1])
     assert passed >= 35  # the suite itself, not an empty collection
-    assert "skipped" not in out
+    assert " 1 skipped" in out  # of text with hidden rows, which the model does not know
