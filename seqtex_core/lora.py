@@ -70,8 +70,8 @@ class LoRALinear(nn.Linear):
         if self.weight.is_meta:
             return self.weight.new_empty(rank, self.in_features)
         bound = 1.0 / math.sqrt(self.in_features)
-        drawn = torch.empty(rank, self.in_features).uniform_(-bound, bound, generator=generator)
-        return drawn.to(self.weight)
+        drawn = torch.empty(rank, self.in_features, device="cpu")
+        return drawn.uniform_(-bound, bound, generator=generator).to(self.weight)
 
     def merged_weight(self) -> Tensor:
         """``W + scale * B A``, summed in fp32 (fp64 for fp64 weights) and rounded once."""

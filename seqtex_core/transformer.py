@@ -273,9 +273,13 @@ class SeqTexTransformer(nn.Module):
         return self.backbone.original_keys(merged_state_dict(self.shells["mv"]), blocks)
 
     def compile_blocks(self, **options: Any) -> None:
-        """Compile every MUV block with ``torch.compile``; opt-in, the first step pays for it."""
+        """Compile every MUV block with ``torch.compile``; opt-in, the first step pays for it.
+
+        Args:
+            options: of ``torch.compile``; ``fullgraph=True`` unless it is among them.
+        """
         for block in self.muv_blocks():
-            block.compile(fullgraph=True, **options)
+            block.compile(**{"fullgraph": True, **options})
 
     def _freeze_and_adapt(self) -> None:
         """Freeze the mv branch, with all that the uv branch shares, and add adapters to it."""

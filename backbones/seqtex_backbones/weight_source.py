@@ -16,6 +16,7 @@ from .hub import OnBytes, download_files
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SUBFOLDER = "transformer"
+_INDEX = ".safetensors.index.json"
 _PIPELINE_FOLDERS = (
     "image_encoder/", "text_encoder/", "text_encoder_2/", "tokenizer/", "tokenizer_2/",
     "transformer/", "transformer_2/", "vae/",
@@ -39,9 +40,9 @@ def find_weights(weights: str | Path, *, local_files_only: bool = False) -> Weig
     """The files that ``weights`` names.
 
     Args:
-        weights: a safetensors file; a folder with safetensors files, sharded or not, or with
-            such a folder called ``transformer``; or a hub id ``owner/name``, which is downloaded
-            (the only case that uses the network).
+        weights: a safetensors file, or the index of a sharded one; a folder with safetensors
+            files, sharded or not, or with such a folder called ``transformer``; or a hub id
+            ``owner/name``, which is downloaded (the only case that uses the network).
         local_files_only: for a hub id, use what was downloaded before.
 
     Raises:
@@ -50,7 +51,8 @@ def find_weights(weights: str | Path, *, local_files_only: bool = False) -> Weig
     path = Path(weights).expanduser()
     if path.is_file():
         refuse_pickle(path)
-        return WeightSource(files=(path,))
+        indexed = path.name.endswith(_INDEX)
+        return WeightSource(files=tuple(_indexed(path)) if indexed else (path,))
     if path.is_dir():
         return _folder(path)
     if isinstance(weights, str) and _HUB_ID.fullmatch(weights) and path.suffix != ".safetensors":
@@ -63,7 +65,7 @@ def find_weights(weights: str | Path, *, local_files_only: bool = False) -> Weig
 def _folder(folder: Path) -> WeightSource:
     if (folder / _SUBFOLDER).is_dir():
         folder = folder / _SUBFOLDER
-    indices = sorted(folder.glob("*.safetensors.index.json"))
+    indices = sorted(folder.glob(f"*{_INDEX}"))
     files = _indexed(indices[0]) if len(indices) == 1 else sorted(folder.glob("*.safetensors"))
     if not files:
         pickles = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICKLES)

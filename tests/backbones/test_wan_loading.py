@@ -70,6 +70,12 @@ def test_diffusers_folders(tmp_path: Path, shards: int, inside: str) -> None:
     assert_same_weights(load_backbone("wan-tiny", weights=given), weights())
 
 
+def test_the_index_of_a_sharded_file_names_its_shards(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "model", shards=3)
+    index = folder / "diffusion_pytorch_model.safetensors.index.json"
+    assert_same_weights(load_backbone("wan-tiny", weights=index), weights())
+
+
 def test_a_folder_written_by_diffusers_itself(tmp_path: Path) -> None:
     from diffusers import WanTransformer3DModel
 

@@ -165,3 +165,11 @@ def test_a_generator_makes_the_start_reproducible_and_spares_the_global_one() ->
     assert torch.equal(torch.random.get_rng_state(), state)
     bound = 8**-0.5  # as in peft: kaiming uniform with a = sqrt(5)
     assert 0.8 * bound < float(starts[0].abs().max()) <= bound
+
+
+def test_the_start_is_drawn_on_the_cpu_whatever_the_default_device() -> None:
+    base = nn.Linear(8, 8)
+    with torch.device("meta"):
+        layer = LoRALinear(base, rank=4, alpha=1.0, generator=torch.Generator().manual_seed(1))
+    assert layer.lora_A.weight.device.type == "cpu"
+    assert float(layer.lora_A.weight.detach().abs().max()) > 0

@@ -276,7 +276,7 @@ def test_training_compiles_without_graph_breaks() -> None:
     cache = transformer.prepare(transformer.layout(SIZES, STREAMS), geometry=geometry())
     x, levels = latents(), sigmas()
     want = transformer(x, levels, cache)["texture"]
-    transformer.compile_blocks(backend="aot_eager")
+    transformer.compile_blocks(backend="aot_eager", fullgraph=True)
     got = transformer(x, levels, cache)["texture"]
     got.square().mean().backward()
     # rotations are complex in eager mode, real in the graph: a few roundings
