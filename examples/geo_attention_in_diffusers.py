@@ -182,7 +182,7 @@ class GeoProcessor(nn.Module):
         nn.init.zeros_(self.geometry_caster.weight)
         nn.init.zeros_(self.geometry_caster.bias)
 
-    def forward(
+    def __call__(
         self,
         attn: Any,
         hidden_states: Tensor,
@@ -190,7 +190,10 @@ class GeoProcessor(nn.Module):
         attention_mask: Tensor | None = None,
         rotary_emb: Rows | None = None,
     ) -> Tensor:
-        """What diffusers calls; ``rotary_emb`` is what ``MixedResolutionRope`` returned."""
+        """What diffusers calls; ``rotary_emb`` is what ``MixedResolutionRope`` returned.
+
+        Not ``forward``: models that pass what a processor asks for look at this signature.
+        """
         assert encoder_hidden_states is None
         assert attention_mask is None
         assert rotary_emb is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import sys
 from importlib import util
 from pathlib import Path
@@ -209,3 +210,9 @@ def test_strips_come_back_as_they_were() -> None:
     assert strip.shape == (2, 4, 1, 2, 2 * (4 * 6 + 20))
     back = scene.unpack(strip)
     assert all(torch.equal(back[name], latents[name]) for name in latents)
+
+
+def test_the_processor_is_given_the_rotation_by_name() -> None:
+    """diffusers' ``Attention`` passes what the signature of the processor's ``__call__`` names."""
+    named = inspect.signature(live.GeoProcessor.__call__).parameters
+    assert {"hidden_states", "attention_mask", "rotary_emb"} <= set(named)
