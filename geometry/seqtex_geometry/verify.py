@@ -12,13 +12,16 @@ from seqtex_core.errors import ContractError, InputError
 
 from .asset import MeshAsset, load_asset
 from .axes import Axes
+from .export.gltf_colors import names_set_aside, opacity_alone, renamed
 from .export.gltf_new import near_positions, primitive_faces
 from .export.gltf_split import file_corner_uvs, flip_v
+from .export.obj import tinting_colors
 from .load.gltf import triangle_indices
 from .load.gltf_accessors import read_stored
 from .load.gltf_file import GltfFile, JsonObject
 from .load.gltf_materials import base_color_slot, image_bytes, texture_image
 from .load.obj import DEFAULT_MATERIAL, ObjFile
+from .load.obj_text import ObjText
 from .load.parsed import lies_far_out
 from .mesh import FloatArray, ImageArray
 
@@ -102,7 +105,7 @@ def _check_gltf(
     _check_materials(before, after, new_uvs is None)
     _check_images(old, new)
     if new_uvs is None:
-        _check_meshes(before, after)
+        _check_meshes(old, new)
         return ["buffers", "accessors", "meshes", "nodes", "skins", "animations", "extras"]
     _check_split(asset, old, new, new_uvs)
     return ["corner positions", "attributes", "nodes", "skins", "animations", "extras"]
@@ -171,23 +174,38 @@ def _check_images(old: GltfFile, new: GltfFile) -> None:
             require(image_bytes(old, index) == image_bytes(new, index), f"images[{index}]")
 
 
-def _check_meshes(before: JsonObject, after: JsonObject) -> None:
-    """Meshes are equal, but for the material of primitives whose material had to be copied."""
-    copies = len(before.get("materials", []))
-
-    def without_material(mesh: JsonObject, other: JsonObject) -> JsonObject:
-        primitives = []
-        for primitive, new in zip(mesh["primitives"], other["primitives"], strict=True):
-            moved = new.get("material", -1) >= copies
-            primitives.append({k: v for k, v in primitive.items() if k != "material" or not moved})
-        return {**mesh, "primitives": primitives}
-
-    old_meshes, new_meshes = before.get("meshes", []), after.get("meshes", [])
+def _check_meshes(old: GltfFile, new: GltfFile) -> None:
+    """Meshes are equal, but for materials that had to be copied and colours that were set aside."""
+    copies = len(old.document.get("materials", []))
+    old_meshes, new_meshes = old.document.get("meshes", []), new.document.get("meshes", [])
     require(len(old_meshes) == len(new_meshes), "meshes")
     for index, (mesh, other) in enumerate(zip(old_meshes, new_meshes, strict=True)):
-        require(len(mesh["primitives"]) == len(other["primitives"]), f"meshes[{index}]")
-        same = without_material(mesh, other) == without_material(other, other)
-        require(same, f"meshes[{index}]")
+        what = f"meshes[{index}]"
+        require(len(mesh["primitives"]) == len(other["primitives"]), what)
+        require({**mesh, "primitives": None} == {**other, "primitives": None}, what)
+        for was, now in zip(mesh["primitives"], other["primitives"], strict=True):
+            expected = dict(was)
+            if now.get("material", -1) >= copies:
+                expected["material"] = now["material"]
+            if now["attributes"] != was["attributes"]:
+                expected = _colors_aside(old, new, expected, now)
+            require(expected == now, what)
+
+
+def _colors_aside(
+    old: GltfFile, new: GltfFile, expected: JsonObject, now: JsonObject
+) -> JsonObject:
+    """The primitive with its colours set aside, as far as it must be; alpha must stay."""
+    names = names_set_aside(old, expected)
+    result = {**expected, "attributes": renamed(expected["attributes"], names)}
+    if "targets" in expected:
+        result["targets"] = [renamed(item, names) for item in expected["targets"]]
+    white = opacity_alone(old, expected, None) if names else None
+    if white is not None and "COLOR_0" in now["attributes"]:
+        stored = read_stored(new, now["attributes"]["COLOR_0"])
+        require(np.array_equal(stored, white), "alpha of vertex colours")
+        result["attributes"]["COLOR_0"] = now["attributes"]["COLOR_0"]
+    return result
 
 
 def _check_split(asset: MeshAsset, old: GltfFile, new: GltfFile, new_uvs: FloatArray) -> None:
@@ -198,19 +216,24 @@ def _check_split(asset: MeshAsset, old: GltfFile, new: GltfFile, new_uvs: FloatA
         after = new.document["meshes"][ref.mesh]["primitives"][ref.primitive]
         was, now = triangle_indices(old, before), triangle_indices(new, after)
         require(was.shape == now.shape, f"faces of {ref.name}")
+        aside = names_set_aside(old, before)
         for name, accessor in before["attributes"].items():
-            renamed = name
+            now_called = aside.get(name, name)
             if name.startswith("TEXCOORD_"):
-                renamed = f"TEXCOORD_{int(name[9:]) + 1}"
-            elif name not in after["attributes"]:
-                renamed = f"_{name}"
-            require(renamed in after["attributes"], f"{name} of {ref.name}", "no such attribute")
+                now_called = f"TEXCOORD_{int(name[9:]) + 1}"
+            require(now_called in after["attributes"], f"{name} of {ref.name}", "no such attribute")
             _require_same_corners(
-                (old, accessor, was), (new, after["attributes"][renamed], now), name
+                (old, accessor, was), (new, after["attributes"][now_called], now), name
             )
+        white = opacity_alone(old, before, None) if aside else None
+        if white is not None:
+            require("COLOR_0" in after["attributes"], f"alpha of colours of {ref.name}")
+            stored = read_stored(new, after["attributes"]["COLOR_0"])[now]
+            require(np.array_equal(stored, white[was]), f"alpha of colours of {ref.name}")
         for target, other in zip(before.get("targets", []), after.get("targets", []), strict=True):
             for name, accessor in target.items():
-                _require_same_corners((old, accessor, was), (new, other[name], now), name)
+                moved = other[aside.get(name, name)]
+                _require_same_corners((old, accessor, was), (new, moved, now), name)
         uvs = read_stored(new, after["attributes"]["TEXCOORD_0"])[now]
         require(np.array_equal(uvs, file_corner_uvs(ref, new_uvs)), f"new UVs of {ref.name}")
     for mesh_index, mesh in enumerate(old.document.get("meshes", [])):
@@ -256,9 +279,13 @@ def _check_new_gltf(asset: MeshAsset, new: GltfFile, new_uvs: FloatArray | None)
 
 
 def _check_obj(asset: MeshAsset, written: MeshAsset, new_uvs: FloatArray | None) -> list[str]:
-    kept: tuple[bytes, ...] = (b"v", b"vt", b"vn", b"f", b"l", b"p", b"o", b"g", b"s", b"usemtl")
+    kept = {b"v", b"vt", b"vn", b"f", b"l", b"p", b"o", b"g", b"s", b"usemtl"}
     if new_uvs is not None:
-        kept = (b"v", b"vn", b"p", b"o", b"g", b"s", b"usemtl")
+        kept -= {b"vt", b"f", b"l"}
+    if tinting_colors(asset):
+        kept -= {b"v"}
+        was, now = _obj_text(asset).positions, _obj_text(written).positions
+        require(np.array_equal(was, now), "positions")
     before, after = _obj_lines(asset, kept), _obj_lines(written, kept)
     added = f"usemtl {DEFAULT_MATERIAL}".encode()
     if added not in (line.strip() for line in before):
@@ -274,14 +301,18 @@ def _check_obj(asset: MeshAsset, written: MeshAsset, new_uvs: FloatArray | None)
     return ["OBJ lines", "corner positions"]
 
 
-def _obj_lines(asset: MeshAsset, kept: tuple[bytes, ...]) -> list[bytes]:
-    assert isinstance(asset.document, ObjFile)
+def _obj_lines(asset: MeshAsset, kept: set[bytes]) -> list[bytes]:
     lines = []
-    for line in asset.document.text.lines:
+    for line in _obj_text(asset).lines:
         words = line.removeprefix(b"\xef\xbb\xbf").split(None, 1)
         if words and words[0] in kept:
             lines.append(line.removeprefix(b"\xef\xbb\xbf"))
     return lines
+
+
+def _obj_text(asset: MeshAsset) -> ObjText:
+    assert isinstance(asset.document, ObjFile)
+    return asset.document.text
 
 
 def _check_textures(written: MeshAsset, textures: Sequence[ImageArray]) -> None:

@@ -156,24 +156,6 @@ def test_bounds_that_json_cannot_hold_are_left_out(gltf_maker, tmp_path, box):
     assert "min" not in document["accessors"][made]
 
 
-def test_colours_that_would_tint_are_set_aside(gltf_maker, tmp_path):
-    maker = gltf_maker()
-    tinted, white = maker.box_primitive(), maker.box_primitive()
-    tinted["attributes"]["COLOR_0"] = maker.accessor(np.tile([255, 0, 0], (24, 1)), "u1")
-    maker.document["accessors"][-1]["normalized"] = True
-    white["attributes"]["COLOR_0"] = maker.accessor(np.ones((24, 3)))
-    maker.show(tinted, white)
-    asset = load_asset(maker.write_glb(tmp_path / "a.glb"))
-    kept = export_textured(asset, [picture()], tmp_path / "b.glb", extras={})
-    assert any("tint" in note for note in kept.notes)
-    uvs = unwrap(asset.mesh).face_uvs
-    made = export_textured(asset, [picture()], tmp_path / "c.glb", extras={}, new_uvs=uvs)
-    primitives = read_gltf_file(made.path).document["meshes"][0]["primitives"]
-    assert "_COLOR_0" in primitives[0]["attributes"]
-    assert "COLOR_0" not in primitives[0]["attributes"]
-    assert "COLOR_0" in primitives[1]["attributes"]
-
-
 @pytest.mark.parametrize("new", [False, True])
 @pytest.mark.parametrize("ending", ["glb", "gltf"])
 def test_second_readers(rich_glb, tmp_path, new, ending):

@@ -64,17 +64,6 @@ def test_bare_obj_gets_library_and_material(tmp_path, head, material):
     assert b"\n".join(left) == head.removeprefix(b"\xef\xbb\xbf") + text
 
 
-@pytest.mark.parametrize("blue", [0, 1])
-def test_vertex_colours_that_an_obj_keeps_are_told(tmp_path, blue):
-    text = "".join(f"v {place} 1 1 {blue}\n" for place in ("0 0 0", "1 0 0", "0 1 0"))
-    text += "vt 0 0\nvt 1 0\nvt 0 1\nf 1/1 2/2 3/3\n"
-    (tmp_path / "a.obj").write_text(text)
-    report = export_textured(
-        load_asset(tmp_path / "a.obj"), [picture()], tmp_path / "b.obj", extras={}
-    )
-    assert any("tint" in note for note in report.notes) == (blue == 0)
-
-
 @pytest.mark.parametrize("has_library", [False, True])
 def test_names_are_written_as_they_are_spelled(tmp_path, png, has_library):
     """Other programs compare the bytes of ``usemtl`` and ``newmtl``."""

@@ -15,7 +15,8 @@ from ..load.gltf_file import JsonObject
 from ..load.parsed import lies_far_out
 from ..mesh import FloatArray, ImageArray, IntArray, Mesh
 from .gltf_builder import GltfBuilder
-from .gltf_split import SET_ASIDE_COLORS, flip_v, split_by_uv
+from .gltf_colors import SET_ASIDE_COLORS
+from .gltf_split import flip_v, split_by_uv
 from .textures import encode_png
 
 _REPEAT = 10497

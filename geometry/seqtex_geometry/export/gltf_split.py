@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from ..load.gltf import triangle_indices
-from ..load.gltf_accessors import read_floats, read_stored
+from ..load.gltf_accessors import read_stored
 from ..load.gltf_file import GltfFile, JsonObject
 from ..load.parsed import PrimitiveRef
 from ..mesh import FloatArray, IntArray
 from .gltf_builder import GltfBuilder
-
-SET_ASIDE_COLORS = "_COLOR_0"
+from .gltf_colors import keep_opacity, names_set_aside, renamed
 
 
 def split_by_uv(corner_vertices: IntArray, corner_uvs: FloatArray) -> tuple[IntArray, IntArray]:
@@ -51,8 +50,7 @@ def rewrite_primitive(
     builder: GltfBuilder,
     ref: PrimitiveRef,
     new_uvs: FloatArray,
-    notes: list[str],
-) -> None:
+) -> bool:
     """Give a primitive new accessors: indices, every attribute and morph target, and TEXCOORD_0.
 
     The author's own UV sets move up by one, since simple viewers know set 0 only. Vertex colours
@@ -63,44 +61,48 @@ def rewrite_primitive(
         builder: receives the accessors; its copy of the primitive is changed.
         ref: which primitive.
         new_uvs: ``[T, 3, 2]`` over all faces of the asset's mesh, v up.
-        notes: receives a sentence per thing worth telling.
+
+    Returns:
+        Whether there were such colours.
     """
     if ref.num_faces == 0:
-        return
+        return False
     old = file.document["meshes"][ref.mesh]["primitives"][ref.primitive]
     target = builder.document["meshes"][ref.mesh]["primitives"][ref.primitive]
     triangles = triangle_indices(file, old)
     uvs = file_corner_uvs(ref, new_uvs).reshape(-1, 2)
     shown, corner = split_by_uv(triangles.ravel(), uvs)
     rows = triangles.ravel()[shown]
+    aside = names_set_aside(file, old)
     attributes: JsonObject = {}
-    for name, accessor in old["attributes"].items():
-        attributes[_new_name(file, name, accessor, ref, notes)] = _gather(
-            file, builder, accessor, rows
-        )
+    for name, accessor in renamed(old["attributes"], aside).items():
+        attributes[_new_name(name)] = _gather(file, builder, accessor, rows)
     uv_like: JsonObject = {"type": "VEC2"}
     attributes["TEXCOORD_0"] = builder.add_accessor(uvs[shown], uv_like)
     target["attributes"] = attributes
+    if aside:
+        keep_opacity(file, builder, old, target, rows)
     dtype = np.dtype("<u2") if len(rows) < 65535 else np.dtype("<u4")
     indices = corner.astype(dtype)[:, None]
     target["indices"] = builder.add_accessor(indices, {"type": "SCALAR"}, use="index")
     target.pop("mode", None)
     if "targets" in old:
         target["targets"] = [
-            {name: _gather(file, builder, accessor, rows) for name, accessor in item.items()}
+            {
+                name: _gather(file, builder, accessor, rows)
+                for name, accessor in renamed(item, aside).items()
+            }
             for item in old["targets"]
         ]
     extensions = target.get("extensions", {})
     if extensions.pop("KHR_draco_mesh_compression", None) is not None and not extensions:
         del target["extensions"]
+    return bool(aside)
 
 
-def _new_name(file: GltfFile, name: str, accessor: int, ref: PrimitiveRef, notes: list[str]) -> str:
+def _new_name(name: str) -> str:
     if name.startswith("TEXCOORD_"):
         return f"TEXCOORD_{int(name.removeprefix('TEXCOORD_')) + 1}"
-    if name == "COLOR_0" and bool((read_floats(file, accessor)[:, :3] < 0.999).any()):
-        notes.append(f"{ref.name}: vertex colours would tint the texture, kept as _COLOR_0")
-        return SET_ASIDE_COLORS
     return name
 
 

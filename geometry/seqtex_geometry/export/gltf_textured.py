@@ -12,6 +12,7 @@ from ..load.gltf_file import GltfFile, JsonObject
 from ..load.gltf_materials import SPECULAR_GLOSSINESS, TEXTURE_TRANSFORM, base_color_slot
 from ..mesh import FloatArray, ImageArray
 from .gltf_builder import GltfBuilder
+from .gltf_colors import set_colors_aside
 from .gltf_split import rewrite_primitive
 from .textures import encode_png, with_alpha_of
 
@@ -38,7 +39,7 @@ def textured_gltf(
     (sampler, texCoord and transform stay) and their factor becomes neutral, alpha kept. The old
     image stays in the file, since other slots may use it and bytes must not move. A material
     that is also used by a primitive without UVs is copied, and only primitives that are painted
-    point to the copy.
+    point to the copy. Vertex colours would tint the texture: see ``gltf_colors``.
 
     With ``new_uvs``, painted primitives get new accessors behind the old ones: see
     ``gltf_split``; materials are treated the same way.
@@ -59,15 +60,16 @@ def textured_gltf(
         if index != material:
             for mesh, primitive in primitives:
                 builder.document["meshes"][mesh]["primitives"][primitive]["material"] = index
-    notes: list[str] = []
     if new_uvs is None:
-        notes += _tint_notes(file, painted)
+        shown = {*painted, *(place for places in owners.values() for place in places)}
+        tinted = sum(set_colors_aside(file, builder, place) for place in sorted(shown))
     else:
-        for ref in asset.primitives:
-            if ref.is_instance:
-                continue
-            rewrite_primitive(file, builder, ref, new_uvs, notes)
-    return builder, notes
+        refs = (ref for ref in asset.primitives if not ref.is_instance)
+        tinted = sum(rewrite_primitive(file, builder, ref, new_uvs) for ref in refs)
+    if not tinted:
+        return builder, []
+    parts = "1 part" if tinted == 1 else f"{tinted} parts"
+    return builder, [f"vertex colours of {parts} would tint the texture, kept as _COLOR_0"]
 
 
 def _painted_primitives(asset: MeshAsset, all_of_them: bool) -> dict[_PrimitiveId, _Painted]:
@@ -218,16 +220,3 @@ def _shift_tex_coords(entry: Any) -> None:
                 transform["texCoord"] += 1
         else:
             _shift_tex_coords(value)
-
-
-def _tint_notes(file: GltfFile, painted: Mapping[_PrimitiveId, _Painted]) -> list[str]:
-    from ..load.gltf_accessors import read_floats
-
-    tinted = 0
-    for mesh, primitive in painted:
-        attributes = file.document["meshes"][mesh]["primitives"][primitive]["attributes"]
-        if "COLOR_0" in attributes:
-            tinted += bool((read_floats(file, attributes["COLOR_0"])[:, :3] < 0.999).any())
-    if not tinted:
-        return []
-    return [f"vertex colours of {tinted} parts tint the texture; they are geometry and stay"]

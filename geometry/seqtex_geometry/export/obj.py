@@ -13,6 +13,7 @@ from ..asset import MeshAsset
 from ..load.lookup import decode_text, encode_text, find_beside
 from ..load.mtl import MtlLibrary, is_map_key, map_file_name, mtl_statement
 from ..load.obj import DEFAULT_MATERIAL, ObjFile
+from ..load.obj_text import statements
 from ..mesh import FloatArray, ImageArray
 from .gltf_builder import texture_file_name
 from .textures import encode_png
@@ -52,7 +53,8 @@ def textured_obj(
 
     Only the ``mtllib`` statement changes, and ``usemtl`` is added where there was none. With
     ``new_uvs`` the ``vt`` lines are replaced and ``f`` lines rewritten; polygons that a chart
-    border crosses are cut into their triangles.
+    border crosses are cut into their triangles. Colours in ``v`` lines that would tint the texture
+    are left out.
     """
     document = asset.document
     assert isinstance(document, ObjFile)
@@ -64,11 +66,36 @@ def textured_obj(
     files |= copied
     files[names.library] = library
     lines = [bytearray(line) for line in document.text.lines]
+    if tinting_colors(asset):
+        _leave_out_colors(asset, document, lines, new_uvs is not None)
     if new_uvs is not None:
         _rewrite_faces(document, lines, new_uvs)
     _name_materials(document, lines, names.library)
     files[names.main] = b"".join(lines)
     return files
+
+
+def tinting_colors(asset: MeshAsset) -> bool:
+    """Whether the mesh has vertex colours other than white."""
+    colors = asset.mesh.vertex_colors
+    return colors is not None and bool((colors[:, :3] < 0.999).any())
+
+
+def _leave_out_colors(
+    asset: MeshAsset, document: ObjFile, lines: list[bytearray], made_uvs: bool
+) -> None:
+    """Take the colours from ``v`` lines, or make them white where faces stay that show theirs."""
+    painted = made_uvs | (asset.mesh.face_texture_set >= 0)
+    corners = document.text.corners[document.face_corners[painted], 0]
+    shows_texture = np.zeros(len(document.text.positions), np.bool_)
+    shows_texture[corners] = True
+    white = b"" if painted.all() else b" 1 1 1"
+    vertices = (item for item in statements(document.text.lines) if item[2][0] == b"v")
+    for index, (first, last, words) in enumerate(vertices):
+        if painted.all() or shows_texture[index]:
+            lines[first][:] = b" ".join(words[:4]) + white + _line_end(document)
+            for number in range(first + 1, last):
+                lines[number][:] = b""
 
 
 def _library(

@@ -17,7 +17,7 @@ from ..mesh import FloatArray, ImageArray
 from ..verify import verify_unchanged
 from .gltf_new import new_gltf
 from .gltf_textured import textured_gltf
-from .obj import textured_obj
+from .obj import textured_obj, tinting_colors
 from .publish import check_output, publish, staging_folder
 from .textures import check_textures
 
@@ -107,11 +107,10 @@ def _files(
     """Contents of every file of the output, by name, the main file last; and notes."""
     notes: list[str] = []
     if out.suffix.lower() == ".obj":
-        colors = asset.mesh.vertex_colors
-        if colors is not None and (colors[:, :3] < 0.999).any():
+        if tinting_colors(asset):
             notes.append(
-                "vertex colours stay in the OBJ, where some programs tint the texture with them; "
-                "a GLB (-o NAME.glb) sets them aside"
+                "vertex colours would tint the texture, left out of the OBJ; "
+                "a GLB (-o NAME.glb) keeps them as _COLOR_0"
             )
         return textured_obj(asset, textures, new_uvs, out), notes
     source = asset.document if isinstance(asset.document, GltfFile) else None
@@ -119,7 +118,7 @@ def _files(
         builder, notes = textured_gltf(asset, textures, extras, new_uvs)
     else:
         builder = new_gltf(asset, textures, extras, new_uvs)
-        if asset.mesh.vertex_colors is not None:
+        if tinting_colors(asset):
             notes.append("vertex colours would tint the texture, kept as _COLOR_0")
     if out.suffix.lower() == ".glb":
         return {out.name: builder.pack_glb(asset.path)}, notes

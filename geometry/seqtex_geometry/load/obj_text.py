@@ -89,7 +89,7 @@ def parse_obj_text(path: Path, source: bytes) -> ObjText:
     collected = _Collected()
     name, material = "", None
     is_new_group = True
-    for first, last, tokens in _statements(lines):
+    for first, last, tokens in statements(lines):
         key = tokens[0]
         if key in collected.rows:
             collected.rows[key].append(tokens[1:])
@@ -114,7 +114,7 @@ def parse_obj_text(path: Path, source: bytes) -> ObjText:
     return _finish(path, lines, collected)
 
 
-def _statements(lines: tuple[bytes, ...]) -> Iterator[tuple[int, int, list[bytes]]]:
+def statements(lines: tuple[bytes, ...]) -> Iterator[tuple[int, int, list[bytes]]]:
     """Logical lines: first and one-past-last physical line, and the words."""
     pending: list[bytes] = []
     start = 0
