@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .errors import UsageError
+from .transforms import is_transformed
 
 
 def check_type(name: str, value: object, kind: type, *, remedy: str = "") -> None:
@@ -116,7 +117,8 @@ def check_levels(name: str, sigma: Tensor) -> None:
         UsageError: no floating point, NaN, or a level outside [0, 1].
     """
     check_floating(name, sigma)
-    if sigma.device.type != "cpu" or type(sigma) is not Tensor or torch.compiler.is_compiling():
+    plain = sigma.device.type == "cpu" and type(sigma) is Tensor
+    if not plain or torch.compiler.is_compiling() or is_transformed():
         return
     if not bool(((sigma >= 0) & (sigma <= 1)).all()):
         low, high = (float(x) for x in sigma.detach().aminmax())

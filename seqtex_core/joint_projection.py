@@ -16,15 +16,17 @@ from torch.nn import functional
 
 from .kernels.choose import under_autocast
 from .lora import LoRALinear
+from .transforms import is_transformed
 
 
 def project(x: Tensor, layers: Sequence[nn.Module]) -> tuple[Tensor, ...]:
     """What every layer makes of ``x``, ``[..., out_features]`` each.
 
     One product where the layers' weights lie one after the other; its parts are views of one
-    result, whose rows are apart. In training, in a traced graph and under autocast every layer is
-    called by itself, as are layers with hooks or unmerged adapters, and all on a CPU: it gains
-    nothing by larger products, and its attention reads rows that are apart 5% more slowly.
+    result, whose rows are apart. In training, in a traced graph, inside of transforms and under
+    autocast every layer is called by itself, as are layers with hooks or unmerged adapters, and all
+    on a CPU: it gains nothing by larger products, and its attention reads rows that are apart 5%
+    more slowly.
 
     Args:
         x: rows, ``[..., in_features]``.
@@ -76,7 +78,7 @@ def _joint(
     x: Tensor, layers: Sequence[nn.Module]
 ) -> tuple[Tensor, Tensor | None, list[int]] | None:
     """Weight, bias and parts of the joint product, or ``None`` where there is none."""
-    if torch.compiler.is_compiling() or not _gains(x.device):
+    if torch.compiler.is_compiling() or is_transformed() or not _gains(x.device):
         return None
     if not all(is_plain(layer) for layer in layers):
         return None

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .transforms import is_transformed
+
 
 class JointRows:
     """Rows written where they belong in one tensor, or concatenated where that cannot be.
 
-    With gradients on, and in a traced graph, nothing may be written into a tensor that exists.
+    With gradients on, in a traced graph and inside of transforms, nothing may be written into a
+    tensor that exists.
 
     Args:
         like: has their dtype, device, batch and width, ``[B, L, D]``.
@@ -22,7 +25,8 @@ class JointRows:
     def __init__(self, like: Tensor, lengths: Sequence[int], *, written: bool = True) -> None:
         self.places: Sequence[Tensor | None] = [None] * len(lengths)
         self._whole: Tensor | None = None
-        if written and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        followed = torch.is_grad_enabled() or torch.compiler.is_compiling() or is_transformed()
+        if written and not followed:
             self._whole = like.new_empty(like.shape[0], sum(lengths), like.shape[2])
             self.places = self._whole.split(list(lengths), dim=1)
 

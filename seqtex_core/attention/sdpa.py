@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import UsageError
+from ..transforms import is_forward_mode
 from .attend import AttendBase, AttentionInputs, refusal, refuse_unless_16_bit_cuda
 
 SdpaKernel = Literal["flash", "efficient", "cudnn", "math"]
@@ -79,7 +80,10 @@ class SdpaAttend(AttendBase):
         return out.transpose(1, 2)
 
     def _kernel_scope(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.kernel is None else sdpa_kernel(_BACKENDS[self.kernel])
+        if self.kernel is not None:
+            return sdpa_kernel(_BACKENDS[self.kernel])
+        # PyTorch does not ask whether its choice has forward derivatives: only this one has
+        return sdpa_kernel(SDPBackend.MATH) if is_forward_mode() else nullcontext()
 
 
 SDPA = SdpaAttend()

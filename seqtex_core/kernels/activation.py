@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from ..joint_projection import is_plain
 from ..rope.rotate import compute_dtype
+from ..transforms import is_transformed
 from .choose import under_autocast
 from .eager import rows_of_piece
 
@@ -36,7 +37,8 @@ def linear_gelu(x: Tensor, layer: nn.Linear, *, approximate: Approximate = "tanh
     tensors = (x, *layer.parameters())
     learns = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
     hooked = layer._forward_pre_hooks or layer._forward_hooks  # they may keep what they see
-    if torch.compiler.is_compiling() or learns or hooked or under_autocast(x.device):
+    followed = torch.compiler.is_compiling() or is_transformed() or under_autocast(x.device)
+    if followed or learns or hooked:
         return functional.gelu(layer(x), approximate=approximate)
     if approximate == "none":
         exact: Tensor = torch.ops.aten.gelu_(layer(x))

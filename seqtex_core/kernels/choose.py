@@ -17,10 +17,13 @@ from ..errors import UnsupportedError
 from ..frames import StreamLayout
 from ..registry import Registry
 from ..rope.rotate import Rope
+from ..transforms import is_transformed
 
 if TYPE_CHECKING:
     from ..modulation import NormKind, RowNorm
     from ..query_key import GeometryOrder, QKNorm
+
+NO_TRANSFORMS = "cannot be followed by torch.func (vmap, jvp, grad) or forward-mode autograd"
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,7 @@ class KernelInputs:
         width: channels of a row: of a head in ``"qk_prep"``, of the residual stream else.
         needs_grad: gradients will be asked for.
         learned_angles: those of the rotation's angles too.
+        transformed: a transform of ``torch.func`` follows what is computed.
     """
 
     operation: Operation
@@ -47,6 +51,7 @@ class KernelInputs:
     width: int
     needs_grad: bool = False
     learned_angles: bool = False
+    transformed: bool = False
 
 
 class FusedKernels(Protocol):
@@ -154,7 +159,9 @@ def list_kernels(device: torch.device | str | None = None) -> list[tuple[str, st
     """
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
-    inputs = KernelInputs(operation="qk_prep", device=where, dtype=dtype, width=128)
+    inputs = KernelInputs(
+        operation="qk_prep", device=where, dtype=dtype, width=128, transformed=is_transformed()
+    )
     return KERNELS.states(lambda kernels: kernels.reason_unsupported(inputs))
 
 
@@ -190,6 +197,7 @@ def kernels_for(
         width=width,
         needs_grad=learn and any(t is not None and t.requires_grad for t in (x, *others, angles)),
         learned_angles=learn and angles is not None and angles.requires_grad,
+        transformed=is_transformed(),
     )
     wanted = _wanted.get()
     if isinstance(wanted, str):

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from ..frames import StreamLayout
 from ..rope.rotate import Rope, compute_dtype, rotate_in_place
-from .choose import KernelInputs
+from .choose import NO_TRANSFORMS, KernelInputs
 
 if TYPE_CHECKING:
     from ..modulation import NormKind, RowNorm
@@ -264,7 +264,9 @@ class EagerKernels:
     residual_norm = staticmethod(residual_norm)
 
     def reason_unsupported(self, inputs: KernelInputs) -> str | None:
-        """Gradients."""
+        """Gradients and transforms."""
+        if inputs.transformed:
+            return NO_TRANSFORMS
         return "has no gradients" if inputs.needs_grad else None
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..frames import StreamLayout
 from ..modulation import NormKind, RowNorm
 from ..rope.rotate import Rope
-from .choose import KernelInputs
+from .choose import NO_TRANSFORMS, KernelInputs
 from .triton_launch import Preparation, prepare_rows
 from .triton_residual import residual_norm
 
@@ -36,12 +36,14 @@ class TritonKernels:
         self.interpreted = interpreted
 
     def reason_unsupported(self, inputs: KernelInputs) -> str | None:
-        """No Triton, no GPU, fp64, head dims that are no power of two, gradients of angles."""
+        """No Triton, no GPU, fp64, transforms, odd head dims, gradients of angles."""
         device = "cpu" if self.interpreted else "cuda"
         if inputs.device.type != device:
             return f"needs a {device.upper()} device, not {inputs.device.type}"
         if importlib.util.find_spec("triton") is None:
             return "needs the package triton: pip install triton"
+        if inputs.transformed:
+            return NO_TRANSFORMS
         if inputs.dtype not in _DTYPES:
             return f"needs float32 or less, not {inputs.dtype}"
         if inputs.operation == "qk_prep":
