@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from seqtex_core.errors import ContractError, InputError
+from seqtex_core.whole_files import replacing
 
 from .schema import FORMAT, RUN
 from .validator import problems
@@ -207,9 +207,9 @@ def write_run(record: Mapping[str, Any], folder: Path) -> Path:
     name = f"{stamp}-{full['name']}{'-quick' if full['quick'] else ''}.json"
     path: Path = folder / full["device"]["slug"] / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(full, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with replacing(path) as temporary:
+        text = json.dumps(full, indent=1, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
     return path
 
 

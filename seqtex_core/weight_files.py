@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import UsageError, WeightsError
+from .whole_files import replacing
 
 PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"})
 DTYPES = {
@@ -198,32 +197,3 @@ def _sort_metadata(path: Path) -> None:
         if len(text) <= length:  # the same text in another order, padded with spaces
             file.seek(8)
             file.write(text.ljust(length))
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its name when the block ends well.
-
-    Raises:
-        UsageError: the folder does not exist, or the path is a folder.
-    """
-    if path.is_dir():
-        raise UsageError(str(path), expected="a file", got="a folder")
-    if not path.parent.is_dir():
-        raise UsageError(str(path), expected="a path in a folder that exists", got="none such")
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

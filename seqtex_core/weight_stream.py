@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from .errors import UnsupportedError, UsageError
-from .weight_files import DTYPES, WeightFiles, replacing
+from .weight_files import DTYPES, WeightFiles
+from .whole_files import replacing
 
 STEM = "diffusion_pytorch_model"
 INDEX_NAME = f"{STEM}.safetensors.index.json"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,58 @@ def test_third_party_packages_at_import_time_are_the_declared_ones(package: str)
         if not known and "_kernels.py:" not in found.where:
             wrong.append(found)
     assert not wrong
+
+
+def part_graph(package: str, *, root_modules: bool) -> dict[str, set[str]]:
+    """Which parts of a package import which, inside functions too.
+
+    Parts are its subpackages and, if asked for, the modules beside them; not what ``__init__.py``
+    lists.
+    """
+    folder = PACKAGES[package]
+    parts = {path.parent.name for path in folder.glob("*/__init__.py")}
+    if root_modules:
+        parts |= {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    graph: dict[str, set[str]] = {part: set() for part in parts}
+    for file in sorted(folder.rglob("*.py")):
+        part = file.relative_to(folder).parts[0].removesuffix(".py")
+        for found in imports_of(file, package) if part in parts else ():
+            names = found.module.split(".")
+            if names[0] == package and names[1] in parts - {part}:
+                graph[part].add(names[1])
+    return graph
+
+
+def cycle_in(graph: dict[str, set[str]]) -> list[str]:
+    """Parts that import each other in a ring; empty if there is none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+@pytest.mark.parametrize(
+    ("package", "root_modules"),
+    [
+        ("seqtex", True),
+        ("seqtex_backbones", True),
+        ("seqtex_geometry", False),
+        ("seqtex_core", False),
+    ],
+)
+def test_no_parts_of_a_package_import_each_other(package: str, root_modules: bool) -> None:
+    """In core and geometry modules beside the subpackages are the ends of both: not counted."""
+    graph = part_graph(package, root_modules=root_modules)
+    assert sum(map(len, graph.values())), "no imports were seen"
+    assert cycle_in(graph) == []
+
+
+def test_imports_in_a_ring_are_seen() -> None:
+    assert cycle_in({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+    assert set(cycle_in({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})) == {"a", "b", "c"}
+    assert "training" not in part_graph("seqtex", root_modules=False)["data"]
+    assert "data" in part_graph("seqtex", root_modules=False)["training"]
 
 
 def test_the_reader_of_imports_sees_them() -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 from torch import Tensor
 
 from seqtex.data.bank import GeometryBank
-from seqtex.data.bank_source import painted_batch
 from seqtex.evaluation.cases import EvaluationCase, bank_cases
 from seqtex.evaluation.methods import MadeTexture, MeanColor, NearestFill, TexturingMethod
 from seqtex.evaluation.scores import scores
 from seqtex.models.load import SeqTexModel
+from seqtex.training.bank_source import painted_batch
 from seqtex.training.batch_sampling import sample_batch
 from seqtex_core.tasks import TEXTURE, VIEWS
 

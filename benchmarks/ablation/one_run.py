@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import time
@@ -25,6 +24,7 @@ from seqtex.training.tables import from_table
 from seqtex.training.trainer import train
 from seqtex_core.errors import ContractError
 from seqtex_core.weight_files import write_tensors
+from seqtex_core.whole_files import replacing
 
 from . import interpolated, source
 from .measuring import CanonicalModel, values_of
@@ -101,9 +101,8 @@ def run_one(
     record |= _measured(variant, config, setting, folder=folder, cases=cases)
     for name in ("checkpoints", "model"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    partial = folder / f".{RESULT}"
-    partial.write_text(json.dumps(record, allow_nan=False), encoding="utf-8")
-    os.replace(partial, folder / RESULT)
+    with replacing(folder / RESULT) as temporary:
+        temporary.write_text(json.dumps(record, allow_nan=False), encoding="utf-8")
     return record
 
 

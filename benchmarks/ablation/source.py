@@ -8,12 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from seqtex.data.bank_source import LIT_TASKS, BankSource, painted_batch
 from seqtex.data.sample import GeometryMaps, ObjectSample, TextureImages
 from seqtex.data.splits import Split
 from seqtex.data.synth import object_rng
 from seqtex.data.textures.lighting import Lighting, draw_lighting, shaded
-from seqtex.training.batch import SOURCES, SourceContext, TrainingBatch, check_options
+from seqtex.training.bank_source import BankSource, painted_batch
+from seqtex.training.batch import (
+    LIT_TASKS,
+    SOURCES,
+    SourceContext,
+    TrainingBatch,
+    check_options,
+)
 
 from .colours import canonical
 

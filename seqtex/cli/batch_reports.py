@@ -11,9 +11,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from seqtex.data.atomic import atomic
 from seqtex.manifest import file_sha256
 from seqtex.references import parse_references
+from seqtex_core.whole_files import replacing
 
 from .texture_request import TextureRequest
 
@@ -76,7 +76,7 @@ class ItemReport:
         """Write ``reports/NAME.json`` below ``folder``, all of it or nothing."""
         path = report_path(folder, self.name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as scratch:
+        with replacing(path) as scratch:
             record = {"schema": SCHEMA, **asdict(self), "seconds": round(self.seconds, 3)}
             scratch.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 

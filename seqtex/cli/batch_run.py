@@ -12,9 +12,9 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-from seqtex.data.atomic import atomic
 from seqtex.data.worker_processes import JobEnd, in_processes
 from seqtex.outputs import check_writable
+from seqtex_core.whole_files import replacing
 
 from .batch_manifest import ManifestItem
 from .batch_reports import REPORTS, ItemReport, why_again
@@ -116,7 +116,7 @@ class BatchRun:
         path = self.out / f"summary{suffix}.json"
         _say_some([f"line {r.line} ({r.name}): {r.reason}" for r in self.failed], path)
         self.out.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as scratch:
+        with replacing(path) as scratch:
             record = {
                 "items": len(self._jobs) + len(self.skipped),
                 "not_tried": left,

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from seqtex_core.errors import SeqTexError, UsageError
+from seqtex_core.whole_files import replacing
 from seqtex_geometry.rasterize import choose_rasterizer
 
-from .atomic import atomic
 from .mesh_files import MeshFile, find_meshes, read_caption_table
 from .real_sample import RealSample, SampleOptions, prepare_mesh
 from .set_record import claim
@@ -188,7 +188,7 @@ class _OpenShard:
             with ShardWriter(self._path) as writer:
                 for number in sorted(self._members):
                     writer.add(f"{number:08d}", self._members[number])
-        with atomic(self._record) as temporary:
+        with replacing(self._record) as temporary:
             lines = [json.dumps(self._entries[number]) + "\n" for number in sorted(self._entries)]
             temporary.write_text("".join(lines), encoding="utf-8")
 
@@ -265,6 +265,6 @@ def _gather_report(preparation: Preparation, count: int) -> list[dict[str, Any]]
     lines = [
         line for path in paths if path.exists() for line in path.read_text("utf-8").splitlines()
     ]
-    with atomic(preparation.folder / REPORT) as temporary:
+    with replacing(preparation.folder / REPORT) as temporary:
         temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     return [json.loads(line) for line in lines]

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from seqtex.outputs import check_writable
-from seqtex.training.comparison import differences
+from seqtex.records import differences
 from seqtex_core.errors import UsageError
+from seqtex_core.whole_files import replacing
 
-from .atomic import atomic
 from .bank import INDEX_NAME
 
 _GROWS = {"count", "files"}
@@ -41,7 +41,7 @@ def claim(folder: Path, description: Mapping[str, Any], *, grows: bool = False) 
         longer = grows and set(different) <= _GROWS and found["count"] < wanted["count"]
         if not longer:
             raise _another(folder, different, fewer=grows and set(different) <= _GROWS)
-    with atomic(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
 
 

@@ -21,7 +21,8 @@ from PIL import Image
 from safetensors.torch import save
 from torch import Tensor
 
-from .atomic import atomic
+from seqtex_core.whole_files import replacing
+
 from .sample import ObjectSample, TextureImages, draw_texture
 from .synth import SynthSettings, make_object, object_rng
 from .textures.lighting import draw_lighting
@@ -39,15 +40,15 @@ class ShardWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        self._atomic = atomic(path)
+        self._replacing = replacing(path)
 
     def __enter__(self) -> ShardWriter:
-        self._tar = tarfile.open(self._atomic.__enter__(), "w", format=tarfile.USTAR_FORMAT)
+        self._tar = tarfile.open(self._replacing.__enter__(), "w", format=tarfile.USTAR_FORMAT)
         return self
 
     def __exit__(self, *failure: Any) -> None:
         self._tar.close()
-        self._atomic.__exit__(*failure)
+        self._replacing.__exit__(*failure)
 
     def add(self, key: str, members: Mapping[str, bytes]) -> None:
         """Add a sample.

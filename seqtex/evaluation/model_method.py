@@ -11,9 +11,9 @@ import torch
 from seqtex_core.errors import UsageError
 from seqtex_core.tasks import TEXTURE, VIEWS
 
-from ..data.bank_source import painted_batch
 from ..models.folder import model_folder
 from ..models.load import SeqTexModel, load_model
+from ..training.bank_source import painted_batch
 from ..training.batch_sampling import sample_batch
 from ..training.export import TRAINING_RECORD
 from .cases import EvaluationCase

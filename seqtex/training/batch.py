@@ -130,11 +130,14 @@ class SourceContext:
         return self.folder / text
 
 
+LIT_TASKS = ("geo2mv",)
+"""Tasks whose views are lit: what pictures of the object would show."""
+
 SourceFactory = Callable[[Mapping[str, Any], SourceContext], BatchSource]
 SOURCES: Registry[SourceFactory] = Registry(
     "data source",
     {
-        "bank": "seqtex.data.bank_source:BankSource",
+        "bank": "seqtex.training.bank_source:BankSource",
         "shards": "seqtex.training.shard_source:ShardSource",
         "sphere": "seqtex.training.sphere_source:SphereSource",
     },

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from .config import TrainingConfig
@@ -22,15 +21,3 @@ def comparable(config: TrainingConfig) -> dict[str, Any]:
     for name in ("prefetch", "cache_latents"):
         del record["data"][name]
     return record
-
-
-def differences(mine: Any, theirs: Any, where: str = "") -> list[str]:
-    """Dotted names of the entries in which two records differ."""
-    if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
-        names = sorted({*mine, *theirs})
-        below = [
-            differences(mine.get(name), theirs.get(name), f"{where}.{name}" if where else name)
-            for name in names
-        ]
-        return [name for found in below for name in found]
-    return [] if mine == theirs else [where]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import sys
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from seqtex_core.errors import MissingDependencyError
+from seqtex_core.whole_files import replacing
 
 METRICS = "metrics.jsonl"
 Say = Callable[[str], None]
@@ -51,9 +51,8 @@ class MetricsLog:
                 continue  # the line that was being written when the run was killed
             if record.get("step", 0) <= step:
                 kept.append(line + "\n")
-        scratch = self.path.with_suffix(".unfinished")
-        scratch.write_text("".join(kept), encoding="utf-8")
-        os.replace(scratch, self.path)
+        with replacing(self.path) as temporary:
+            temporary.write_text("".join(kept), encoding="utf-8")
 
 
 class TensorBoardLog:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from seqtex_core.tasks import TEXTURE, VIEWS
+from seqtex_core.whole_files import replacing
 from seqtex_geometry.contact_sheet import save_contact_sheet
 
 from ..models.load import SeqTexModel
@@ -69,9 +70,8 @@ def save_preview(path: Path, batch: TrainingBatch, preview: Preview) -> None:
         rows[f"{index} truth"] = _strip(true[VIEWS], true[TEXTURE], size)
         rows[f"{index} made {psnr:.1f} dB"] = _strip(made[VIEWS], made[TEXTURE] * mask, size)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}")
-    save_contact_sheet(scratch, rows)
-    scratch.replace(path)
+    with replacing(path) as temporary:
+        save_contact_sheet(temporary, rows)
 
 
 def _strip(views: Tensor, texture: Tensor, size: int) -> Tensor:

@@ -19,10 +19,11 @@ from seqtex_core.weight_files import write_tensors
 from ..manifest import installed_versions
 from ..models.config import ModelConfig
 from ..models.load import load_model
+from ..records import differences
 from .batch import BatchSource
 from .batches import BatchShape
 from .checkpoints import CheckpointFolder
-from .comparison import comparable, differences
+from .comparison import comparable
 from .config import TrainingConfig
 from .encode import BatchEncoder
 from .export import collect_weights, write_model

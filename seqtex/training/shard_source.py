@@ -25,14 +25,13 @@ from ..data.sample import GeometryMaps, ObjectSample
 from ..data.shards import lit_name
 from ..data.stream import StreamedSample
 from ..data.synth import object_rng
-from .batch import GroupImages, SourceContext, TrainingBatch, check_options
+from .batch import LIT_TASKS, GroupImages, SourceContext, TrainingBatch, check_options
 from .randomness import Purpose, generator_for
 from .shard_places import ShardPlaces
 
 _LOG = logging.getLogger(__name__)
 _ORDER = 31
 _ATTEMPTS = 16
-LIT_TASKS = ("geo2mv",)
 # Pillow reports broken PNG chunks as SyntaxError
 _UNREADABLE = (
     ValueError,

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from seqtex.data.atomic import atomic
 from seqtex.data.bank import GeometryBank
-from seqtex.data.bank_source import BankSource
 from seqtex.data.production import Production, make_file, produce
 from seqtex.data.record import RecordSizes, decoded_footprint, encoded_footprint, packed, unpacked
 from seqtex.data.sample import ObjectSample
 from seqtex.data.synth import SynthSettings, make_object
+from seqtex.training.bank_source import BankSource
 from seqtex.training.batch import SourceContext
 from seqtex_core.errors import InputError, UsageError
 
@@ -143,17 +142,6 @@ def test_missing_and_damaged_banks_are_named(production, tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps({**index, "format": 99}))
     with pytest.raises(InputError, match="format 1"):
         GeometryBank(tmp_path)
-
-
-def test_unfinished_files_leave_no_trace(tmp_path):
-    def fail():
-        with atomic(tmp_path / "file") as temporary:
-            temporary.write_text("half")
-            raise RuntimeError("stop")
-
-    with pytest.raises(RuntimeError):
-        fail()
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_source_is_a_function_of_the_sample_number(production):

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from seqtex.data import worker_processes
-from seqtex.data.bank_source import BankSource
 from seqtex.data.production import Production, produce
 from seqtex.data.record import RecordSizes
 from seqtex.data.synth import SynthSettings
@@ -25,6 +24,7 @@ from seqtex.pipeline import SeqTexPipeline
 from seqtex.prepare import prepare_job
 from seqtex.projection_frame import project_frame
 from seqtex.training import fusion_examples as fusion_examples_module
+from seqtex.training.bank_source import BankSource
 from seqtex.training.batch import SourceContext
 from seqtex.training.batch_sampling import sample_batch
 from seqtex.training.config import ModelSection

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from seqtex.cli.train import parse_settings
+from seqtex.records import differences
 from seqtex.training.batches import BatchShape
-from seqtex.training.comparison import comparable, differences
+from seqtex.training.comparison import comparable
 from seqtex.training.config import Strategy, TrainingConfig, merge_tables, read_config
 from seqtex.training.optimizer import OptimizerConfig, make_optimizer
 from seqtex.training.parallel import make_parallel

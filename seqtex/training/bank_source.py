@@ -9,17 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from seqtex.training.batch import GroupImages, SourceContext, TrainingBatch, check_options
 from seqtex_core.errors import UsageError
 from seqtex_core.tasks import TEXTURE, VIEWS
 
-from .bank import GeometryBank
-from .sample import GeometryMaps, ObjectSample, TextureImages, draw_texture
-from .splits import HELD_OUT_KINDS, split_kinds
-from .synth import object_rng
+from ..data.bank import GeometryBank
+from ..data.sample import GeometryMaps, ObjectSample, TextureImages, draw_texture
+from ..data.splits import HELD_OUT_KINDS, split_kinds
+from ..data.synth import object_rng
+from .batch import LIT_TASKS, GroupImages, SourceContext, TrainingBatch, check_options
 
 _ORDER, _TEXTURE, _PREVIEW = 1, 2, 3
-LIT_TASKS = ("geo2mv",)
 
 
 class BankSource:
