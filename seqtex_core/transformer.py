@@ -7,7 +7,7 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -302,10 +302,19 @@ class SeqTexTransformer(nn.Module):
         return shell
 
     def muv_blocks(self) -> Iterator[MUVBlock]:
-        """The blocks, in order."""
-        for block in self.blocks:
-            assert isinstance(block, MUVBlock)
-            yield block
+        """The blocks, in order, or what was put around them, such as ``checkpoint_wrapper``.
+
+        Raises:
+            UsageError: what stands there is neither, nor passes on the attributes of one.
+        """
+        for index, block in enumerate(self.blocks):
+            if not isinstance(block, MUVBlock) and not hasattr(block, "build_cache"):
+                raise UsageError(
+                    f"block {index} of the transformer",
+                    expected="a MUVBlock, or a wrapper that passes its attributes on",
+                    got=type(block).__name__,
+                )
+            yield cast(MUVBlock, block)
 
     def _encoders(self, layout: AnyLayout) -> list[Stream]:
         """Streams whose shells encode time and text with weights of their own."""

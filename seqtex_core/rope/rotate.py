@@ -95,11 +95,15 @@ class Rope:
         Raises:
             UsageError: nothing to join, or tables of different pairing or width.
         """
-        if len({(p.pairing, tuple(p.cos.shape[1:])) for p in parts}) != 1:
+        first = parts[0] if parts else None
+        # shapes are compared, not hashed: under torch.jit.trace their sizes are tensors
+        if first is None or any(
+            p.pairing != first.pairing or p.cos.shape[1:] != first.cos.shape[1:] for p in parts
+        ):
             kinds = ", ".join(f"{p.pairing} {list(p.cos.shape)}" for p in parts)
             raise UsageError("rope tables", expected="one pairing and width", got=kinds or "none")
         return replace(
-            parts[0],
+            first,
             cos=torch.cat([p.cos for p in parts]),
             sin=torch.cat([p.sin for p in parts]),
         )
