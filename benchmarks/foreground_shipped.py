@@ -12,6 +12,7 @@ from seqtex.models.folder import DEFAULT_MODEL
 from seqtex.pipeline import SeqTexPipeline
 from seqtex.prepare import prepare_job
 from seqtex.prepare_options import PrepareOptions
+from seqtex.run_options import RunOptions
 
 from .approximations import SMALL, psnr
 from .denoise_work import denoise_work
@@ -34,8 +35,8 @@ def shipped_rows(session: Session) -> list[Row]:
 
 def shipped_cases(session: Session, folder: Path) -> Iterator[Case]:
     """The shipped model's denoising on the demo's mesh; the truth is that of held-out objects."""
-    options = PrepareOptions(device=str(session.device))
-    job = prepare_job(DEMO / "mesh.glb", {"front": DEMO / "reference.png"}, options=options)
+    prepare = PrepareOptions(device=str(session.device))
+    job = prepare_job(DEMO / "mesh.glb", {"front": DEMO / "reference.png"}, options=prepare)
     pipeline = SeqTexPipeline.from_pretrained(DEFAULT_MODEL, device=session.device)
     model = pipeline.model
     steps, margin = model.config.sampling.steps, model.config.foreground or 0
@@ -44,7 +45,8 @@ def shipped_cases(session: Session, folder: Path) -> Iterator[Case]:
     candidates, textures = [], {}
     for name, asked in ((DENSE, None), (SHIPPED, margin)):
         shown = asked is not None
-        denoise = Denoising.of(pipeline, job, seed=session.seed, foreground=shown, **sizes)
+        options = RunOptions(foreground=shown, **sizes)
+        denoise = Denoising.of(pipeline, job, seed=session.seed, options=options)
         textures[name] = denoise.texture
         found = quality(model, objects, foreground=asked, seed=session.seed)
         said = f"truth of {len(objects)} held-out objects: {found['psnr_unseen_db']:.2f} dB unseen"

@@ -22,6 +22,7 @@ from seqtex.evaluation.scores import scores
 from seqtex.models.load import SeqTexModel
 from seqtex.pipeline import SeqTexPipeline
 from seqtex.prepare import PreparedJob
+from seqtex.run_options import RunOptions
 from seqtex_core.flow_matching import inference_sigmas
 from seqtex_core.frame_plan import FramePlan
 from seqtex_core.frame_run import KnownLatents
@@ -56,9 +57,9 @@ class Denoising:
 
     @classmethod
     def of(
-        cls, pipeline: SeqTexPipeline, job: PreparedJob, *, seed: int, **options: Any
+        cls, pipeline: SeqTexPipeline, job: PreparedJob, *, seed: int, options: RunOptions
     ) -> Denoising:
-        """That of one run of a pipeline in one step, with options of its call."""
+        """That of one run of a pipeline with these options, but in one step."""
         config = pipeline.model.config
         seen: list[tuple[FramePlan, KnownLatents, dict[str, Any]]] = []
 
@@ -66,9 +67,9 @@ class Denoising:
             seen.append((plan, known, given))
             return sample(predict, plan, known, **given)
 
-        size = options.get("uv_size", config.uv_size)
+        once = replace(options, steps=1, texture_size=options.uv_size or config.uv_size)
         with patch("seqtex.generate.sample", watched), prepared_objects(pipeline) as caches:
-            made = pipeline(job, steps=1, seed=seed, texture_size=size, **options)
+            made = pipeline(job, seed=seed, options=once)
         (plan, known, given), cache = seen[0], caches[0]
         return cls(
             plan=plan,

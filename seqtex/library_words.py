@@ -35,6 +35,8 @@ def library_words() -> Iterator[None]:
         words = [translated(text) for text in (error.subject, error.expected, error.got)]
         subject, expected, got = words
         said = type(error)(subject, expected=expected, got=got, remedy=translated(error.remedy))
+        if str(said) == str(error):
+            raise
         raise said from error.__cause__
 
 

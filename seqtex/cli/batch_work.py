@@ -16,11 +16,11 @@ from .batch_reports import FileStamp, ItemReport, request_key, stamps
 from .exits import as_known_error
 from .progress import StageReporter
 from .texture_request import TextureRequest
-from .texture_run import load_pipeline, texture_file
+from .texture_run import requested_model, texture_file
 
 if TYPE_CHECKING:
+    from seqtex.models.model import SeqTexModel
     from seqtex.models.run_sizes import RunSizes
-    from seqtex.pipeline import SeqTexPipeline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +65,8 @@ def do_item(job: BatchJob) -> ItemReport:
     try:
         _limit_threads(job.threads)
         key = request_key(job.request)  # before the files are read: one that changes now is noticed
-        pipeline = None if job.request.method == "project" else _pipeline(job)
-        saved = texture_file(job.request, pipeline=pipeline, report=report)
+        model = None if job.request.method == "project" else _model(job)
+        saved = texture_file(job.request, model=model, report=report)
         assert saved is not None, "only processes that share a texture get nothing"
         files = stamps(saved.files, job.folder)
         beside = stamps(saved.beside, job.request.mesh.parent)
@@ -92,10 +92,10 @@ def do_item(job: BatchJob) -> ItemReport:
     return ended
 
 
-_loaded: dict[tuple[object, ...], SeqTexPipeline] = {}
+_loaded: dict[tuple[object, ...], SeqTexModel] = {}
 
 
-def _pipeline(job: BatchJob) -> SeqTexPipeline:
+def _model(job: BatchJob) -> SeqTexModel:
     """The model, loaded with the first item of a process."""
     request = job.request
     place = request.device, request.dtype, request.memory, request.fp8
@@ -103,7 +103,7 @@ def _pipeline(job: BatchJob) -> SeqTexPipeline:
     if what not in _loaded:
         _loaded.clear()
         with StageReporter() as report:
-            _loaded[what] = load_pipeline(request, job.sizes, report)
+            _loaded[what] = requested_model(request, job.sizes, report)
     return _loaded[what]
 
 

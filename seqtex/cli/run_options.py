@@ -48,8 +48,8 @@ PromptOption = Annotated[
     str | None, _option("--prompt", metavar="TEXT", help="Text, where the model has it.")
 ]
 GuidanceOption = Annotated[
-    float | None,
-    _option("--guidance", metavar="SCALE", help="Text guidance; 1 is off.", show_default="1.0"),
+    float,
+    _option("--guidance", metavar="SCALE", help="Text guidance; 1 is off."),
 ]
 ViewSizeOption = Annotated[
     int | None,

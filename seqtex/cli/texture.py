@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from seqtex.models.sources import ModelSources
+from seqtex.run_options import RunOptions
 
 from .model_options import (
     DtypeOption,
@@ -125,7 +126,7 @@ def texture(
     shift: ShiftOption = None,
     seed: SeedOption = None,
     prompt: PromptOption = None,
-    guidance: GuidanceOption = None,
+    guidance: GuidanceOption = 1.0,
     view_size: ViewSizeOption = None,
     uv_size: UvSizeOption = None,
     texture_size: TextureSizeOption = None,
@@ -205,17 +206,19 @@ def texture(
             ),
             memory=memory,
             task=task,
-            steps=steps,
-            shift=shift,
             seed=seed,
             prompt=prompt,
-            guidance=guidance,
-            view_size=view_size,
-            uv_size=uv_size,
-            texture_size=texture_size,
-            foreground=foreground,
-            step_reuse=step_reuse,
-            cuda_graph=cuda_graph,
+            run=RunOptions(
+                steps=steps,
+                shift=shift,
+                guidance=guidance,
+                view_size=view_size,
+                uv_size=uv_size,
+                texture_size=texture_size,
+                foreground=foreground,
+                step_reuse=step_reuse,
+                cuda_graph=cuda_graph,
+            ),
             fp8=fp8,
             parallel=parallel,
             rasterizer=rasterizer,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from seqtex.launched import check_parallel, launched_processes
@@ -13,19 +13,17 @@ from seqtex.models.run_sizes import RunSizes
 from seqtex.models.sources import ModelSources
 from seqtex.prepare_options import CHART_CHOICES, DEFAULT_MIN_IOU, UvMode
 from seqtex.references import parse_references
+from seqtex.run_options import RunOptions
 from seqtex_core.errors import UsageError
 from seqtex_geometry.mesh import VIEW_NAMES
 
-from .options import check_choice, check_size
+from .options import check_choice
 from .text_options import TextRequest
 
 METHODS = ("project", "model")
 TEXTURE_TASKS = ("img2tex", "img2tex_projected", "mv2tex")
 DTYPES = ("float32", "bfloat16", "float16")
-_MODEL_ONLY = (
-    "model", "task", "steps", "shift", "seed", "prompt", "guidance", "view_size", "uv_size",
-    "foreground", "dtype", "memory", "step_reuse", "parallel",
-)  # fmt: skip
+_MODEL_ONLY = ("model", "task", "seed", "prompt", "dtype", "memory", "parallel")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,17 +44,9 @@ class TextureRequest:
     sources: ModelSources
     memory: int | None
     task: str | None
-    steps: int | None
-    shift: float | None
     seed: int | None
     prompt: str | None
-    guidance: float | None
-    view_size: int | None
-    uv_size: int | None
-    texture_size: int | None
-    foreground: bool | None
-    step_reuse: float | None
-    cuda_graph: bool
+    run: RunOptions
     fp8: bool
     parallel: str | None
     rasterizer: str
@@ -82,7 +72,7 @@ class TextureRequest:
         if self.dtype is not None:
             check_choice("--dtype", self.dtype, DTYPES)
         check_parallel(self.parallel, method=self.method)
-        if self.cuda_graph and (self.parallel is not None or launched_processes() > 1):
+        if self.run.cuda_graph and (self.parallel is not None or launched_processes() > 1):
             raise UsageError(
                 "--cuda-graph",
                 expected="one process",
@@ -120,8 +110,11 @@ class TextureRequest:
 
     def _refuse_model_options(self) -> None:
         given = [name for name in _MODEL_ONLY if getattr(self, name) is not None]
-        given += ["cuda-graph"] * self.cuda_graph + ["fp8"] * self.fp8
+        given += [f.name for f in fields(RunOptions) if getattr(self.run, f.name) != f.default]
+        given += ["fp8"] * self.fp8
         given += [flag for flag, value in self.sources.by_flag().items() if value is not None]
+        if "texture_size" in given:
+            given.remove("texture_size")  # this method's too
         if self.text is not None and "seed" in given:
             given.remove("seed")  # the image model's
         if given:
@@ -161,28 +154,9 @@ class TextureRequest:
     def _check_numbers(self) -> None:
         if self.min_iou is not None and not 0.0 <= self.min_iou <= 1.0:
             raise UsageError("--min-iou", expected="a share in [0, 1]", got=str(self.min_iou))
-        if self.steps is not None and not 1 <= self.steps <= 1000:
-            raise UsageError("--steps", expected="1 to 1000", got=str(self.steps))
-        if self.shift is not None and not 0.0 < self.shift <= 100.0:
-            raise UsageError("--shift", expected="above 0, at most 100", got=str(self.shift))
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise UsageError("--seed", expected="a number from 0 to 2^63 - 1", got=str(self.seed))
-        if self.guidance is not None and not 1.0 <= self.guidance <= 100.0:
-            raise UsageError("--guidance", expected="1 to 100", got=str(self.guidance))
-        if self.step_reuse is not None and not 0.0 < self.step_reuse <= 1.0:
-            raise UsageError(
-                "--step-reuse", expected="above 0, at most 1", got=str(self.step_reuse)
-            )
-        if self.guidance is not None and self.guidance > 1.0 and self.prompt is None:
-            raise UsageError("--guidance", expected="--prompt beside it", got="no --prompt")
-        sizes = {
-            "--view-size": self.view_size,
-            "--uv-size": self.uv_size,
-            "--texture-size": self.texture_size,
-        }
-        for flag, size in sizes.items():
-            if size is not None:
-                check_size(flag, size)
+        self.run.check(prompt=self.prompt)
 
 
 def run_sizes(requests: Sequence[TextureRequest]) -> RunSizes:
@@ -190,12 +164,13 @@ def run_sizes(requests: Sequence[TextureRequest]) -> RunSizes:
 
     A size that only some of them give counts for all: the model's own is not known yet.
     """
-    guided = any(request.guidance is not None and request.guidance > 1.0 for request in requests)
+    runs = [request.run for request in requests]
+    guided = any(run.guidance > 1.0 for run in runs)
     prompts = dict.fromkeys(r.prompt for r in requests if r.prompt is not None)
     return RunSizes(
-        view_size=max((r.view_size for r in requests if r.view_size), default=None),
-        uv_size=max((r.uv_size for r in requests if r.uv_size), default=None),
-        texture_size=requests[0].texture_size if len(requests) == 1 else None,
+        view_size=max((run.view_size for run in runs if run.view_size), default=None),
+        uv_size=max((run.uv_size for run in runs if run.uv_size), default=None),
+        texture_size=runs[0].texture_size if len(runs) == 1 else None,
         guided=guided,
         texts=(*prompts, "") if guided and prompts else tuple(prompts),
     )

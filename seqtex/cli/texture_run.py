@@ -27,8 +27,8 @@ from .texture_request import TextureRequest, run_sizes
 from .texture_text import check_text_reference, reference_from_text
 
 if TYPE_CHECKING:
+    from seqtex.models.model import SeqTexModel
     from seqtex.models.run_sizes import RunSizes
-    from seqtex.pipeline import SeqTexPipeline
     from seqtex.result import SavedResult, TextureResult
     from seqtex.shared_run import SharedRun
 
@@ -80,7 +80,7 @@ def texture_file(
     request: TextureRequest,
     *,
     report: StageReporter,
-    pipeline: SeqTexPipeline | None = None,
+    model: SeqTexModel | None = None,
     shared: SharedRun | None = None,
 ) -> SavedResult | None:
     """What was written for a request, after all checks; ``None`` where another process writes.
@@ -88,7 +88,7 @@ def texture_file(
     Args:
         request: what is asked for.
         report: told about stages and choices.
-        pipeline: a model that is loaded already; loaded here if ``None`` and it is asked for.
+        model: one that is loaded already; loaded here if ``None`` and it is asked for.
         shared: this process among several that make the texture together.
 
     Raises:
@@ -116,12 +116,12 @@ def texture_file(
         if request.text is not None:
             made = reference_from_text(request, asset, out, report)
             images = [made.image]
-        if pipeline is None and request.method == "model":
-            pipeline = load_pipeline(request, run_sizes([request]), report)
+        if model is None and request.method == "model":
+            model = requested_model(request, run_sizes([request]), report)
             if shared is not None:
-                shared.share_out(pipeline.model)
+                shared.share_out(model)
                 report.say(f"  parallel: {shared}")
-        result = _make(request, asset, images, report, pipeline)
+        result = _make(request, asset, images, report, model)
         if shared is not None:
             result = result.noting(parallel={"kind": shared.kind, "processes": shared.count})
             if shared.rank > 0:
@@ -148,12 +148,14 @@ def _make(
     asset: MeshAsset,
     images: Sequence[ReferenceImage],
     report: StageReporter,
-    pipeline: SeqTexPipeline | None,
+    model: SeqTexModel | None,
 ) -> TextureResult:
-    if pipeline is not None:
-        _check_model(pipeline, request)
     from seqtex.prepare import prepare_job
 
+    if model is not None:
+        from seqtex.texturing import check_run, texture_job
+
+        check_run(model, request.run, task=request.task, prompt=request.prompt)
     job = prepare_job(
         asset,
         images,
@@ -168,34 +170,25 @@ def _make(
     )
     report.say_choices(job)
     report.say(f"  method: {request.method}")
-    if pipeline is None:
+    if model is None:
         from seqtex.project import project_references
 
         return project_references(
-            job, uv_size=request.texture_size or _DEFAULT_TEXTURE_SIZE, on_progress=report
+            job, uv_size=request.run.texture_size or _DEFAULT_TEXTURE_SIZE, on_progress=report
         )
-    return pipeline(
+    return texture_job(
+        model,
         job,
         task=request.task,
-        steps=request.steps,
-        shift=request.shift,
         seed=request.seed or 0,
-        view_size=request.view_size,
-        uv_size=request.uv_size,
-        texture_size=request.texture_size,
         prompt=request.prompt,
-        guidance=1.0 if request.guidance is None else request.guidance,
-        foreground=request.foreground,
-        step_reuse=request.step_reuse,
-        cuda_graph=request.cuda_graph,
+        options=request.run,
         on_progress=report,
     )
 
 
-def load_pipeline(
-    request: TextureRequest, sizes: RunSizes, report: StageReporter
-) -> SeqTexPipeline:
-    """The model that a request asks for, after its prompt and sizes were checked.
+def requested_model(request: TextureRequest, sizes: RunSizes, report: StageReporter) -> SeqTexModel:
+    """The model that a request asks for.
 
     Args:
         request: names the model.
@@ -208,13 +201,13 @@ def load_pipeline(
     from seqtex.models.folder import DEFAULT_MODEL
     from seqtex.models.graphs import check_graph
     from seqtex.models.load import DTYPES, load_model
-    from seqtex.pipeline import SeqTexPipeline, model_choices
     from seqtex.prepare import choose_device
     from seqtex.stages import StageClock
+    from seqtex.texturing import model_choices
 
     name, device = request.model or DEFAULT_MODEL, choose_device(request.device)
-    if request.cuda_graph:
-        check_graph(device, step_reuse=request.step_reuse)
+    if request.run.cuda_graph:
+        check_graph(device, step_reuse=request.run.step_reuse)
     with StageClock(report).stage(f"Load model {name}"):
         model = load_model(
             name,
@@ -226,17 +219,9 @@ def load_pipeline(
             on_progress=report,
             fp8=request.fp8,
         )
-    pipeline = SeqTexPipeline(model)
-    _check_model(pipeline, request)
-    for label, text in model_choices(pipeline.model, request.prompt).items():
+    for label, text in model_choices(model, request.prompt).items():
         report.say(f"  {label}: {text}")
-    return pipeline
-
-
-def _check_model(pipeline: SeqTexPipeline, request: TextureRequest) -> None:
-    pipeline.model.check_task(request.task)
-    pipeline.model.check_prompt(request.prompt)
-    pipeline.model.check_sizes(**{"--view-size": request.view_size, "--uv-size": request.uv_size})
+    return model
 
 
 def _say_result(result: TextureResult, report: StageReporter) -> None:
@@ -248,9 +233,9 @@ def _say_result(result: TextureResult, report: StageReporter) -> None:
 
 def _smaller(request: TextureRequest) -> str:
     if request.method == "project":
-        size = request.texture_size or _DEFAULT_TEXTURE_SIZE
+        size = request.run.texture_size or _DEFAULT_TEXTURE_SIZE
         return f"Use --texture-size {max(size // 2, 64)}."
-    view, uv = request.view_size or 512, request.uv_size or 1024
+    view, uv = request.run.view_size or 512, request.run.uv_size or 1024
     return (
         f"Use --view-size {max(view // 2, 64)} --uv-size {max(uv // 2, 64)}, "
         "a smaller --model, or --dtype bfloat16."

@@ -170,14 +170,14 @@ def test_a_process_loads_its_model_once(work: Path, monkeypatch: pytest.MonkeyPa
 
     def load(request: TextureRequest, *_: object) -> object:
         loads.append(request)
-        return f"pipeline {len(loads)}"
+        return f"model {len(loads)}"
 
-    def make(request: TextureRequest, *, report: object, pipeline: object) -> object:
-        seen.append((request.seed, pipeline))
+    def make(request: TextureRequest, *, report: object, model: object) -> object:
+        seen.append((request.seed, model))
         return SimpleNamespace(files=(), beside=())
 
     monkeypatch.setattr(batch_work, "_loaded", {})
-    monkeypatch.setattr(batch_work, "load_pipeline", load)
+    monkeypatch.setattr(batch_work, "requested_model", load)
     monkeypatch.setattr(batch_work, "texture_file", make)
     items = [
         {"mesh": "figure.glb", "image": FRONT, "name": n, "seed": i} for i, n in enumerate("ab")
@@ -188,7 +188,7 @@ def test_a_process_loads_its_model_once(work: Path, monkeypatch: pytest.MonkeyPa
         report = do_item(job_of(manifest, item, request))
         assert report.status == "done", report.reason
     assert len(loads) == 1
-    assert seen == [(0, "pipeline 1"), (1, "pipeline 1")]
+    assert seen == [(0, "model 1"), (1, "model 1")]
 
 
 # --- processes -----------------------------------------------------------------------------------

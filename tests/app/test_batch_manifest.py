@@ -37,10 +37,10 @@ def test_json_lines_and_csv_say_the_same(tmp_path: Path, monkeypatch: pytest.Mon
     shared = ("--model", "seqtex-tiny", "--steps", "2", "--seed", "9")
     first, second, third = requests(lines, *shared)
     assert requests(table, *shared) == [first, second, third]
-    assert [r.steps for r in (first, second, third)] == [2, 2, 2]
+    assert [r.run.steps for r in (first, second, third)] == [2, 2, 2]
     assert (first.mesh, first.image) == (tmp_path / "a" / "chair.glb", tmp_path / "chair.png")
     assert (first.seed, second.seed) == (3, 9), "an item's own options come last"
-    assert (first.foreground, second.foreground) == (False, None)
+    assert (first.run.foreground, second.run.foreground) == (False, None)
     assert first.out == tmp_path / "out" / "chair_textured.glb"
     assert second.out == tmp_path / "out" / "other" / "other_textured.obj"
     assert second.refs == (f"front={tmp_path}/f.png", f"back={tmp_path}/b.png")

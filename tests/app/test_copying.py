@@ -22,6 +22,7 @@ from seqtex.models.load import build_transformer
 from seqtex.pipeline import SeqTexPipeline
 from seqtex.prepare import prepare_job
 from seqtex.projection_frame import project_frame
+from seqtex.run_options import RunOptions
 from seqtex.surface_points import surface_points
 from seqtex.training.batch import GroupImages, TrainingBatch
 from seqtex.training.config import ModelSection, read_config
@@ -194,9 +195,10 @@ def test_users_get_what_the_head_copies(assets: Path, tmp_path: Path) -> None:
 
     job = prepare_job(assets / "figure.glb", {"front": assets / "views" / "0_front.png"})
     copying, keeping = pipeline("copying", 50.0), pipeline("keeping", -50.0)
-    result = copying(job, steps=1)
-    made, dense = result.texture, copying(job, steps=1, foreground=False).texture
-    kept = keeping(job, steps=1).texture
+    once = RunOptions(steps=1)
+    result = copying(job, options=once)
+    made, dense = result.texture, copying(job, options=replace(once, foreground=False)).texture
+    kept = keeping(job, options=once).texture
     maps = job.uv_maps(32)
     seen = project_frame(job, maps).seen
     unseen = maps.hit[0] & ~seen
@@ -208,11 +210,11 @@ def test_users_get_what_the_head_copies(assets: Path, tmp_path: Path) -> None:
     assert "where no reference shows it (" in words
     assert f"{computed:.0%} of the texture" in words
     # the rows take no part in this head: neither noise nor which tokens are computed matters
-    noise = copying(job, steps=1, seed=1).texture
+    noise = copying(job, seed=1, options=once).texture
     for other in (dense, noise):
         torch.testing.assert_close(other[:, unseen], made[:, unseen], rtol=0, atol=1e-4)
     told = SeqTexPipeline.from_pretrained(tmp_path / "copying", device="cpu", memory=8)
-    assert torch.equal(told(job, steps=1).texture, made)
+    assert torch.equal(told(job, options=once).texture, made)
 
 
 def test_what_a_run_knows_is_what_is_seen_and_it_asks_for_the_rest(
@@ -231,7 +233,7 @@ def test_what_a_run_knows_is_what_is_seen_and_it_asks_for_the_rest(
         "prepare",
         lambda self, *args, **kw: caches.append(prepare(self, *args, **kw)) or caches[-1],
     )
-    pipeline(job, steps=1)
+    pipeline(job, options=RunOptions(steps=1))
     maps = job.uv_maps(32)
     seen, there = project_frame(job, maps).seen, maps.hit[0]
 

@@ -15,6 +15,7 @@ from seqtex.pipeline import SeqTexPipeline
 from seqtex.prepare import prepare_job
 from seqtex.project import project_references
 from seqtex.projection_frame import project_frame
+from seqtex.run_options import RunOptions
 
 SMALL, LARGE = 32, 96
 
@@ -118,7 +119,8 @@ def plates(tmp_path_factory):
 
 @pytest.mark.parametrize("size", [128, 160], ids=["at the model's size", "larger"])
 def test_a_set_that_no_reference_shows_takes_the_colours_of_the_others(plates, size):
-    result = SeqTexPipeline.from_pretrained("seqtex-tiny", device="cpu")(plates, texture_size=size)
+    pipeline = SeqTexPipeline.from_pretrained("seqtex-tiny", device="cpu")
+    result = pipeline(plates, options=RunOptions(texture_size=size))
     red = torch.tensor([200, 20, 20]) / 255
     assert len(result.textures) == 2
     for texture in result.textures:

@@ -24,6 +24,7 @@ from seqtex.models.folder import CONFIG_NAME
 from seqtex.models.load import build_transformer
 from seqtex.pipeline import SeqTexPipeline
 from seqtex.prepare import PreparedJob, prepare_job
+from seqtex.run_options import RunOptions
 from seqtex.training import trainer
 from seqtex.training.batch_sampling import sample_batch
 from seqtex.training.build import first_transformer
@@ -141,8 +142,8 @@ def test_one_sample_has_a_layout_of_its_own_and_several_are_packed() -> None:
 def test_a_run_of_foreground_tokens(pipeline: Callable[..., Any], job: PreparedJob) -> None:
     """Black where no token was, the reference as given, the tokens told."""
     loaded = pipeline()
-    dense = loaded(job, steps=2)
-    made = loaded(job, steps=2, foreground=True)
+    dense = loaded(job, options=RunOptions(steps=2))
+    made = loaded(job, options=RunOptions(steps=2, foreground=True))
     maps = made.maps.views
     tokens = torch.nn.functional.max_pool2d(maps.mask[:, None].ceil(), TOKEN)
     dropped = (torch.nn.functional.interpolate(tokens, scale_factor=TOKEN) == 0).expand(
@@ -167,7 +168,8 @@ def test_a_model_trained_on_foreground_runs_so(
     pipeline: Callable[..., Any], job: PreparedJob
 ) -> None:
     loaded = pipeline(1)
-    own, asked, dense = (loaded(job, steps=1, foreground=f) for f in (None, True, False))
+    runs = (RunOptions(steps=1, foreground=asked) for asked in (None, True, False))
+    own, asked, dense = (loaded(job, options=options) for options in runs)
     assert torch.equal(own.texture, asked.texture)
     assert own.manifest.settings["foreground"] == 1
     assert own.manifest.choices["tokens"].endswith("of the texture)")
@@ -181,7 +183,8 @@ def test_nothing_changes_where_everything_is_covered(
     loaded = pipeline()
     full = lambda maps, codec: torch.ones_like(latent_coverage(maps, codec))  # noqa: E731
     monkeypatch.setattr("seqtex.conditions.latent_coverage", full)
-    dense, made = (loaded(job, steps=2, foreground=f) for f in (None, True))
+    runs = (RunOptions(steps=2, foreground=asked) for asked in (None, True))
+    dense, made = (loaded(job, options=options) for options in runs)
     assert torch.equal(made.texture, dense.texture)
     assert torch.equal(made.views, dense.views)
 

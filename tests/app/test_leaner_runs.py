@@ -21,6 +21,7 @@ from seqtex.models.approximations import repeating_steps
 from seqtex.models.load import load_model
 from seqtex.pipeline import SeqTexPipeline
 from seqtex.prepare import prepare_job
+from seqtex.run_options import RunOptions
 from seqtex.shared_run import joined
 from seqtex_core.errors import UnsupportedError, UsageError
 from seqtex_core.fp8_linear import reason_fp8_unsupported
@@ -151,7 +152,7 @@ def test_graphs_are_refused_before_anything_is_loaded(
 def test_graphs_are_refused_in_words_of_the_library() -> None:
     pipeline = SeqTexPipeline.from_pretrained("seqtex-tiny", device="cpu")
     with pytest.raises(UnsupportedError, match=r"^cuda_graph: .*Leave cuda_graph out"):
-        pipeline("figure.glb", "front.png", cuda_graph=True)
+        pipeline("figure.glb", "front.png", options=RunOptions(cuda_graph=True))
 
 
 # --- 8 bits -----------------------------------------------------------------------------------
@@ -222,7 +223,7 @@ def test_one_process_of_a_group_makes_what_it_makes_alone(
         monkeypatch.setenv(name, value)
     job = prepare_job(work / "figure.glb", {"front": work / "views" / "0_front.png"})
     pipeline = SeqTexPipeline.from_pretrained("seqtex-tiny")
-    alone = pipeline(job, texture_size=128)
+    alone = pipeline(job, options=RunOptions(texture_size=128))
     sent: list[torch.Tensor] = []
     broadcast = distributed.broadcast
 
@@ -234,7 +235,7 @@ def test_one_process_of_a_group_makes_what_it_makes_alone(
     with joined("rows", "cpu") as shared:
         shared.share_out(pipeline.model)
         assert isinstance(pipeline.model.transformer.trunk, ParallelTrunk)
-        together = pipeline(job, texture_size=128)
+        together = pipeline(job, options=RunOptions(texture_size=128))
     torch.testing.assert_close(together.texture, alone.texture, atol=1e-5, rtol=0)
     # what a copy head reads, and what decides its tokens: points by group, texels that are seen
     assert sum(tensor.ndim == 5 and tensor.shape[1] == 6 for tensor in sent) == 3

@@ -31,6 +31,7 @@ from seqtex.models.run_sizes import RunSizes
 from seqtex.models.sources import ModelSources
 from seqtex.pipeline import SeqTexPipeline
 from seqtex.prepare import PreparedJob, prepare_job
+from seqtex.run_options import RunOptions
 from seqtex_core import joint_projection
 from seqtex_core.errors import OutOfMemoryError
 from seqtex_core.inference import joint_layers
@@ -166,7 +167,7 @@ class Recorder:
 
 
 def textured(model: SeqTexModel, job: PreparedJob, **settings: Any) -> Tensor:
-    return SeqTexPipeline(model)(job, steps=2, seed=1, **settings).texture
+    return SeqTexPipeline(model)(job, seed=1, options=RunOptions(steps=2), **settings).texture
 
 
 def planned(measures: Measures) -> tuple[SeqTexModel, Recorder]:
@@ -261,7 +262,7 @@ def fail(error: Exception) -> Callable[..., Any]:
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
 @pytest.mark.parametrize(
     ("budget", "words"),
-    [(None, "--memory 12"), (16, "--memory 12"), (12, "--memory 8"), (8, "--view-size 64")],
+    [(None, "memory=12"), (16, "memory=12"), (12, "memory=8"), (8, "view_size=64")],
 )
 def test_the_next_smaller_setting_is_named(
     model: SeqTexModel,

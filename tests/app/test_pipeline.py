@@ -19,6 +19,7 @@ from seqtex.models.folder import CONFIG_NAME
 from seqtex.models.load import build_transformer, load_model
 from seqtex.pipeline import SeqTexPipeline
 from seqtex.prepare import prepare_job
+from seqtex.run_options import RunOptions
 from seqtex_backbones.codecs.pixel import PixelCodec
 from seqtex_backbones.codecs.wan_vae import WanVAECodec
 from seqtex_core.checkpoint import save_model
@@ -26,6 +27,7 @@ from seqtex_core.errors import UsageError, WeightsError
 from seqtex_core.roles import Role
 
 SIZES = {"num_attention_heads": 2, "attention_head_dim": 24, "num_layers": 1, "ffn_dim": 96}
+ONE_STEP, TWO_STEPS = RunOptions(steps=1), RunOptions(steps=2)
 CONFIG = ModelConfig(
     name="minute",
     summary="for tests",
@@ -65,7 +67,7 @@ def test_a_mesh_and_a_picture_become_a_texture(pipeline, assets):
     result = pipeline(
         assets / "figure.glb",
         {"front": assets / "views" / "0_front.png"},
-        steps=3,
+        options=RunOptions(steps=3),
         on_progress=lambda *state: seen.append(state),
     )
     assert [tuple(texture.shape) for texture in result.textures] == [(3, 32, 32)]
@@ -83,9 +85,10 @@ def test_a_mesh_and_a_picture_become_a_texture(pipeline, assets):
 
 def test_one_picture_alone_shows_the_front(pipeline, assets):
     path = assets / "views" / "0_front.png"
-    named = pipeline(assets / "figure.glb", {"front": path}, steps=1)
+    named = pipeline(assets / "figure.glb", {"front": path}, options=ONE_STEP)
     for picture in (str(path), path, Image.open(path), np.asarray(Image.open(path))):
-        assert torch.equal(pipeline(assets / "figure.glb", picture, steps=1).texture, named.texture)
+        made = pipeline(assets / "figure.glb", picture, options=ONE_STEP)
+        assert torch.equal(made.texture, named.texture)
 
 
 @pytest.mark.parametrize("references", [None, {}])
@@ -101,8 +104,8 @@ def test_a_seed_is_a_whole_number(pipeline, job, seed):
 
 
 def test_seeds_of_other_libraries_are_whole_numbers(pipeline, job):
-    made = pipeline(job, steps=1, seed=np.int64(3))
-    assert torch.equal(made.texture, pipeline(job, steps=1, seed=3).texture)
+    made = pipeline(job, options=ONE_STEP, seed=np.int64(3))
+    assert torch.equal(made.texture, pipeline(job, options=ONE_STEP, seed=3).texture)
     assert json.dumps(made.manifest.to_json()["seed"]) == "3"
 
 
@@ -132,14 +135,14 @@ def test_options_become_arguments():
 
 
 def test_the_reference_view_comes_back_as_it_was_given(pipeline, job):
-    result = pipeline(job, steps=2)
+    result = pipeline(job, options=TWO_STEPS)
     given = reference_frames(job.references, num_views=4, size=16)[0]
     # Restored from clean latents, so only the rounding of the pixel transform remains (5e-7).
     torch.testing.assert_close(result.views[0], given, atol=2e-6, rtol=0)
 
 
 def test_the_seed_decides(pipeline, job):
-    first, same, other = (pipeline(job, steps=2, seed=seed) for seed in (3, 3, 4))
+    first, same, other = (pipeline(job, options=TWO_STEPS, seed=seed) for seed in (3, 3, 4))
     assert torch.equal(first.textures[0], same.textures[0])
     assert not torch.equal(first.textures[0], other.textures[0])
 
@@ -147,12 +150,12 @@ def test_the_seed_decides(pipeline, job):
 def test_the_reference_matters(pipeline, job):
     changed = replace(job.references[0], rgb=1 - job.references[0].rgb)
     other = replace(job, references=(changed,))
-    first, second = pipeline(job, steps=2), pipeline(other, steps=2)
+    first, second = pipeline(job, options=TWO_STEPS), pipeline(other, options=TWO_STEPS)
     assert not torch.allclose(first.textures[0], second.textures[0], atol=1e-4)
 
 
 def test_sizes_and_steps_are_those_asked_for(pipeline, job):
-    result = pipeline(job, steps=2, view_size=24, uv_size=48)
+    result = pipeline(job, options=RunOptions(steps=2, view_size=24, uv_size=48))
     assert result.textures[0].shape == (3, 48, 48)
     assert result.views.shape == (4, 3, 24, 24)
     settings = result.manifest.to_json()["settings"]
@@ -162,7 +165,7 @@ def test_sizes_and_steps_are_those_asked_for(pipeline, job):
 def test_manifest_names_the_weights(pipeline, job, model_folder):
     import hashlib
 
-    record = pipeline(job, steps=1, seed=9).manifest.to_json()
+    record = pipeline(job, options=ONE_STEP, seed=9).manifest.to_json()
     digest = hashlib.sha256((model_folder / WEIGHTS_NAME).read_bytes()).hexdigest()
     assert record["model"] == {"name": "minute", "sha256": digest, "notes": []}
     assert (record["seed"], record["task"], record["method"]) == (9, "img2tex", "model")
@@ -177,11 +180,13 @@ def test_saved_weights_are_the_ones_that_run(model_folder):
 
 
 def test_projected_references_reach_the_texture(pipeline, job):
-    projected = pipeline(job, task="img2tex_projected", steps=2)
+    projected = pipeline(job, task="img2tex_projected", options=TWO_STEPS)
     assert projected.manifest.task == "img2tex_projected"
     assert projected.textures[0].shape == (3, 32, 32)
     changed = replace(job.references[0], rgb=1 - job.references[0].rgb)
-    other = pipeline(replace(job, references=(changed,)), task="img2tex_projected", steps=2)
+    other = pipeline(
+        replace(job, references=(changed,)), task="img2tex_projected", options=TWO_STEPS
+    )
     assert not torch.allclose(projected.textures[0], other.textures[0], atol=1e-4)
 
 
@@ -190,13 +195,13 @@ def test_a_model_measured_from_the_projection_needs_one(pipeline, job):
         pipeline.model, config=replace(pipeline.model.config, texture_base="projection")
     )
     with pytest.raises(UsageError, match="projection frame"):
-        SeqTexPipeline(model)(job, task="img2tex", steps=1)
-    result = SeqTexPipeline(model)(job, task="img2tex_projected", steps=1)
+        SeqTexPipeline(model)(job, task="img2tex", options=ONE_STEP)
+    result = SeqTexPipeline(model)(job, task="img2tex_projected", options=ONE_STEP)
     assert result.texture.isfinite().all()
 
 
 def test_geo2mv_makes_views_and_no_texture(pipeline, job):
-    result = pipeline(replace(job, references=()), task="geo2mv", steps=2)
+    result = pipeline(replace(job, references=()), task="geo2mv", options=TWO_STEPS)
     assert result.textures == ()
     assert result.views.shape == (4, 3, 16, 16)
 
@@ -207,14 +212,35 @@ def test_geo2mv_makes_views_and_no_texture(pipeline, job):
         ({"task": "mv2tex"}, "none for left, back, right"),
         ({"task": "tex2mv"}, "views never read the texture"),
         ({"task": "nothing"}, "img2tex"),
-        ({"view_size": 18}, "multiple"),
         ({"prompt": "a red chair"}, "made without text"),
-        ({"steps": 0}, "steps"),
     ],
 )
 def test_what_cannot_be_done_is_refused(pipeline, job, arguments, message):
     with pytest.raises(UsageError, match=message):
-        pipeline(job, **{"steps": 1, **arguments})
+        pipeline(job, options=ONE_STEP, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "^steps: expected 1 to 1000"),
+        ({"shift": 0.0}, "^shift: expected above 0"),
+        ({"guidance": 0.5}, "^guidance: expected 1 to 100"),
+        ({"guidance": 2.0}, "^guidance: expected prompt beside it"),
+        ({"view_size": -16}, "^view_size: expected 16 to 8192 pixels"),
+        ({"view_size": 18}, "^view_size: expected a multiple"),
+        ({"uv_size": 33}, "^uv_size: expected a multiple"),
+        ({"texture_size": 16}, "^texture_size: expected 32 or more"),
+        ({"step_reuse": 1.5, "steps": 2}, "^step_reuse: expected above 0, at most 1"),
+        (
+            {"step_reuse": 0.1, "steps": 1},
+            "^step_reuse: .*Leave step_reuse out, or take more steps",
+        ),
+    ],
+)
+def test_options_are_refused_before_the_mesh_is_read(pipeline, options, message):
+    with pytest.raises(UsageError, match=message):
+        pipeline("no_such_mesh.glb", "no_such_picture.png", options=RunOptions(**options))
 
 
 def test_roles_follow_the_references(job, assets):

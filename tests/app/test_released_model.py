@@ -21,6 +21,7 @@ from seqtex.models.load import SeqTexModel, load_model
 from seqtex.models.released import PAPER_SHIFT, released_model_config
 from seqtex.models.sources import ModelSources
 from seqtex.pipeline import SeqTexPipeline
+from seqtex.run_options import RunOptions
 from seqtex_backbones.codecs.protocol import RELEASED_RANGES, Content, ValueRanges
 from seqtex_backbones.seqtex_release import RELEASED_DECOUPLED
 from seqtex_backbones.wan.configs import WAN_TINY
@@ -144,7 +145,7 @@ def test_a_run_shows_and_tells_what_the_release_does(
     monkeypatch.setattr(ValueRanges, "inward", watched_inward)
     monkeypatch.setattr(model.transformer, "forward", watched_forward)
     front = {"front": assets / "views" / "0_front.png"}
-    result = SeqTexPipeline(model)(assets / "figure.glb", front, steps=3)
+    result = SeqTexPipeline(model)(assets / "figure.glb", front, options=RunOptions(steps=3))
 
     # interpolated positions may leave [-1, 1] by the rounding of their weights
     assert all(bool((x >= -1e-6).all() and (x <= 1 + 1e-6).all()) for x in seen)
@@ -183,7 +184,7 @@ def test_latents_are_drawn_with_noise_of_their_own(
     monkeypatch.setattr("seqtex_backbones.codecs.video_vae.draw_noise", watched_draw)
     monkeypatch.setattr(model.transformer, "forward", watched_forward)
     front = {"front": assets / "views" / "0_front.png"}
-    SeqTexPipeline(model)(assets / "figure.glb", front, steps=1)
+    SeqTexPipeline(model)(assets / "figure.glb", front, options=RunOptions(steps=1))
     views = [noise for noise in encoding if noise.shape == start[0].shape]
     assert len(views) == 3  # positions, normals, references
     for noise in views:

@@ -18,6 +18,7 @@ from benchmarks.pipeline import Runs, _record, _rows, front_picture, prepared_ob
 from benchmarks.runner import Session
 from seqtex.pipeline import SeqTexPipeline
 from seqtex.prepare import prepare_job
+from seqtex.run_options import RunOptions
 from seqtex_core.attention import AttentionInputs
 from seqtex_core.copy_head import CopyConfig, CopyHead, CopyRows
 
@@ -78,8 +79,8 @@ def test_the_work_of_the_shipped_model_is_what_is_counted(tmp_path: Path, sessio
             return made
 
         transformer.forward = step
-        runs = Runs()
-        _record(job, lambda job: pipeline(job, texture_size=128), tmp_path / "out.glb", runs)
+        runs, small = Runs(), RunOptions(texture_size=128)
+        _record(job, lambda job: pipeline(job, options=small), tmp_path / "out.glb", runs)
     work = denoise_work(pipeline.model, caches[0], 1)
     assert counted == [work.flop]
     rows = {row.case: row for row in _rows("model", runs, work, 1, session)}
@@ -93,7 +94,7 @@ def test_every_stage_is_a_row_at_the_steps_of_the_model(
 ) -> None:
     class Small(SeqTexPipeline):
         def __call__(self, job: Any, **options: Any) -> Any:
-            return super().__call__(job, texture_size=128, **options)
+            return super().__call__(job, options=RunOptions(texture_size=128), **options)
 
     monkeypatch.setattr(benchmark, "RINGS", 6)
     monkeypatch.setattr(benchmark, "REPEATS", {True: 1})
