@@ -129,7 +129,7 @@ class MUVBlock(nn.Module):
         uv = self._uv_attention(hidden.uv, source, reads, place=places[1])
         if joint is None or mv.normed is None or uv.normed is None:
             x_uv = self._rest(self.uv, "uv", uv, reads)
-            return self._mv_rest(mv, reads)._replace(uv=x_uv)
+            return self._mv_rest(mv, reads, x_uv)
         assert isinstance(self.mv, SplitCrossBlock)
         assert isinstance(self.uv, SplitCrossBlock)
         to_text = per_sample(attend, inputs["mv"].rows)
@@ -312,20 +312,12 @@ class MUVBlock(nn.Module):
             return None
         return JointRows(x, (x.shape[1], hidden.uv.shape[1]))
 
-    def _mv_rest(
-        self,
-        mv: _Attended,
-        reads: _Reads,
-    ) -> Hidden:
-        """The mv stream and its text after the sublayers behind self-attention."""
-        x_mv, x_text, text = (
-            self._rest(self.mv, "mv", mv, reads),
-            mv.x_text,
-            mv.text,
-        )
+    def _mv_rest(self, mv: _Attended, reads: _Reads, x_uv: Tensor | None = None) -> Hidden:
+        """The mv stream and its text after the sublayers behind self-attention, beside ``x_uv``."""
+        x_mv, x_text, text = self._rest(self.mv, "mv", mv, reads), mv.x_text, mv.text
         if text is not None and x_text is not None:
             x_text = text.sublayers.feed_forward(x_text, text.modulation, text.rows)
-        return Hidden(mv=x_mv, text=x_text)
+        return Hidden(mv=x_mv, uv=x_uv, text=x_text)
 
     def _rest(
         self,
