@@ -12,6 +12,7 @@ from .lora import lora_layers
 from .parameter_table import ParameterTable
 from .weight_files import WeightFiles, write_tensors
 from .weight_report import check_weights
+from .wrapper_names import without_wrappers
 
 
 def unique_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -51,7 +52,8 @@ def load_model(module: nn.Module, path: Path | str) -> dict[str, str]:
     """Put the weights of a file by ``save_model`` into ``module``; returns the file's metadata.
 
     Values are cast to the dtype and device of the module's own parameters. Parameters on the meta
-    device are replaced, so that an empty model is filled without a second copy in memory.
+    device are replaced, so that an empty model is filled without a second copy in memory. What was
+    wrapped when it was saved (DDP, ``torch.compile``) fits what is not, and the other way round.
 
     Args:
         module: a model of the same configuration.
@@ -64,6 +66,9 @@ def load_model(module: nn.Module, path: Path | str) -> dict[str, str]:
     _refuse_merged(module)
     named = unique_tensors(module)
     with WeightFiles([Path(path)]) as files:
+        if set(files) != set(named):
+            files.unwrap()
+            named = {bare: named[name] for name, bare in without_wrappers(named).items()}
         wanted = {name: tuple(tensor.shape) for name, tensor in named.items()}
         check_weights(
             f"weights in {path}",

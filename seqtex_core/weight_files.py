@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +17,9 @@ from torch import Tensor
 
 from .errors import UsageError, WeightsError
 from .whole_files import replacing
+from .wrapper_names import without_wrappers
+
+_LOG = logging.getLogger(__name__)
 
 PICKLES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle"})
 DTYPES = {
@@ -44,6 +48,7 @@ class WeightFiles:
         self.paths = tuple(paths)
         self._stack = ExitStack()
         self._owner: dict[str, Any] = {}
+        self._stored: dict[str, str] = {}
         self._spans: dict[str, tuple[Path, int, int]] = {}
         self._buffer = torch.empty(0, dtype=torch.uint8)
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -56,12 +61,39 @@ class WeightFiles:
             self._stack.close()
             raise
 
+    def unwrap(self) -> None:
+        """From now on, names without what was put around the model; a log message tells it.
+
+        Raises:
+            WeightsError: two tensors of one name without it.
+        """
+        bare = without_wrappers(self.shapes)
+        changed = [name for name in bare if bare[name] != name]
+        if not changed:
+            return
+        where = ", ".join(path.name for path in self.paths[:2]) + ", ..." * (len(self.paths) > 2)
+        if len(set(bare.values())) < len(bare):
+            raise WeightsError(
+                where,
+                expected="every tensor once",
+                got=f"{len(bare)} tensors under {len(set(bare.values()))} names without wrappers",
+            )
+        self._owner = {bare[name]: owner for name, owner in self._owner.items()}
+        self._stored = {bare[name]: stored for name, stored in self._stored.items()}
+        self._spans = {bare[name]: span for name, span in self._spans.items()}
+        self.shapes = {bare[name]: shape for name, shape in self.shapes.items()}
+        self.dtypes = {bare[name]: dtype for name, dtype in self.dtypes.items()}
+        _LOG.warning(
+            "%s: %d of %d tensors have names with a wrapper, which is left out: %s is read as %s",
+            *(where, len(changed), len(bare), changed[0], bare[changed[0]]),
+        )
+
     def read(self, name: str) -> Tensor:
         """The tensor called ``name``, on CPU, in the dtype of the file.
 
         It is the file's own memory, mapped: pages are loaded when they are used.
         """
-        tensor: Tensor = self._owner[name].get_tensor(name)
+        tensor: Tensor = self._owner[name].get_tensor(self._stored[name])
         return tensor
 
     def load(self, name: str, *, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
@@ -123,7 +155,10 @@ class WeightFiles:
         for name in reader.keys():  # noqa: SIM118  not a mapping
             if name in self._owner:
                 raise WeightsError(
-                    str(path), expected="every tensor once", got=f"{name!r} in two files"
+                    str(path),
+                    expected="every tensor once",
+                    got=f"{name!r} in two files",
+                    remedy="Name one of them, or the variant of a folder's files (variant='fp16').",
                 )
             header = reader.get_slice(name)
             if header.get_dtype() not in DTYPES:
@@ -133,7 +168,7 @@ class WeightFiles:
                     got=header.get_dtype(),
                     remedy="Quantised checkpoints are not supported; use the original weights.",
                 )
-            self._owner[name] = reader
+            self._owner[name], self._stored[name] = reader, name
             self._spans[name] = (path, *spans[name])
             self.shapes[name] = tuple(header.get_shape())
             self.dtypes[name] = DTYPES[header.get_dtype()]

@@ -53,7 +53,10 @@ class BackboneEntry(Protocol):
         ...
 
     def native_names(self, keys: Iterable[str]) -> dict[str, str]:
-        """``{key in a file: name in Backbone.original_keys}`` for every format that is read."""
+        """``{key in a file: name in Backbone.original_keys}`` for every format that is read.
+
+        What was put around a model (``module.`` of DDP and the like) is gone from the keys.
+        """
         ...
 
     def differences(self, config: Mapping[str, Any]) -> list[str]:
@@ -128,6 +131,7 @@ def load_backbone(
     seed: int | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    variant: str | None = None,
     local_files_only: bool = False,
 ) -> Backbone:
     """A backbone with pretrained weights, or with random ones from a seed.
@@ -142,6 +146,7 @@ def load_backbone(
         dtype: of the parameters; ``entry.keep_in_fp32`` stays fp32 in half precisions. By default
             fp32 for a seed, the files' own for weights.
         device: CPU by default.
+        variant: of the files in a folder, such as ``"fp16"``; see ``find_weights``.
         local_files_only: no network for a hub id either.
 
     Raises:
@@ -161,7 +166,7 @@ def load_backbone(
     if seed is not None:
         return _cast(_seeded(entry, seed), entry, dtype=dtype, device=device)
     assert weights is not None
-    source = find_weights(weights, local_files_only=local_files_only)
+    source = find_weights(weights, variant=variant, local_files_only=local_files_only)
     try:
         differences = entry.differences(source.config) if source.config else []
     except UsageError as error:  # a config of another architecture
@@ -174,6 +179,7 @@ def load_backbone(
         )
     backbone = _built_without_memory(entry)
     with WeightFiles(source.files) as files:
+        files.unwrap()
         _fill(backbone, entry, files, dtype=dtype, device=device, subject=str(weights))
     return backbone
 

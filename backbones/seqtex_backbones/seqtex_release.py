@@ -107,6 +107,7 @@ def load_released(
     named = unique_tensors(transformer)
     names = released_names(named)
     with WeightFiles(source.files) as files:
+        files.unwrap()
         check_released(named, files.shapes, subject=str(weights))
         table = ParameterTable([transformer])
         for name, key in names.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +15,12 @@ from seqtex_core.weight_files import PICKLES, refuse_pickle
 
 from .hub import OnBytes, download_files
 
+_LOG = logging.getLogger(__name__)
+
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SUBFOLDER = "transformer"
-_INDEX = ".safetensors.index.json"
+_WEIGHTS = re.compile(r".+\.safetensors(\.index(\.\w+)?\.json)?")
+_SHARD = re.compile(r"-\d+-of-\d+")
 _PIPELINE_FOLDERS = (
     "image_encoder/", "text_encoder/", "text_encoder_2/", "tokenizer/", "tokenizer_2/",
     "transformer/", "transformer_2/", "vae/",
@@ -36,37 +40,49 @@ class WeightSource:
     config: dict[str, Any] | None = None
 
 
-def find_weights(weights: str | Path, *, local_files_only: bool = False) -> WeightSource:
+def find_weights(
+    weights: str | Path, *, variant: str | None = None, local_files_only: bool = False
+) -> WeightSource:
     """The files that ``weights`` names.
+
+    Where a folder holds a model twice, as ``NAME.safetensors`` and as a variant of it such as
+    ``NAME.fp16.safetensors``, the one without a variant is taken, as diffusers does, and a log
+    message tells it.
 
     Args:
         weights: a safetensors file, or the index of a sharded one; a folder with safetensors
             files, sharded or not, or with such a folder called ``transformer``; or a hub id
             ``owner/name``, which is downloaded (the only case that uses the network).
+        variant: of the files in a folder, such as ``"fp16"``.
         local_files_only: for a hub id, use what was downloaded before.
 
     Raises:
-        WeightsError: nothing there, or nothing but pickles.
+        WeightsError: nothing there, nothing but pickles, or nothing of that variant.
     """
     path = Path(weights).expanduser()
     if path.is_file():
+        if variant is not None:
+            raise WeightsError(
+                str(path), expected=f"a folder, for variant {variant!r}", got="a file"
+            )
         refuse_pickle(path)
-        indexed = path.name.endswith(_INDEX)
-        return WeightSource(files=tuple(_indexed(path)) if indexed else (path,))
+        is_index = path.suffix == ".json" and _WEIGHTS.fullmatch(path.name)
+        return WeightSource(files=tuple(_indexed(path)) if is_index else (path,))
     if path.is_dir():
-        return _folder(path)
+        return _folder(path, variant)
     if isinstance(weights, str) and _HUB_ID.fullmatch(weights) and path.suffix != ".safetensors":
-        return _folder(download(weights, local_files_only=local_files_only))
+        return _folder(download(weights, local_files_only=local_files_only), variant)
     raise WeightsError(
         str(weights), expected="a safetensors file, a folder, or a hub id", got="no such file"
     )
 
 
-def _folder(folder: Path) -> WeightSource:
+def _folder(folder: Path, variant: str | None) -> WeightSource:
     if (folder / _SUBFOLDER).is_dir():
         folder = folder / _SUBFOLDER
-    indices = sorted(folder.glob(f"*{_INDEX}"))
-    files = _indexed(indices[0]) if len(indices) == 1 else sorted(folder.glob("*.safetensors"))
+    found = _in_variant(folder, variant)
+    indices = [path for path in found if path.suffix == ".json"]
+    files = _indexed(indices[0]) if len(indices) == 1 else [p for p in found if p not in indices]
     if not files:
         pickles = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICKLES)
         if pickles:
@@ -75,9 +91,36 @@ def _folder(folder: Path) -> WeightSource:
             str(folder),
             expected="safetensors files",
             got=", ".join(sorted(p.name for p in folder.iterdir())[:6]) or "an empty folder",
+            remedy="" if variant is None else f"None of them is of variant {variant!r}.",
         )
     config = folder / "config.json"
     return WeightSource(files=tuple(files), config=_parsed(config) if config.is_file() else None)
+
+
+def _in_variant(folder: Path, variant: str | None) -> list[Path]:
+    """Weights and indices in a folder that are of one variant."""
+    found = sorted(path for path in folder.iterdir() if _WEIGHTS.fullmatch(path.name))
+    stems = {path: _stem(path.name) for path in found}
+    if variant is not None:
+        return [path for path, stem in stems.items() if stem.endswith(f".{variant}")]
+    plain = [path for path, s in stems.items() if s.rpartition(".")[0] not in stems.values()]
+    if left := [path.name for path in found if path not in plain]:
+        _LOG.warning(
+            "%s: %s left out, as it is there without a variant, too; variant= names one",
+            *(folder, ", ".join(left[:4]) + ", ..." * (len(left) > 4)),
+        )
+    return plain
+
+
+def _stem(name: str) -> str:
+    """``NAME`` or ``NAME.VARIANT`` of weights, without the number of a shard.
+
+    Where the variant may stand: ``NAME.fp16.safetensors``, ``NAME.fp16-00001-of-00002.safetensors``
+    and ``NAME-00001-of-00002.fp16.safetensors``, ``NAME.safetensors.index.fp16.json``.
+    """
+    stem, _, rest = name.partition(".safetensors")
+    in_index = rest.removeprefix(".index").removesuffix(".json")
+    return _SHARD.sub("", stem) + in_index
 
 
 def _indexed(index: Path) -> list[Path]:

@@ -126,10 +126,12 @@ def open_source(
         raise InputError("SRC", expected="a folder or a safetensors file", got=f"{path}: neither")
     if (path / CONFIG_NAME).is_file():
         with WeightFiles([path / WEIGHTS_NAME]) as files:
+            files.unwrap()
             yield _model_folder(path, files, options, dtype)
         return
     found = find_weights(path)
     with WeightFiles(found.files) as files:
+        files.unwrap()
         if any(".attnuv." in key for key in files):
             yield _released(path, files, found.config, options, dtype)
         elif any(key.endswith("patch_embedding.weight") for key in files):
@@ -216,7 +218,7 @@ def _wan(
     check_weights(f"Wan weights in {path}", wanted, shapes)
     if len(shapes) != len(files.shapes):
         raise WeightsError(
-            str(path), expected="every tensor once", got="one under two names (with a prefix)"
+            str(path), expected="every tensor once", got="one under the names of both formats"
         )
     return WanSource(
         layout="diffusers" if all(key == name for key, name in names.items()) else "original",

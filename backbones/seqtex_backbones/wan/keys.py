@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-WRAPPER_PREFIX = "model.diffusion_model."
-
 _SHELL = (
     ("time_embedding.0.", "condition_embedder.time_embedder.linear_1."),
     ("time_embedding.2.", "condition_embedder.time_embedder.linear_2."),
@@ -67,15 +65,13 @@ def to_original(key: str) -> str:
 def diffusers_names(keys: Iterable[str]) -> dict[str, str]:
     """``{key in the file: diffusers' name}`` for a file in either format.
 
-    A prefix ``model.diffusion_model.`` (as single-file checkpoints have) is removed first.
-
     Args:
         keys: all keys of the file.
     """
-    bare = {key: key.removeprefix(WRAPPER_PREFIX) for key in keys}
-    if any(".self_attn." in name or name == "head.modulation" for name in bare.values()):
-        return {key: to_diffusers(name) for key, name in bare.items()}
-    return bare
+    names = list(keys)
+    if any(".self_attn." in name or name == "head.modulation" for name in names):
+        return {name: to_diffusers(name) for name in names}
+    return {name: name for name in names}
 
 
 def _renamed(key: str, *, forward: bool) -> str:
