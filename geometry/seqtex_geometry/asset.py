@@ -18,7 +18,7 @@ from .load.parsed import (
     count_degenerate,
     lies_far_out,
 )
-from .mesh import IntArray, Mesh
+from .mesh import FloatArray, IntArray, Material, Mesh
 from .normals import complete_normals
 from .texture_sets import assign_texture_sets
 
@@ -159,11 +159,30 @@ def _build_mesh(parsed: ParsedFile, degenerate: int) -> tuple[Mesh, list[str]]:
         face_material=parsed.face_material,
         materials=parsed.materials,
         face_primitive=np.repeat(np.arange(len(lengths), dtype=np.int64), lengths),
-        face_texture_set=assign_texture_sets(parsed.face_material, parsed.material_keys, has_uvs),
+        face_texture_set=assign_texture_sets(
+            parsed.face_material,
+            parsed.material_keys,
+            face_uvs,
+            face_areas=_areas(parsed),
+            mergeable=[_is_opaque(material) for material in parsed.materials],
+        ),
         vertex_colors=parsed.vertex_colors,
         corner_source=_corner_source(parsed),
     )
     return mesh, _mesh_notes(parsed, mesh, has_uvs, degenerate)
+
+
+def _areas(parsed: ParsedFile) -> FloatArray:
+    corners = parsed.vertices[parsed.faces].astype(np.float64)
+    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    areas: FloatArray = np.linalg.norm(cross, axis=1).astype(np.float32)
+    return areas
+
+
+def _is_opaque(material: Material) -> bool:
+    """Whether its image has no alpha, which its new texture would take over."""
+    image = material.base_color_image
+    return image is None or bool((image[..., 3] == 255).all())
 
 
 def _corner_source(parsed: ParsedFile) -> IntArray | None:

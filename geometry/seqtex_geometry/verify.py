@@ -334,12 +334,14 @@ def _check_textures(written: MeshAsset, textures: Sequence[ImageArray]) -> None:
 
 
 def _all_base_colors(file: GltfFile) -> list[ImageArray]:
+    """The PNG images of all base colours, each once."""
     from .load.images import decode_image
 
-    images = []
-    for material in file.document.get("materials", []):
-        slot = base_color_slot(material)
-        source = None if slot.texture is None else texture_image(file, slot.texture)
-        if source is not None and file.document["images"][source].get("mimeType") == "image/png":
-            images.append(decode_image(image_bytes(file, source), f"images[{source}]"))
-    return images
+    slots = [base_color_slot(material) for material in file.document.get("materials", [])]
+    textures = {slot.texture for slot in slots if slot.texture is not None}
+    sources = {source for index in textures if (source := texture_image(file, index)) is not None}
+    return [
+        decode_image(image_bytes(file, source), f"images[{source}]")
+        for source in sorted(sources)
+        if file.document["images"][source].get("mimeType") == "image/png"
+    ]
