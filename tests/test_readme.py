@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import pytest
+
+import seqtex
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -19,6 +22,16 @@ def test_the_block_example_runs_and_has_the_shape_it_promises():
     exec(compile(code, "README.md", "exec"), scope)
     assert scope["out"].shape == scope["uv"].shape
     assert scope["out"].isfinite().all()
+
+
+def test_the_library_example_calls_what_there_is(monkeypatch):
+    """The example with a pipeline that takes what the real one takes, and makes nothing."""
+    code = next(block for block in BLOCKS if "from_pretrained" in block)
+    pipeline = create_autospec(seqtex.SeqTexPipeline, instance=True)
+    monkeypatch.setattr(seqtex.SeqTexPipeline, "from_pretrained", lambda name: pipeline)
+    exec(compile(code, "README.md", "exec"), {})
+    pipeline.assert_called_once()
+    pipeline.return_value.save.assert_called_once()
 
 
 def test_named_files_exist():

@@ -369,6 +369,9 @@ def test_options_decide_what_is_left_out_and_captions_are_joined(
     reasons = {entry["file"]: entry["reason"] for entry in prepare_meshes(small, workers=0)}
     assert reasons["deep/plain.stl"] == "faces: expected at most 75, got 80"
     assert reasons["figure.glb"] == ""  # 72 faces
+    table.write_text('{"file": "figure.glb", "captions": {"short": "a woman", "new": "a toy"}}\n')
+    with pytest.raises(UsageError, match=r"a set that differs in captions\.figure\.glb\.short"):
+        prepare_meshes(preparation, workers=0)
     table.write_text('{"file": "figur.glb", "caption": "x"}\n')
     with pytest.raises(UsageError, match="figur"):
         prepare_meshes(replace(preparation, folder=tmp_path / "other"), workers=0)

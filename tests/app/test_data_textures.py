@@ -8,7 +8,7 @@ import torch
 
 from seqtex.data.sample import ObjectSample, draw_texture
 from seqtex.data.splits import HELD_OUT_FAMILIES, HELD_OUT_KINDS, split_families, split_kinds
-from seqtex.data.synth import SynthSettings, make_object, object_rng, uv_area
+from seqtex.data.synth import SynthSettings, is_usable, make_object, object_rng, uv_area
 from seqtex.data.textures.brush import Brush
 from seqtex.data.textures.kinds import paint_of_kind, texture_kinds
 from seqtex.data.textures.lighting import draw_lighting, linear_to_srgb, shaded, srgb_to_linear
@@ -227,6 +227,16 @@ def test_charts_of_objects_hardly_overlap():
         covered = len(made.record.uv_part) / SETTINGS.sizes.uv_size**2
         assert 0.1 < covered <= 1
         assert uv_area(made.mesh) < covered * 1.03 + 0.004
+
+
+def test_objects_whose_charts_overlap_are_not_used(made):
+    """Charts enlarged about the centre have more area than texels are covered."""
+    covered = len(made.record.uv_part) / SETTINGS.sizes.uv_size**2
+    uvs = made.mesh.face_uvs
+    for share, usable in ((0.98, True), (1.08, False)):
+        factor = (share * covered / uv_area(made.mesh)) ** 0.5
+        mesh = replace(made.mesh, face_uvs=((uvs - 0.5) * factor + 0.5).astype(uvs.dtype))
+        assert is_usable(mesh, made.record, SETTINGS.sizes) == usable
 
 
 def test_noise_is_periodic_smooth_and_standard():

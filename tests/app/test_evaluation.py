@@ -250,6 +250,17 @@ def test_rendering_agrees_with_the_true_views(bank: GeometryBank) -> None:
         assert scores(case, MadeTexture(texture=shuffled))["view_agreement"] is None
 
 
+def test_the_given_view_does_not_count_in_the_agreement_of_the_views(bank: GeometryBank) -> None:
+    case = replace(cases(bank)[0], given_view=2)
+    views, noise = case.images.views, torch.rand(case.images.views.shape)
+
+    def agreement(*spoilt: int) -> float | None:
+        made = torch.stack([noise[k] if k in spoilt else view for k, view in enumerate(views)])
+        return scores(case, MadeTexture(texture=case.images.uv, views=made))["view_agreement"]
+
+    assert agreement(2) == agreement() != agreement(0)
+
+
 def test_constant_and_fully_seen_objects(bank: GeometryBank) -> None:
     case = cases(bank)[0]
     flat = replace(case.images, uv=torch.full_like(case.images.uv, 0.4))

@@ -214,6 +214,27 @@ def test_projections_of_one_input_stay_one_product_on_the_device(
     assert [t.data_ptr() for t in tensors] == home
 
 
+@pytest.mark.parametrize(("recast", "told"), [(True, False), (False, None)])
+def test_geometry_is_cast_anew_where_the_plan_says_so(
+    model: SeqTexModel,
+    job: PreparedJob,
+    monkeypatch: pytest.MonkeyPatch,
+    recast: bool,
+    told: bool | None,
+) -> None:
+    plan = plan_memory(WAN_1_3B, place="accelerator")
+    plan = replace(plan, measures=Measures(recast_geometry=recast))
+    prepare, asked = model.transformer.prepare, []
+
+    def preparing(*inputs: Any, **options: Any) -> Any:
+        asked.append(options["precompute"])
+        return prepare(*inputs, **options)
+
+    monkeypatch.setattr(model.transformer, "prepare", preparing)
+    textured(replace(model, memory=plan), job)
+    assert asked == [told]
+
+
 def test_blocks_stream_one_by_one(model: SeqTexModel, job: PreparedJob) -> None:
     measures = Measures(offload=True, stream_blocks=True, recast_geometry=True)
     moving, recorder = planned(measures)

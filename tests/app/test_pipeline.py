@@ -258,6 +258,27 @@ def test_geometry_maps_survive_the_pixel_codec(job):
     torch.testing.assert_close(decoded.permute(1, 2, 3, 0), maps.position, atol=2e-6, rtol=0)
 
 
+def test_points_of_a_latent_texel_are_those_of_its_covered_pixels(job):
+    maps = job.view_maps(16, supersample=2)
+    points = encode_geometry(maps, PixelCodec(patch_size=2)).points[0].unflatten(0, (2, 3))[0]
+    covered = maps.mask.unflatten(1, (8, 2)).unflatten(3, (8, 2)).sum(dim=(2, 4))
+    summed = maps.position.unflatten(1, (8, 2)).unflatten(3, (8, 2)).sum(dim=(2, 4))
+    partly = (covered > 0) & (covered < 4)
+    assert int(partly.sum()) > 20
+    wanted = summed[partly] / covered[partly][:, None]
+    # means of four pixels of positions below 1, in another order of sums
+    torch.testing.assert_close(points.permute(1, 2, 3, 0)[partly], wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_references_are_black_where_they_show_nothing(job):
+    reference = job.references[0]
+    half = torch.zeros_like(reference.mask)
+    half[..., : half.shape[-1] // 2] = 1.0
+    white = replace(reference, rgb=torch.ones_like(reference.rgb), mask=half)
+    frame = reference_frames([white], num_views=4, size=reference.rgb.shape[-1])[0]
+    assert torch.equal(frame, half.expand_as(frame))
+
+
 class TestModelFolders:
     def test_builtin_without_weights_says_so(self):
         model = load_model("seqtex-tiny")

@@ -72,6 +72,19 @@ def test_a_mirrored_view_does_not_fit(assets: Path, view: str) -> None:
     assert "fits the view 'front'" in caught.value.remedy
 
 
+def test_no_view_is_named_that_does_not_fit_either(assets: Path) -> None:
+    """A shifted front picture fits none; one of coarse pixels fits its own best, but not well."""
+    picture = Image.open(assets / "views" / "0_front.png")
+    shifted = Image.new("RGBA", picture.size)
+    shifted.paste(picture, (40, 0))
+    coarse = picture.resize((32, 32)).resize(picture.size)
+    for image, view, limit in ((shifted, "left", 0.8), (coarse, "front", 0.99)):
+        options = PrepareOptions(min_iou=limit)
+        with pytest.raises(InputError) as caught:
+            prepare_job(assets / "figure.glb", {view: image}, options=options)
+        assert caught.value.remedy.startswith("Render the view with `seqtex render`")
+
+
 def test_the_threshold_is_an_option(assets: Path) -> None:
     left = assets / "views" / "1_left.png"
     job = prepare_job(assets / "figure.glb", {"front": left}, options=PrepareOptions(min_iou=0.1))
