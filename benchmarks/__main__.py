@@ -16,6 +16,7 @@ from .options import OTHERS, ROOT, parse
 RESULTS = Path(__file__).resolve().parent / "results"
 NOT_ALL_RIGHT = 1
 """Exit status where a row is wrong or failed."""
+INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SeqTexError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("\nInterrupted. What was being measured is lost; files are whole.", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from seqtex_core.attention import (
     choose_attention,
 )
 
+from .accuracy import FACTOR
 from .attention_peers import APPROXIMATE, implementations, reason_missing
 from .ceilings import dtype_name
 from .formulas import attention_bytes, attention_flop
@@ -24,6 +25,9 @@ from .result import Row, Work
 from .runner import Candidate, Case, Session, run_cases
 
 APPROXIMATE_FACTOR = 10.0
+GRADIENT_FACTOR = 4.0
+"""Fused kernels round inside where plain torch keeps fp32, and on a CPU torch's own adds gradients
+of keys up in 16 bits: 3.1 times the error of plain torch where 8192 queries read 512 keys."""
 MAX_PLAIN_SCORES = {"cpu": 1 << 28, "cuda": 1 << 30}
 """The plain implementations hold all scores; larger cases leave them out."""
 
@@ -189,10 +193,10 @@ def _candidate(
 
 
 def _factor(name: str, *, backward: bool) -> float:
-    """Accepted error over that of plain torch: 2, and 3 with gradients; more if approximate."""
+    """Accepted error over that of plain torch: 2, and 4 with gradients; more if approximate."""
     if name in APPROXIMATE:
         return APPROXIMATE_FACTOR
-    return 3.0 if backward else 2.0
+    return GRADIENT_FACTOR if backward else FACTOR
 
 
 def _call(

@@ -69,6 +69,23 @@ def test_the_exit_status_tells_whether_all_is_right(
     assert [read_run(path)["name"] for path in written] == list(suite.SUMMARIES)
 
 
+@pytest.mark.usefixtures("made_up")
+def test_an_interrupt_is_told_and_leaves_what_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(session: Session) -> list[Row]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(BENCHMARKS._entries, "limits", interrupted)
+    assert main(["all", "--quick", "--out", str(tmp_path)]) == 130
+    seen = capsys.readouterr()
+    assert seen.err.strip().startswith("Interrupted.")
+    assert "Traceback" not in seen.err
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert [read_run(path)["name"] for path in files] == ["rope"]
+    assert str(files[0]) in seen.out
+
+
 @pytest.mark.parametrize(
     "words",
     [
