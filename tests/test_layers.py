@@ -36,6 +36,7 @@ AT_IMPORT = {
     "seqtex_geometry": {"numpy", "torch", "trimesh", "scipy", "xatlas", "embreex", "PIL"},
     "seqtex_backbones": {"numpy", "torch", "einops", "safetensors", "diffusers"},
 }
+UNIX_ONLY = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"}
 HEAVY = ("diffusers", "transformers", "trimesh", "warp", "xformers", "flash_attn", "kaolin")
 
 
@@ -112,6 +113,16 @@ def test_third_party_packages_at_import_time_are_the_declared_ones(package: str)
         known = top(found.module) in sys.stdlib_module_names | AT_IMPORT[package] | OURS
         if not known and "_kernels.py:" not in found.where:
             wrong.append(found)
+    assert not wrong
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_module_needs_unix_to_be_imported(package: str) -> None:
+    wrong = [
+        found
+        for found in all_imports(package)
+        if found.at_import_time and top(found.module) in UNIX_ONLY
+    ]
     assert not wrong
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -115,9 +114,13 @@ def open_tensorboard(
     return log
 
 
-def peak_memory(device: torch.device) -> float:
-    """Most memory used so far, in GB: of the card, or of the process."""
+def peak_memory(device: torch.device) -> float | None:
+    """Most memory used so far, in GB: of the card, or of the process (``None`` on Windows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
+    if sys.platform == "win32":
+        return None
+    import resource  # not on Windows
+
     usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return usage / (1e9 if sys.platform == "darwin" else 1e6)

@@ -100,8 +100,9 @@ class ProgressMeter:
             "steps_per_second": per_second,
             "samples_per_second": per_second * self._run.config.run.batch_size,
             "cpu_seconds_per_step": (self._since[1] - cpu) / max(step - before, 1),
-            "memory_gb": memory,
         }
+        if memory is not None:
+            speed["memory_gb"] = memory
         if self._metrics is not None:
             self._metrics.write({"step": step, "event": "speed", **speed})
         if self._board is not None:
@@ -111,7 +112,8 @@ class ProgressMeter:
         losses = ", ".join(f"{task} {value:.4f}" for task, value in sorted(mean.items()))
         self._say(
             f"step {step}/{total}  {losses}  lr {rate:.1e}  {per_second:.2f} steps/s  "
-            f"{speed['samples_per_second']:.1f} samples/s  {memory:.2f} GB  {_clock(left)} left"
+            f"{speed['samples_per_second']:.1f} samples/s  "
+            f"{'' if memory is None else f'{memory:.2f} GB  '}{_clock(left)} left"
         )
 
 

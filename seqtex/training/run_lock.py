@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from seqtex_core.errors import UsageError
 
 LOCK = "running.lock"
+HOLDER = "running.txt"
+"""Who holds the lock: a text, for people."""
 
 
 @contextmanager
@@ -27,18 +30,21 @@ def writing_alone(folder: Path) -> Iterator[None]:
     Raises:
         UsageError: another run writes there; names its process.
     """
-    with (folder / LOCK).open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise UsageError(
-                "--out",
-                expected="a folder in which no other run works",
-                got=f"{folder}, in which {file.read() or 'one'} does",
-                remedy="End that run first, or name another folder.",
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} of {socket.gethostname()}")
-        file.flush()
+    holder = folder / HOLDER
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        who = holder.read_text(encoding="utf-8") if holder.is_file() else "one"
+        raise UsageError(
+            "--out",
+            expected="a folder in which no other run works",
+            got=f"{folder}, in which {who or 'one'} does",
+            remedy="End that run first, or name another folder.",
+        ) from None
+    try:
+        holder.write_text(f"process {os.getpid()} of {socket.gethostname()}", encoding="utf-8")
         yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
