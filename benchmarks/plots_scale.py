@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 Record = Mapping[str, Any]
 FAMILIES = (
     ("step reuse", "step reuse, by threshold", "#4269d0", "o", "top"),
-    ("steps instead", "fewer steps", "#ff725c", "s", "bottom"),
+    ("instead of", "fewer steps", "#ff725c", "s", "bottom"),
     ("fp8", "fp8 linears", "#3ca951", "^", "top"),
 )
 """Part of the implementation's name, label, colour, marker, where labels are aligned."""
@@ -43,11 +43,12 @@ def approximations(axes: Sequence[Axes], chosen: Mapping[str, Record]) -> bool:
             for y, (x, name) in named.items():  # equal points share a label
                 one.annotate(f"  {name}", (x, y), fontsize=7, va=align)
         one.axvline(1.0, color="#444444", ls="--", lw=1)
-        one.set(yscale="log", xlabel="speed over the exact run (fastest calls)")
+        one.set(xscale="log", yscale="log", xlabel="speed over the exact run (fastest calls)")
         one.set_ylabel("relative L2 from the exact latents")
         one.margins(x=0.14, y=0.12)
+        _speed_ticks(one)
         one.set_title(case, fontsize=10)
-        one.legend(fontsize=8, loc="lower right")
+        one.legend(fontsize=8, loc="best")
     for one in axes[len(cases) :]:
         one.set_axis_off()
     return True
@@ -93,11 +94,16 @@ def _short(row: Record) -> str:
     """What tells points of a family apart."""
     if "threshold" in row["metrics"]:
         return f"{row['metrics']['threshold']:g}"
-    return (
-        str(row["implementation"]).partition(" steps")[0]
-        if "steps" in row["implementation"]
-        else ""
-    )
+    number, _, rest = str(row["implementation"]).partition(" step")
+    return number if "instead of" in rest else ""
+
+
+def _speed_ticks(axes: Axes) -> None:
+    """Powers of two within what is drawn: one step is thirty times as fast as thirty."""
+    low, high = axes.get_xlim()
+    ticks = [2.0**power for power in range(-6, 11) if low <= 2.0**power <= high]
+    axes.set_xticks(ticks, [f"{tick:g}x" for tick in ticks])
+    axes.set_xticks([], minor=True)
 
 
 def _rows(chosen: Mapping[str, Record], name: str) -> list[Record]:

@@ -127,7 +127,10 @@ def foreground(axes: Axes, chosen: Mapping[str, Record]) -> bool:
     for row, share in zip(curve, shares, strict=True):
         seen = row["metrics"]
         label = f"{seen['achieved_over_bound']:.0%}"
-        axes.annotate(label, (share, seen["speedup"]), fontsize=7, ha="right", va="top")
+        place, below = (share, seen["speedup"]), (-3, -4)
+        axes.annotate(
+            label, place, below, textcoords="offset points", fontsize=7, ha="right", va="top"
+        )
     for row in typical:
         label = "typical object: 21% of views, 63% of UV"
         axes.axhline(row["metrics"]["speedup"], color=GAIN, lw=1.2, ls="--", label=label)

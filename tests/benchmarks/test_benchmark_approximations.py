@@ -13,6 +13,7 @@ from benchmarks import approximations as benchmark
 from benchmarks.approximations import EXACT, Subject
 from benchmarks.ceilings import Ceilings
 from benchmarks.models import ModelSize
+from benchmarks.plots_scale import approximations
 from benchmarks.runner import Session
 
 LIMITS = Ceilings(
@@ -102,3 +103,27 @@ def test_random_weights_are_measured_in_every_way(
         reason, metrics = candidate.check(candidate.call())
         assert reason is None, name
         assert (metrics["relative_l2"] == 0.0) == (name == EXACT)
+
+
+def test_every_error_is_drawn() -> None:
+    """One step, too, which is much faster and much further away than the others."""
+    from matplotlib.figure import Figure
+
+    names = ("exact", "step reuse, 0.1", "8 steps instead of 30", "1 step instead of 30")
+    errors = (0.0, 0.01, 0.02, 0.15)
+    rows = [
+        {
+            "case": "random",
+            "implementation": name,
+            "time": {"n": 3},
+            "metrics": {"relative_l2": error, "speedup": 1.0 + 200 * error},
+        }
+        for name, error in zip((*names, "fp8 linears"), (*errors, 0.002), strict=True)
+    ]
+    rows[1]["metrics"]["threshold"] = 0.1  # type: ignore[index]
+    axes = Figure().subplots(1, 2)
+    assert approximations(list(axes), {"approximations": {"rows": rows}})
+    drawn = {y for line in axes[0].lines if line.get_marker() != "None" for y in line.get_ydata()}
+    assert drawn == {0.01, 0.02, 0.15, 0.002}
+    assert {text.get_text().strip() for text in axes[0].texts} == {"0.1", "8", "1", ""}
+    assert axes[0].get_xlim()[1] > 31.0
