@@ -24,7 +24,7 @@ class SurfaceTensors:
             ``None`` if the surface has none.
 
     Raises:
-        UsageError: a shape or dtype is wrong.
+        UsageError: no tensor, or a shape or dtype is wrong.
         InputError: ``faces`` names a vertex that does not exist.
     """
 
@@ -95,6 +95,13 @@ class SurfaceTensors:
 
 
 def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    if not isinstance(tensor, Tensor):
+        raise UsageError(
+            name,
+            expected="a torch tensor",
+            got=f"{type(tensor).__module__}.{type(tensor).__name__}".removeprefix("builtins."),
+            remedy="Use torch.from_numpy, or SurfaceTensors.from_mesh for a Mesh.",
+        )
     fits = tensor.ndim == len(shape) and all(
         want in (-1, have) for want, have in zip(shape, tensor.shape, strict=True)
     )

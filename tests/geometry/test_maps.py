@@ -239,6 +239,12 @@ def test_bad_arguments() -> None:
             faces=torch.tensor([[0, 1, 9]]),
             vertex_normals=surface.vertex_normals,
         )
+    with pytest.raises(UsageError, match=r"a torch tensor, got numpy\.ndarray"):
+        SurfaceTensors(
+            vertices=np.zeros((3, 3)),  # type: ignore[arg-type]
+            faces=torch.zeros(1, 3).long(),
+            vertex_normals=torch.zeros(3, 3),
+        )
     with pytest.raises(UsageError, match="int64"):
         SurfaceTensors(
             vertices=surface.vertices,
