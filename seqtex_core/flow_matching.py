@@ -45,25 +45,31 @@ def shift_sigmas(sigmas: Tensor, shift: float) -> Tensor:
 
 
 def inference_sigmas(steps: int, shift: float = DEFAULT_SHIFT) -> Tensor:
-    """Sampling levels ``[steps + 1]``, float32, from 1 down to a final 0.
+    """Sampling levels ``[steps + 1]``, float64, from 1 down to a final 0.
 
     The base levels are ``linspace(1, 1/1000, steps + 1)`` less the last one, then shifted, as in
-    diffusers >= 0.37 with ``use_flow_sigmas`` (which lowers the first by 1e-6; this one does not).
+    diffusers >= 0.37 with ``use_flow_sigmas`` (which lowers the first by 1e-6; this one does not),
+    in its precision and order: the last bit decides about some of its whole timesteps.
 
     Raises:
         UsageError: ``steps`` < 1 or ``shift`` <= 0.
     """
     if not isinstance(steps, int) or steps < 1:
         raise UsageError("steps", expected="a whole number of at least 1", got=repr(steps))
-    base = torch.linspace(1.0, 1.0 / NUM_LEVELS, steps + 1, dtype=torch.float64)[:-1]
-    return torch.cat([shift_sigmas(base, shift), base.new_zeros(1)]).float()
+    spacing = (1.0 / NUM_LEVELS - 1.0) / steps
+    base = torch.tensor([1.0 + index * spacing for index in range(steps)], dtype=torch.float64)
+    levels = shift_sigmas(base, shift)
+    levels[0] = 1.0  # whatever the shift rounds it to
+    return torch.cat([levels, base.new_zeros(1)])
 
 
 def whole_timestep(sigma: float) -> float:
     """A noise level in whole thousandths, rounded down: 0.9932 becomes 0.993.
 
-    The released system tells its model integer timesteps; its sampler starts a hair below 1, so
-    that the first of them is 999 and not 1000.
+    The released system tells its model integer timesteps; its sampler, diffusers' UniPC, starts a
+    hair below 1, so that the first of them is 999 and not 1000. On :func:`inference_sigmas` they
+    are that sampler's, all of them. (diffusers' Euler sampler of flow matching tells its model
+    fractions.)
     """
     below_one = min(sigma, 1.0 - _FIRST_SIGMA_SLACK)
     return math.floor(NUM_LEVELS * below_one) / NUM_LEVELS
@@ -235,7 +241,10 @@ def clean_to_velocity(
 def _level(like: Tensor, other: Tensor, sigma: Tensor | float, name: str) -> Tensor | float:
     """``sigma`` to multiply ``like``, after the shapes of both operands were compared."""
     check_shape(name, other, like.shape, "the latents' shape")
-    return expand_sigma(sigma, like) if isinstance(sigma, Tensor) else sigma
+    if not isinstance(sigma, Tensor):
+        return sigma
+    # levels in fp64 do not make narrower latents as wide
+    return expand_sigma(sigma, like).to(torch.promote_types(like.dtype, torch.float32))
 
 
 @dataclass(frozen=True, kw_only=True)

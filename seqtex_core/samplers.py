@@ -36,12 +36,13 @@ class EulerSampler:
         sigmas: noise levels ``[steps + 1]``, falling to 0.
 
     Raises:
-        UsageError: see :func:`check_sigmas`.
+        UsageError: a number of steps, or see :func:`check_sigmas`.
     """
 
-    def __init__(self, sigmas: Sequence[float]) -> None:
-        check_sigmas(sigmas)
-        self.sigmas = tuple(sigmas)
+    def __init__(self, sigmas: Tensor | Sequence[float]) -> None:
+        levels = level_list(sigmas)
+        check_sigmas(levels)
+        self.sigmas = tuple(levels)
 
     def step(self, velocity: Tensor, latents: Tensor, index: int) -> Tensor:
         """Latents at level ``index + 1``; see :meth:`Sampler.step`.
@@ -69,7 +70,7 @@ def level_list(sigmas: Tensor | Iterable[float]) -> list[float]:
             got=repr(levels),
             remedy="Use inference_sigmas(steps).",
         )
-    return list(levels)
+    return [float(level) for level in levels]
 
 
 def check_sigmas(sigmas: Sequence[float]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seqtex_core.errors import MissingDependencyError, UnsupportedError, UsageError
 from seqtex_core.registry import Registry
-from seqtex_core.samplers import SamplerFactory, check_sigmas
+from seqtex_core.samplers import SamplerFactory, check_sigmas, level_list
 
 SAMPLERS: Registry[SamplerFactory] = Registry(
     "sampler",
@@ -40,19 +40,20 @@ class UniPCSampler:
         solver_type: ``"bh2"``, or ``"bh1"`` for fewer than ten steps.
 
     Raises:
-        UsageError: levels that do not fall to 0, or an unknown order or type.
+        UsageError: a number of steps, levels that do not fall to 0, or an unknown order or type.
         MissingDependencyError: diffusers is missing or older than 0.37.
         UnsupportedError: this diffusers did not take the levels as given.
     """
 
     def __init__(
         self,
-        sigmas: Sequence[float],
+        sigmas: Tensor | Sequence[float],
         *,
         solver_order: int = 2,
         solver_type: Literal["bh1", "bh2"] = "bh2",
     ) -> None:
-        check_sigmas(sigmas)
+        levels = level_list(sigmas)
+        check_sigmas(levels)
         if solver_order < 1:
             raise UsageError("solver_order", expected="at least 1", got=str(solver_order))
         if solver_type not in ("bh1", "bh2"):
@@ -65,10 +66,10 @@ class UniPCSampler:
             solver_order=solver_order,
             solver_type=solver_type,
         )
-        self._scheduler.set_timesteps(sigmas=np.asarray(sigmas[:-1], dtype=np.float64))
+        self._scheduler.set_timesteps(sigmas=np.asarray(levels[:-1], dtype=np.float64))
         self._scheduler.set_begin_index(0)
         self._next = 0
-        _check_levels(self._scheduler.sigmas, sigmas)
+        _check_levels(self._scheduler.sigmas, levels)
 
     @property
     def sigmas(self) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from seqtex_backbones.cogvideox.schedule import VPSchedule, to_vp, v_to_velocity
 from seqtex_core.errors import UsageError
 from seqtex_core.roles import CONDITION_SIGMA
+from seqtex_core.samplers import EulerSampler
 
 SHIFTS = (1.0, 3.0)
 
@@ -110,15 +111,43 @@ def test_known_levels(snr_shift: float, sigma: float, timestep: float) -> None:
     assert float(got) == pytest.approx(timestep, abs=0.06)
 
 
-@pytest.mark.parametrize("steps", [1, 10, 50, 1000])
-def test_native_levels_are_those_of_the_models_own_sampler(steps: int) -> None:
+def test_native_levels_are_those_of_the_models_own_sampler() -> None:
+    """For every number of steps; for 62 of them, such as 61, diffusers appends a timestep of -1."""
     schedule, theirs = VPSchedule(), scheduler(1.0)
-    theirs.set_timesteps(steps)
-    sigmas = schedule.native_sigmas(steps)
-    assert sigmas[-1] == 0.0
-    assert sigmas[:-1] == schedule.sigmas[theirs.timesteps].tolist()
+    longer = 0
+    for steps in range(1, 1001):
+        theirs.set_timesteps(steps)
+        sigmas = schedule.native_sigmas(steps)
+        assert sigmas[-1] == 0.0
+        assert sigmas[:-1] == schedule.sigmas[theirs.timesteps[:steps]].tolist(), steps
+        longer += len(theirs.timesteps) > steps
+        assert theirs.timesteps[steps:].tolist() in ([], [-1])
+    assert longer == 62
     with pytest.raises(UsageError, match="steps"):
         schedule.native_sigmas(0)
+
+
+@pytest.mark.parametrize(("steps", "beside"), [(25, 0), (30, 10)])
+def test_euler_on_native_levels_is_ddim_of_diffusers_where_steps_divide_1000(
+    steps: int, beside: int
+) -> None:
+    from diffusers import CogVideoXDDIMScheduler
+
+    theirs = CogVideoXDDIMScheduler(**{**scheduler(1.0).config, "prediction_type": "v_prediction"})
+    theirs.set_timesteps(steps)
+    clean, noise = torch.randn(2, 1, 2, 1, 2, 2).double()
+    sigmas = VPSchedule().native_sigmas(steps)
+    ours = EulerSampler(sigmas)
+    others = 0
+    for index, timestep in enumerate(theirs.timesteps):
+        x = (1 - sigmas[index]) * clean + sigmas[index] * noise
+        level, after = torch.tensor([sigmas[index : index + 2]], dtype=torch.float64).split(1, 1)
+        a = theirs.alphas_cumprod[timestep].sqrt()
+        v = a * noise - (1 - a.square()).sqrt() * clean
+        got = to_vp(ours.step(noise - clean, x, index), after)
+        want = theirs.step(v, timestep, to_vp(x, level), return_dict=False)[0]
+        others += not torch.allclose(got, want, rtol=0, atol=1e-9)  # fp64
+    assert others == beside
 
 
 def test_a_schedule_needs_a_positive_shift() -> None:

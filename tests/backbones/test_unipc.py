@@ -11,7 +11,7 @@ from torch import Tensor
 
 from seqtex_backbones.unipc import SAMPLERS, UniPCSampler, check_diffusers_version
 from seqtex_core.errors import MissingDependencyError, UnsupportedError, UsageError
-from seqtex_core.flow_matching import TrainingSchedule, inference_sigmas
+from seqtex_core.flow_matching import TrainingSchedule, inference_sigmas, whole_timestep
 from seqtex_core.frame_run import KnownLatents
 from seqtex_core.samplers import EulerSampler
 from seqtex_core.sampling import sample
@@ -27,11 +27,21 @@ def test_inference_levels_are_those_of_diffusers(steps: int, shift: float) -> No
     scheduler.set_timesteps(steps)
     # float32 storage of both, and the 1e-6 that diffusers takes off the first level
     torch.testing.assert_close(
-        inference_sigmas(steps, shift), scheduler.sigmas, rtol=0, atol=1.2e-6
+        inference_sigmas(steps, shift).float(), scheduler.sigmas, rtol=0, atol=1.2e-6
     )
-    torch.testing.assert_close(
-        inference_sigmas(steps, shift)[1:], scheduler.sigmas[1:], rtol=0, atol=6e-8
+    assert torch.equal(inference_sigmas(steps, shift)[1:].float(), scheduler.sigmas[1:])
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0, 5.0, 8.0])
+def test_whole_timesteps_are_those_of_diffusers(shift: float) -> None:
+    """All of them, where 1000 sigma is whole (667, of 30 steps at shift 1) and a bit off, too."""
+    scheduler = diffusers.UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
     )
+    for steps in (*range(1, 101), 333, 500, 999, 1000):
+        scheduler.set_timesteps(steps)
+        told = [whole_timestep(sigma) for sigma in inference_sigmas(steps, shift).tolist()[:-1]]
+        assert [round(1000 * level) for level in told] == scheduler.timesteps.tolist(), steps
 
 
 @pytest.mark.parametrize("shift", [1.0, 5.0])
@@ -45,7 +55,10 @@ def test_training_levels_are_those_of_diffusers(shift: float) -> None:
 def test_the_sampler_works_with_the_levels_as_passed() -> None:
     sigmas = inference_sigmas(30, 5.0)
     taken = UniPCSampler(sigmas.tolist()).sigmas
-    torch.testing.assert_close(taken[1:], sigmas[1:], rtol=0, atol=6e-8)
+    assert torch.equal(taken[1:], sigmas[1:].float())
+    assert torch.equal(UniPCSampler(sigmas).sigmas, taken)
+    with pytest.raises(UsageError, match="inference_sigmas"):
+        UniPCSampler(30)  # type: ignore[arg-type]
     assert taken[0].item() == pytest.approx(1.0, abs=1.2e-6)
 
 

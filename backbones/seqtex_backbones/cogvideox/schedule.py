@@ -72,17 +72,21 @@ class VPSchedule:
         return index + torch.where(is_whole, whole, part)
 
     def native_sigmas(self, steps: int) -> list[float]:
-        """Levels ``[steps + 1]`` of the model's own samplers (trailing spacing), last 0.
+        """Levels ``[steps + 1]`` of the model's own timesteps (trailing spacing), last 0.
 
-        The library's Euler sampler on these levels is deterministic DDIM on the model's timesteps.
+        The library's Euler sampler on these levels is deterministic DDIM. It is that of diffusers
+        where ``steps`` divides 1000. For other numbers diffusers visits the same timesteps (and
+        for some, such as 61, one of -1 after the last) but steps to ``t - 1000 // steps``, which
+        is beside the next one.
 
         Raises:
             UsageError: ``steps`` is not between 1 and 1000.
         """
         if not 1 <= steps <= NUM_TIMESTEPS:
             raise UsageError("steps", expected=f"1 to {NUM_TIMESTEPS}", got=str(steps))
-        count = torch.arange(steps, dtype=torch.float64)
-        timesteps = (NUM_TIMESTEPS - count * NUM_TIMESTEPS / steps).round().long() - 1
+        # ties between two timesteps fall as the rounding of this difference says, as in diffusers
+        spacing = (NUM_TIMESTEPS - NUM_TIMESTEPS / steps) - NUM_TIMESTEPS
+        timesteps = [round(NUM_TIMESTEPS + index * spacing) - 1 for index in range(steps)]
         return [*self.sigmas[timesteps].tolist(), 0.0]
 
 
