@@ -16,6 +16,7 @@ EXAMPLE = ROOT / "examples" / "third_party_backbone"
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that pip installed the example into; no network, nothing else changed."""
+    pytest.importorskip("hatchling", reason="hatchling is not installed (pip install -e '.[dev]')")
     source = tmp_path_factory.mktemp("source")
     for file in EXAMPLE.rglob("*"):
         if file.is_file() and "__pycache__" not in file.parts:
