@@ -18,7 +18,7 @@ from .fusion import Fusion, fused
 from .latents import encode_geometry, encode_references
 from .models.load import SeqTexModel
 from .prepare import PreparedJob
-from .projection_frame import ProjectionFrame, kept_as_shown, project_frame
+from .projection_frame import ProjectionFrame, kept_as_shown, project_frame, reference_views
 from .shared_run import made_alike
 
 # Keeps the noise of drawn latents apart from that of sampling. torch's CPU generator reads the low
@@ -114,7 +114,10 @@ def encode_conditions(
     )
     runs = [Conditions(geometry={VIEWS: views}, clean={VIEWS: clean}, maps={VIEWS: view_maps})]
     if uv_maps:
-        runs = [_texture_conditions(runs[0], plan, job, maps, model, noise) for maps in uv_maps]
+        runs = [
+            _texture_conditions(runs[0], maps, frame, model, noise)
+            for maps, frame in zip(uv_maps, _frames(plan, job, uv_maps), strict=True)
+        ]
     made_alike(
         model,
         (maps.face_idx for run in runs for maps in run.maps.values()),
@@ -123,11 +126,22 @@ def encode_conditions(
     return runs
 
 
+def _frames(
+    plan: FramePlan, job: PreparedJob, uv_maps: Sequence[SurfaceMaps]
+) -> list[ProjectionFrame | None]:
+    """The projection frame of every texture set; ``None`` for tasks without one."""
+    if PROJECTION not in plan.groups:
+        return [None] * len(uv_maps)
+    views = None
+    if job.references:
+        views = reference_views(job, max(uv_maps[0].size), keep=len(uv_maps) > 1)
+    return [project_frame(job, maps, views) for maps in uv_maps]
+
+
 def _texture_conditions(
     views: Conditions,
-    plan: FramePlan,
-    job: PreparedJob,
     maps: SurfaceMaps,
+    frame: ProjectionFrame | None,
     model: SeqTexModel,
     noise: torch.Generator,
 ) -> Conditions:
@@ -135,9 +149,7 @@ def _texture_conditions(
     geometry = dict(views.geometry)
     clean = dict(views.clean)
     shown = {**views.maps, TEXTURE: maps}
-    frame = None
-    if PROJECTION in plan.groups:
-        frame = project_frame(job, maps)
+    if frame is not None:
         geometry[PROJECTION] = encode_geometry(frame.maps, model.codec, generator=noise)
         clean[PROJECTION] = model.codec.encode(frame.image[None], generator=noise)
         shown[PROJECTION] = maps

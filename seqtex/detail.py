@@ -7,18 +7,20 @@ coarser than the texture that it is added to.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from seqtex_geometry.maps import SurfaceMaps
-from seqtex_geometry.project import ProjectSettings, project_texture
+from seqtex_geometry.project import Projector, ProjectSettings
 from seqtex_geometry.seams import pad_seams
 
 from .generate import Generated
 from .prepare import PreparedJob
+from .project import reference_projector
+from .set_maps import SetMaps
 from .stages import StageClock
 from .unseen_sets import fill_unseen_sets
 
@@ -43,7 +45,7 @@ class DetailedTexture:
 
 def with_detail(
     job: PreparedJob, made: Generated, size: int, clock: StageClock
-) -> tuple[tuple[Tensor, ...], tuple[SurfaceMaps, ...]]:
+) -> tuple[tuple[Tensor, ...], Sequence[SurfaceMaps]]:
     """What a model made as textures of another size, and their maps; see `detailed_texture`.
 
     Where a model corrects what was shown of a set, a set of which nothing was shown takes the
@@ -58,17 +60,21 @@ def with_detail(
     Raises:
         UsageError: no reference.
     """
-    textures, maps, shown = [], [], []
+    several = len(made.textures) > 1
+    projector = _projector(job, made.frames[0], size, keep=several) if made.textures else None
+    textures, shown = [], []
     with clock.stage("Add detail", len(made.textures)) as step:
         for index, texture in enumerate(made.textures):
             mask = made.uv_maps[index].hit[0]
             base = made.frames[index]
-            one = detailed_texture(job, texture, mask, base, size=size, texture_set=index)
+            one = detailed_texture(
+                job, texture, mask, base, size=size, texture_set=index, projector=projector
+            )
             textures.append(one.texture)
-            maps.append(one.maps)
             shown.append(base is None or one.is_shown)
             step(index + 1)
-    return fill_unseen_sets(textures, maps, shown), tuple(maps)
+    maps = SetMaps(job, size)
+    return fill_unseen_sets(textures, maps, shown), maps
 
 
 def detailed_texture(
@@ -79,6 +85,7 @@ def detailed_texture(
     *,
     size: int,
     texture_set: int = 0,
+    projector: Projector | None = None,
 ) -> DetailedTexture:
     """A texture at ``size``.
 
@@ -93,20 +100,13 @@ def detailed_texture(
         base: the projection frame that it was measured from, ``[3, h, w]``, or ``None``.
         size: edge of the result in texels.
         texture_set: which of the mesh's.
+        projector: of the job's references, if several textures share one.
 
     Raises:
         UsageError: no reference.
     """
     layers = job.uv_map_layers(size, texture_set=texture_set)
-    pictures = {r.view: torch.cat([r.rgb, r.mask]) for r in job.references}
-    shown = project_texture(
-        job.surface,
-        layers,
-        pictures,
-        job.cameras,
-        rasterizer=job.rasterizer,
-        settings=ProjectSettings(fill="none" if base is None else "smooth"),
-    )
+    shown = (projector or _projector(job, base, size, keep=False)).texture(layers)
     hidden = 1.0 - shown.share
     if base is None:
         result = shown.texture * shown.share + enlarged(texture, mask, size) * hidden
@@ -119,6 +119,11 @@ def detailed_texture(
         maps=layers[0],
         is_shown=bool((shown.seen | shown.mirrored).any()),
     )
+
+
+def _projector(job: PreparedJob, base: Tensor | None, size: int, *, keep: bool) -> Projector:
+    settings = ProjectSettings(fill="none" if base is None else "smooth")
+    return reference_projector(job, size=size, settings=settings, keep=keep)
 
 
 def enlarged(values: Tensor, mask: Tensor, size: int) -> Tensor:

@@ -40,6 +40,7 @@ _MOST_FLAT = 0.5
 """Share of the surface whose UVs may lie on single points; more is no layout to paint on."""
 
 _SETS_LOOKED_AT = 16
+_MANY_SETS = 8
 _WORTH_TELLING = 0.02
 
 UvSource = Literal["author", "unwrapped", "none"]
@@ -285,6 +286,8 @@ def _uv_sentence(mesh: Mesh, source: UvSource, method: ChartMethod) -> str:
         if flat >= 0.005
         else ""
     )
+    if source == "author" and sets > _MANY_SETS:
+        note = f", each of which takes its time (--unwrap makes one){note}"
     return f"{owner}, {sets} texture{'' if sets == 1 else 's'}{note}"
 
 

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
 from seqtex_core.tasks import PROJECTION, TEXTURE
-from seqtex_geometry.backproject import backproject
+from seqtex_geometry.backproject import backproject_layers
 from seqtex_geometry.fill import fill_smooth_surface
 from seqtex_geometry.maps import SurfaceMaps
 from seqtex_geometry.parts import connected_parts
+from seqtex_geometry.picture_view import PictureViews
 
 from .models.config import TextureBase
 from .prepare import PreparedJob
@@ -117,24 +118,38 @@ class ProjectionFrame:
     maps: SurfaceMaps
 
 
-def project_frame(job: PreparedJob, maps: SurfaceMaps) -> ProjectionFrame:
+def reference_views(job: PreparedJob, size: int, *, keep: bool = False) -> PictureViews:
+    """A job's references for :func:`project_frame`.
+
+    Args:
+        job: with references.
+        size: longer side of the frame.
+        keep: what was found out about them, since several texture sets are to be shown.
+    """
+    return PictureViews(
+        job.surface,
+        [_near(torch.cat([one.rgb, one.mask]), 2 * size) for one in job.references],
+        job.cameras.select(*(one.view for one in job.references)),
+        rasterizer=job.rasterizer,
+        keep=keep,
+    )
+
+
+def project_frame(
+    job: PreparedJob, maps: SurfaceMaps, views: PictureViews | None = None
+) -> ProjectionFrame:
     """The frame of a job's references.
 
     Args:
         job: with references or none.
         maps: UV maps (F = 1) of the texture set.
+        views: of :func:`reference_views`, if several texture sets share them.
     """
     height, width = maps.size
     color = torch.zeros(3, height, width, device=job.device)
     seen = torch.zeros(height, width, dtype=torch.bool, device=job.device)
     if job.references:
-        shown = backproject(
-            job.surface,
-            maps,
-            [_near(torch.cat([r.rgb, r.mask]), 2 * max(maps.size)) for r in job.references],
-            job.cameras.select(*(r.view for r in job.references)),
-            rasterizer=job.rasterizer,
-        )
+        shown = backproject_layers(views or reference_views(job, max(maps.size)), [maps])[0]
         color, seen = shown.color, shown.seen
     position = maps.position[0].permute(2, 0, 1)
     normal = maps.normal[0].permute(2, 0, 1)

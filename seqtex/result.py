@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,7 +58,7 @@ class ResultMaps:
         views: as the rig sees the mesh; ``None`` if the method needed none.
     """
 
-    textures: tuple[SurfaceMaps, ...]
+    textures: Sequence[SurfaceMaps]
     views: SurfaceMaps | None = None
 
 

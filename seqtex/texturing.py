@@ -6,7 +6,7 @@ library's words.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import torch
@@ -168,7 +168,7 @@ def _texture_size(config: ModelConfig, options: RunOptions, job: PreparedJob) ->
 
 def _at_size(
     size: int, job: PreparedJob, made: Generated, settings: GenerateSettings, clock: StageClock
-) -> tuple[tuple[Tensor, ...], tuple[SurfaceMaps, ...]]:
+) -> tuple[tuple[Tensor, ...], Sequence[SurfaceMaps]]:
     """The textures at the size of the result, and their maps."""
     if size != settings.uv_size and made.textures:
         return with_detail(job, made, size, clock)

@@ -29,15 +29,26 @@ def fill_unseen_sets(
     """
     if all(shown) or not any(shown):
         return tuple(textures)
-    known = [(t, m) for t, m, ok in zip(textures, maps, shown, strict=True) if ok]
-    position = torch.cat([m.position[0][m.hit[0]] for _, m in known])
-    color = torch.cat([t[:, m.hit[0]].T for t, m in known])
-    stride = max(1, len(position) // _MAX_SOURCE_POINTS)
-    position, color = position[::stride], color[::stride]
+    position, color = _points(textures, maps, shown)
     return tuple(
-        texture if ok else _painted_like(position, color, unseen)
-        for texture, unseen, ok in zip(textures, maps, shown, strict=True)
+        texture if ok else _painted_like(position, color, maps[index])
+        for index, (texture, ok) in enumerate(zip(textures, shown, strict=True))
     )
+
+
+def _points(
+    textures: Sequence[Tensor], maps: Sequence[SurfaceMaps], shown: Sequence[bool]
+) -> tuple[Tensor, Tensor]:
+    """Positions and colours ``[N, 3]`` of texels of the sets that were shown."""
+    most = max(1, _MAX_SOURCE_POINTS // sum(shown))
+    positions, colors = [], []
+    for index in (number for number, ok in enumerate(shown) if ok):
+        one = maps[index]
+        inside = one.hit[0]
+        stride = max(1, int(inside.sum()) // most)
+        positions.append(one.position[0][inside][::stride])
+        colors.append(textures[index][:, inside].T[::stride])
+    return torch.cat(positions), torch.cat(colors)
 
 
 def _painted_like(position: Tensor, color: Tensor, maps: SurfaceMaps) -> Tensor:

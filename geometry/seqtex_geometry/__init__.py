@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from .asset import load_asset as load_asset
     from .axes import Axes as Axes
     from .backproject import BackProjection as BackProjection
-    from .backproject import BackprojectSettings as BackprojectSettings
     from .cameras import CameraRig as CameraRig
     from .charts import unwrap as unwrap
     from .contact_sheet import save_contact_sheet as save_contact_sheet
@@ -33,7 +32,9 @@ if TYPE_CHECKING:
     from .mesh import Material as Material
     from .mesh import Mesh as Mesh
     from .normals import smooth_normals as smooth_normals
+    from .picture_view import BackprojectSettings as BackprojectSettings
     from .project import ProjectedTexture as ProjectedTexture
+    from .project import Projector as Projector
     from .project import ProjectSettings as ProjectSettings
     from .project import project_texture as project_texture
     from .rasterize import Rasterizer as Rasterizer
@@ -57,7 +58,7 @@ _MODULE_OF_NAME = {
     "count_uv_overlaps": "maps",
     "Axes": "axes",
     "BackProjection": "backproject",
-    "BackprojectSettings": "backproject",
+    "BackprojectSettings": "picture_view",
     "CameraRig": "cameras",
     "ExportReport": "export.textured",
     "Material": "mesh",
@@ -66,6 +67,7 @@ _MODULE_OF_NAME = {
     "Normalization": "working_copy",
     "ProjectSettings": "project",
     "ProjectedTexture": "project",
+    "Projector": "project",
     "Rasterizer": "rasterize",
     "RenderStyle": "render",
     "SurfaceMaps": "maps",

@@ -14,11 +14,12 @@ from torch.nn.functional import interpolate, normalize
 
 from seqtex_core.errors import UsageError
 
-from .backproject import BackProjection, BackprojectSettings, backproject_layers
+from .backproject import BackProjection, backproject_layers
 from .cameras import Axis, CameraRig
 from .fill import fill_nearest_surface, fill_smooth_surface
 from .maps import SurfaceMaps
 from .parts import connected_parts
+from .picture_view import BackprojectSettings, PictureViews
 from .rasterize import Rasterizer
 from .seams import pad_seams
 from .surface import SurfaceTensors
@@ -90,10 +91,8 @@ def project_texture(
 
     Args:
         surface: everything that can hide something.
-        maps: UV maps (F = 1) of the faces to paint; several layers where faces share texels
-            (:func:`~seqtex_geometry.maps.uv_map_layers`), and a texel is seen if any of its faces
-            is.
-        references: view name -> picture ``[3, H, W]`` or with alpha ``[4, H, W]``, in [0, 1].
+        maps: see :meth:`Projector.texture`.
+        references: see :class:`Projector`, like the rest.
         cameras: a rig that has the named views.
         rasterizer: from :func:`~seqtex_geometry.rasterize.choose_rasterizer`.
         settings: see :class:`ProjectSettings`.
@@ -101,46 +100,97 @@ def project_texture(
     Raises:
         UsageError: no reference, or a view that the rig does not have.
     """
-    settings = settings or ProjectSettings()
-    if not references:
-        raise UsageError("references", expected="at least one picture", got="none")
     uv_layers = [maps] if isinstance(maps, SurfaceMaps) else list(maps)
-    mirrors = find_mirrors(surface) if settings.mirror == "auto" else ()
-    if mirrors:
-        _LOG.info("the mesh mirrors itself across %s: unseen parts copy", ", ".join(mirrors))
-    pictures = [_reduced(picture, max(uv_layers[0].size)) for picture in references.values()]
-    layers = [
-        layer
-        for axes in _useful_mirrors(cameras.select(*references), mirrors)
-        for layer in backproject_layers(
-            surface,
-            uv_layers,
-            pictures,
-            cameras.select(*references).mirrored(*axes),
-            rasterizer=rasterizer,
-            settings=settings.backproject,
+    projector = Projector(
+        surface,
+        references,
+        cameras,
+        size=max(uv_layers[0].size),
+        rasterizer=rasterizer,
+        settings=settings,
+    )
+    return projector.texture(uv_layers)
+
+
+class Projector:
+    """Paints the textures of a mesh from pictures of it; what is the same for all is done once.
+
+    Args:
+        surface: everything that can hide something.
+        references: view name -> picture ``[3, H, W]`` or with alpha ``[4, H, W]``, in [0, 1].
+        cameras: a rig that has the named views.
+        size: edge of the largest texture in texels.
+        rasterizer: from :func:`~seqtex_geometry.rasterize.choose_rasterizer`.
+        settings: see :class:`ProjectSettings`.
+        keep: what was found out about the pictures, since several textures are to be painted.
+
+    Raises:
+        UsageError: no reference, or a view that the rig does not have.
+    """
+
+    def __init__(
+        self,
+        surface: SurfaceTensors,
+        references: Mapping[str, Tensor],
+        cameras: CameraRig,
+        *,
+        size: int,
+        rasterizer: Rasterizer,
+        settings: ProjectSettings | None = None,
+        keep: bool = False,
+    ) -> None:
+        if not references:
+            raise UsageError("references", expected="at least one picture", got="none")
+        self._surface = surface
+        self._settings = settings or ProjectSettings()
+        self._mirrors = find_mirrors(surface) if self._settings.mirror == "auto" else ()
+        if self._mirrors:
+            _LOG.info(
+                "the mesh mirrors itself across %s: unseen parts copy", ", ".join(self._mirrors)
+            )
+        pictures = [_reduced(picture, size) for picture in references.values()]
+        shown = cameras.select(*references)
+        self._views = [
+            PictureViews(
+                surface,
+                pictures,
+                shown.mirrored(*axes),
+                rasterizer=rasterizer,
+                settings=self._settings.backproject,
+                keep=keep,
+            )
+            for axes in _useful_mirrors(shown, self._mirrors)
+        ]
+
+    def texture(self, layers: Sequence[SurfaceMaps]) -> ProjectedTexture:
+        """One texture.
+
+        Args:
+            layers: UV maps (F = 1) of the faces to paint; several where faces share texels
+                (:func:`~seqtex_geometry.maps.uv_map_layers`), and a texel is seen if any of its
+                faces is.
+        """
+        painted = [one for views in self._views for one in backproject_layers(views, layers)]
+        color, trust = _stacked(painted)
+        first = layers[0]
+        mask = first.hit[0]
+        points = _Points(
+            position=first.position.detach()[0][mask],
+            normal=normalize(first.normal.detach()[0][mask], dim=-1),
+            part=connected_parts(self._surface)[first.face_idx[0][mask]],
         )
-    ]
-    color, trust = _stacked(layers)
-    first = uv_layers[0]
-    mask = first.hit[0]
-    points = _Points(
-        position=first.position.detach()[0][mask],
-        normal=normalize(first.normal.detach()[0][mask], dim=-1),
-        part=connected_parts(surface)[first.face_idx[0][mask]],
-    )
-    texture = torch.zeros_like(color)
-    shown = color.permute(1, 2, 0)[mask]
-    texture[:, mask] = _completed(points, shown, trust[mask], settings.fill).T
-    seen = torch.stack([layer.seen for layer in layers[: len(uv_layers)]]).any(0) & mask
-    return ProjectedTexture(
-        texture=pad_seams(texture, mask),
-        seen=seen,
-        mirrored=(trust > 0) & ~seen & mask,
-        mask=mask,
-        share=_shown_share(trust) * mask,
-        mirrors=mirrors,
-    )
+        texture = torch.zeros_like(color)
+        shown = color.permute(1, 2, 0)[mask]
+        texture[:, mask] = _completed(points, shown, trust[mask], self._settings.fill).T
+        seen = torch.stack([one.seen for one in painted[: len(layers)]]).any(0) & mask
+        return ProjectedTexture(
+            texture=pad_seams(texture, mask),
+            seen=seen,
+            mirrored=(trust > 0) & ~seen & mask,
+            mask=mask,
+            share=_shown_share(trust) * mask,
+            mirrors=self._mirrors,
+        )
 
 
 def _reduced(picture: Tensor, size: int) -> Tensor:

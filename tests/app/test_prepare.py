@@ -17,6 +17,7 @@ from seqtex.manifest import Manifest, ModelRecord, read_manifest
 from seqtex.prepare import choose_device, prepare_job
 from seqtex.prepare_options import PrepareOptions
 from seqtex.result import TextureResult
+from seqtex.set_maps import SetMaps
 from seqtex.stages import StageClock
 from seqtex_core.errors import InputError, UnsupportedError, UsageError
 from seqtex_geometry.asset import load_asset
@@ -187,3 +188,25 @@ def test_who_cuts_the_surface_is_said_and_recorded(seqtex: Callable[..., Any], w
     refused = seqtex(*command, "--charts", "magic")
     assert refused.code == 2
     assert "auto, xatlas, directions" in refused.err
+
+
+@pytest.mark.parametrize("count", [1, 12])
+def test_many_textures_are_told(tmp_path: Path, count: int) -> None:
+    """Materials whose UVs lie over each other cannot share one."""
+    text = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nvt 0 0\nvt 1 0\nvt 0 1\n"
+    for index in range(count):
+        text += f"usemtl m{index}\nf 1/1 2/2 3/3\nf 1/1 3/3 4/2\n"
+    (tmp_path / "a.obj").write_text(text)
+    job = prepare_job(tmp_path / "a.obj")
+    assert job.num_texture_sets == count
+    assert ("--unwrap makes one" in job.choices["UVs"]) == (count > 1)
+
+
+def test_maps_of_texture_sets_are_made_when_they_are_looked_at(assets: Path) -> None:
+    job = prepare_job(assets / "figure.glb")
+    maps = SetMaps(job, 32)
+    assert len(maps) == 1
+    assert torch.equal(maps[0].position, job.uv_maps(32).position)
+    assert [one.size for one in maps] == [(32, 32)] == [one.size for one in maps[:]]
+    with pytest.raises(IndexError):
+        maps[1]

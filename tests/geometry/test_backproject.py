@@ -8,10 +8,11 @@ import torch
 import trimesh
 
 from seqtex_core.errors import UsageError
-from seqtex_geometry.backproject import BackprojectSettings, backproject
+from seqtex_geometry.backproject import backproject
 from seqtex_geometry.cameras import CameraRig
 from seqtex_geometry.maps import SurfaceMaps, uv_map_layers, uv_maps, view_maps
-from seqtex_geometry.project import ProjectSettings, project_texture
+from seqtex_geometry.picture_view import BackprojectSettings
+from seqtex_geometry.project import Projector, ProjectSettings, project_texture
 from seqtex_geometry.rasterize import choose_rasterizer
 from seqtex_geometry.surface import SurfaceTensors
 from seqtex_geometry.symmetry import find_mirrors
@@ -318,3 +319,28 @@ def test_pictures_far_larger_than_the_texture_are_reduced(monkeypatch: pytest.Mo
     off = result.texture[:, result.seen] - torch.tensor([0.9, 0.3, 0.2])[:, None]
     assert result.seen.sum() > 300
     assert off.abs().max() < 2e-3
+
+
+def test_pictures_are_looked_at_once_for_all_textures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each texture comes out as if it were the only one; the depth map is cast once."""
+    surface = sphere()
+    cameras = CameraRig.seqtex(diagonal=surface.diagonal)
+    halves = [torch.arange(surface.num_faces) % 2 == part for part in (0, 1)]
+    layers = [
+        uv_maps(surface, height=48, width=48, rasterizer=BACKEND, faces=half) for half in halves
+    ]
+    pictures = {"front": torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))}
+    alone = [project_texture(surface, one, pictures, cameras, rasterizer=BACKEND) for one in layers]
+    cast: list[int] = []
+    real = type(BACKEND).face_idx_views
+
+    def counted(self: object, *args: object, **more: int) -> torch.Tensor:
+        cast.append(1)
+        return real(self, *args, **more)
+
+    monkeypatch.setattr(type(BACKEND), "face_idx_views", counted)
+    projector = Projector(surface, pictures, cameras, size=48, rasterizer=BACKEND, keep=True)
+    together = [projector.texture([one]) for one in layers]
+    assert len(cast) == 2  # the front, and its mirror image from the back
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one.texture, other.texture)
