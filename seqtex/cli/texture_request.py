@@ -172,5 +172,6 @@ def run_sizes(requests: Sequence[TextureRequest]) -> RunSizes:
         uv_size=max((run.uv_size for run in runs if run.uv_size), default=None),
         texture_size=runs[0].texture_size if len(runs) == 1 else None,
         guided=guided,
+        graphed=any(run.cuda_graph for run in runs),
         texts=(*prompts, "") if guided and prompts else tuple(prompts),
     )

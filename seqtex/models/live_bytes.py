@@ -31,6 +31,21 @@ def peak_bytes(call: Callable[[], object], *, beside: Iterable[Tensor] = ()) -> 
     return counter.peak
 
 
+def kept_bytes(call: Callable[[], object], *, beside: Iterable[Tensor] = ()) -> int:
+    """The bytes that ``call`` allocates and its result still holds; see :func:`peak_bytes`.
+
+    Args:
+        call: what to run, without gradients.
+        beside: tensors that exist already and are not counted.
+    """
+    counter = _LiveBytes(beside)
+    with torch.no_grad(), counter, _NoScores():
+        kept = call()
+    held = counter.held
+    del kept
+    return held
+
+
 class _NoScores(TorchFunctionMode):
     """``scaled_dot_product_attention`` on the meta device, which would hold all scores there."""
 

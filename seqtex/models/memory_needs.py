@@ -16,11 +16,11 @@ from seqtex_core.frame_plan import DEFAULT_STREAMS
 from seqtex_core.geometry_embedding import GeometryLatents
 from seqtex_core.inference import prepare_for_inference
 from seqtex_core.tasks import PROJECTION, TEXTURE, VIEWS
-from seqtex_core.transformer import SeqTexTransformer
+from seqtex_core.transformer import SeqTexTransformer, StepCache
 
 from .config import ModelConfig
 from .fill import tensor_bytes
-from .live_bytes import peak_bytes
+from .live_bytes import kept_bytes, peak_bytes
 from .memory import BLENDED_TILE, EXACT_TILE, CodecMode, MemoryNeeds
 from .run_sizes import KnownSizes
 
@@ -63,6 +63,10 @@ def step_bytes(
 ) -> int:
     """Tensors of one step and of what is kept over the steps, beside the weights.
 
+    A CUDA graph keeps a pool of its own as long as the run lasts, in which the tensors of its step
+    are; what the calls before its capture took has been freed by then. So one graph needs what a
+    step needs without it, and with guidance the pools of two are there at once.
+
     Args:
         transformer: on the meta device; made ready for inference, as the one that will run is.
             Attention is counted as its output alone.
@@ -76,11 +80,12 @@ def step_bytes(
     if config.task.endswith("_projected"):
         frames[PROJECTION] = (1, uv, uv)
     channels = transformer.spec.latent_channels
+    copies = config.decoupled.copy is not None
 
-    def run() -> None:
-        latents = {n: torch.empty(1, channels, *size, device="meta") for n, size in frames.items()}
-        sigmas = {n: torch.empty(1, size[0], device="meta") for n, size in frames.items()}
-        copies = config.decoupled.copy is not None
+    def latents_of() -> dict[str, Tensor]:
+        return {n: torch.empty(1, channels, *size, device="meta") for n, size in frames.items()}
+
+    def prepared(latents: dict[str, Tensor]) -> list[StepCache]:
         maps = {
             n: GeometryLatents(
                 position=x,
@@ -91,18 +96,26 @@ def step_bytes(
         }
         streams = transformer.config.streams(DEFAULT_STREAMS)
         layout = transformer.layout(frames, {n: streams[n] for n in frames})
-        caches = [
+        return [
             transformer.prepare(layout, geometry=maps, clean=latents, precompute=cached)
             for _ in range(2 if sizes.guided else 1)
         ]
-        for cache in caches:
+
+    def run() -> None:
+        latents = latents_of()
+        sigmas = {n: torch.empty(1, size[0], device="meta") for n, size in frames.items()}
+        for cache in prepared(latents):
             transformer(latents, sigmas, cache)
 
     prepare_for_inference(transformer)
     real: Attend = transformer.attend
     transformer.attend = _outputs_only
+    weights = [*transformer.parameters(), *transformer.buffers()]
     try:
-        return peak_bytes(run, beside=[*transformer.parameters(), *transformer.buffers()])
+        peak = peak_bytes(run, beside=weights)
+        if not (sizes.graphed and sizes.guided):
+            return peak
+        return 2 * peak - kept_bytes(lambda: prepared(latents_of()), beside=weights)
     finally:
         transformer.attend = real
 

@@ -25,6 +25,7 @@ class RunSizes:
         texture_size: of the texture that is written; ``None`` is no wish.
         num_views: views.
         guided: with classifier-free guidance, which conditions on two prompts.
+        graphed: with steps as CUDA graphs; one for each prompt.
         texts: prompts that a text encoder encodes while the model is loaded, before the rest of it;
             prompts that come later find all of it in memory.
     """
@@ -34,6 +35,7 @@ class RunSizes:
     texture_size: int | None = None
     num_views: int = 4
     guided: bool = False
+    graphed: bool = False
     texts: tuple[str, ...] = ()
 
     def of(self, config: ModelConfig) -> KnownSizes:
@@ -44,6 +46,7 @@ class RunSizes:
             texture_size=self.texture_size,
             num_views=self.num_views,
             guided=self.guided,
+            graphed=self.graphed,
             texts=self.texts,
         )
 

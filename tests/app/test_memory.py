@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from seqtex.models.catalog import CATALOG
 from seqtex.models.fill import empty_transformer
-from seqtex.models.live_bytes import peak_bytes
+from seqtex.models.live_bytes import kept_bytes, peak_bytes
 from seqtex.models.load import SeqTexModel, load_model
 from seqtex.models.memory import (
     EXACT_TILE,
@@ -80,6 +80,7 @@ def test_counting_sees_tensors_come_and_go() -> None:
     assert peak_bytes(lambda: [x + 1, x + 2]) == 8000
     assert peak_bytes(lambda: [(x + i).sum() for i in range(9)]) < 4200  # freed as it goes
     assert peak_bytes(lambda: x.view(10, 100), beside=[x]) == 0
+    assert kept_bytes(lambda: [(x + 1).sum(), x + 2], beside=[x]) == 4004
 
 
 @pytest.mark.parametrize("cached", [True, False])
@@ -108,6 +109,22 @@ def test_a_step_needs_what_was_expected(
         step()
     # Measured 1.08 times at these widths: scratch inside of operators, which counting cannot see.
     assert expected <= allocated_peak(step) < 1.2 * expected
+
+
+def test_a_graph_per_prompt_has_the_memory_of_a_step() -> None:
+    """Two graphs hold two steps at once; one holds what a step holds without it."""
+    empty = empty_transformer(tiny.CONFIG, dtype=torch.bfloat16)
+    sizes = RunSizes(view_size=256, uv_size=512).of(tiny.CONFIG)
+
+    def needed(**changes: bool) -> int:
+        return step_bytes(empty, tiny.CONFIG, replace(sizes, **changes), cached=True)
+
+    one, two = needed(), needed(guided=True)
+    assert needed(graphed=True) == one
+    cache = two - one  # of the second prompt
+    assert 0 < cache < one
+    # a step, with copies of its latents
+    assert one - cache <= needed(guided=True, graphed=True) - two < one
 
 
 def test_the_vae_needs_what_was_expected(model: SeqTexModel) -> None:
