@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from seqtex_core.errors import InputError, UnsupportedError, UsageError
-from seqtex_geometry.asset import MeshAsset, load_asset
+from seqtex_geometry.asset import MeshAsset, MissingImages, load_asset
 from seqtex_geometry.cameras import CameraRig
 from seqtex_geometry.charts import ChartMethod, chart_method, unwrap
 from seqtex_geometry.maps import (
@@ -220,7 +220,8 @@ def choose_device(name: str) -> torch.device:
 
 
 def _load(path: str | Path, options: PrepareOptions) -> MeshAsset:
-    return load_asset(path, up=options.up, front=options.front)
+    missing: MissingImages = "refuse" if options.uv == "as_is" else "tell"
+    return load_asset(path, up=options.up, front=options.front, missing_images=missing)
 
 
 def _read_images(
@@ -237,6 +238,7 @@ def _with_uvs(
     if options.uv == "as_is":
         return mesh, "author" if asset.has_uvs else "none"
     if options.uv != "unwrap" and asset.has_uvs:
+        _refuse_tiles(asset)
         share = flat_uv_share(mesh)
         if share > _MOST_FLAT:
             raise InputError(
@@ -263,6 +265,22 @@ def _with_uvs(
             on_progress=lambda seconds: step(int(seconds)),
         )
     return made, "unwrapped"
+
+
+def _refuse_tiles(asset: MeshAsset) -> None:
+    """Refuse UVs of which the file says that each tile has an image of its own.
+
+    Raises:
+        InputError: it says so.
+    """
+    for material in asset.mesh.materials:
+        if material.shows_tiles:
+            raise InputError(
+                f"UVs of {asset.path.name}",
+                expected="UVs for one image",
+                got=f"one for every tile of them (UDIM): {material.missing_image}",
+                remedy="Use --unwrap, so that all tiles become one.",
+            )
 
 
 def _chart_method(mesh: Mesh, options: PrepareOptions) -> ChartMethod:

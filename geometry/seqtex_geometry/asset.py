@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from .normals import complete_normals
 from .texture_sets import assign_texture_sets
 
 _GLB_START = b"glTF"
+
+MissingImages = Literal["refuse", "tell"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,17 +61,25 @@ class MeshAsset:
         return self.mesh.face_uvs is not None
 
 
-def load_asset(path: str | Path, *, up: str | None = None, front: str | None = None) -> MeshAsset:
+def load_asset(
+    path: str | Path,
+    *,
+    up: str | None = None,
+    front: str | None = None,
+    missing_images: MissingImages = "refuse",
+) -> MeshAsset:
     """A GLB, glTF, OBJ, PLY or STL file, checked and in memory.
 
     Args:
         path: the file; its ending names the format.
         up: axis that points up ("y", "-z" ...). Optional; y if not named.
         front: axis that the object faces. Optional; +z for y up, -y for z up.
+        missing_images: ``refuse`` a file that shows images which are not there; or ``tell`` of
+            them in the notes, where new textures take their place.
 
     Raises:
         InputError: the file is missing, damaged, of unknown format, has no faces with an area, has
-            positions that are not finite, or a base colour image of it cannot be read.
+            positions that are not finite, or a base colour image of it cannot be read or found.
         UsageError: ``up`` or ``front`` is not an axis, or both lie on one line.
     """
     path = Path(path)
@@ -91,6 +102,8 @@ def load_asset(path: str | Path, *, up: str | None = None, front: str | None = N
             remedy="Check its permissions.",
         ) from error
     check_mesh_arrays(str(path), parsed.vertices, parsed.faces)
+    if missing_images == "refuse":
+        _refuse_missing(path, parsed)
     degenerate = count_degenerate(parsed.vertices, parsed.faces)
     if degenerate == len(parsed.faces):
         raise InputError(
@@ -111,6 +124,19 @@ def load_asset(path: str | Path, *, up: str | None = None, front: str | None = N
         document=parsed.document,
         notes=(*parsed.notes, *notes),
     )
+
+
+def _refuse_missing(path: Path, parsed: ParsedFile) -> None:
+    for material in parsed.materials:
+        if material.missing_image is not None:
+            raise InputError(
+                f"texture {material.missing_image} of material {material.name} in {path.name}",
+                expected="an image file",
+                got="one for every tile of its UVs (UDIM)"
+                if material.shows_tiles
+                else "no such file",
+                remedy="Put it beside the mesh, or remove it from the material.",
+            )
 
 
 def _reader(path: Path, file_format: str) -> Callable[[Path], ParsedFile]:
@@ -204,6 +230,11 @@ def _corner_source(parsed: ParsedFile) -> IntArray | None:
 
 def _mesh_notes(parsed: ParsedFile, mesh: Mesh, has_uvs: np.ndarray, degenerate: int) -> list[str]:
     notes = []
+    for material in parsed.materials:
+        if material.missing_image is not None:
+            notes.append(
+                f"texture {material.missing_image} is not there: {material.name} is taken as plain"
+            )
     if mesh.face_uvs is None:
         notes.append("no UVs: the mesh has to be unwrapped")
     elif not has_uvs.all():

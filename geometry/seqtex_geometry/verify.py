@@ -50,7 +50,8 @@ def verify_unchanged(
     """
     out_path = Path(out_path)
     try:
-        written = load_asset(out_path, up=asset.axes.up, front=asset.axes.front)
+        axes = asset.axes
+        written = load_asset(out_path, up=axes.up, front=axes.front, missing_images="tell")
     except InputError as error:
         raise ContractError(
             "export", expected="a file that can be read again", got=str(error)

@@ -73,6 +73,24 @@ def test_charts_over_each_other_are_told(
     assert said in sentence
 
 
+@pytest.mark.parametrize("name", ["coat.<UDIM>.png", "coat.png"])
+def test_images_that_are_not_there_do_not_matter(tmp_path: Path, name: str) -> None:
+    """Only that there is one for each tile: all tiles would share one texture."""
+    (tmp_path / "m.mtl").write_text(f"newmtl a\nmap_Kd {name}\n")
+    text = "mtllib m.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nvt 0 0\nvt 1 0\nvt 0 1\nusemtl a\n"
+    path = tmp_path / "a.obj"
+    path.write_text(text + "f 1/1 2/2 3/3\nf 1/1 3/3 4/2\n")
+    assert prepare_job(path, options=PrepareOptions(uv="unwrap")).num_texture_sets == 1
+    if "UDIM" not in name:
+        assert prepare_job(path).uv_source == "author"
+        with pytest.raises(InputError, match=r"coat\.png"):
+            prepare_job(path, options=PrepareOptions(uv="as_is"))
+        return
+    with pytest.raises(InputError, match="--unwrap") as caught:
+        prepare_job(path)
+    assert "UDIM" in str(caught.value)
+
+
 def test_keep_refuses_a_mesh_without_uvs(assets: Path) -> None:
     with pytest.raises(InputError, match="--keep-uv"):
         prepare_job(assets / "bare.ply", options=PrepareOptions(uv="keep"))

@@ -123,14 +123,6 @@ def test_names_in_any_encoding(tmp_path, png, encoding):
     assert not asset.notes
 
 
-def test_tiles_of_images_are_told(tmp_path):
-    (tmp_path / "a.mtl").write_text("newmtl a\nmap_Kd coat.<UDIM>.png\n")
-    path = write(tmp_path, "mtllib a.mtl\n" + SQUARE + "usemtl a\nf 1 2 3\n")
-    with pytest.raises(InputError, match="UDIM") as caught:
-        load_asset(path)
-    assert "--unwrap" in str(caught.value)
-
-
 def test_missing_library_is_told(tmp_path):
     asset = load_asset(write(tmp_path, "mtllib gone.mtl\n" + SQUARE + "usemtl a\nf 1 2 3\n"))
     assert any("gone.mtl" in note for note in asset.notes)
@@ -178,13 +170,6 @@ def test_bad_text(tmp_path, text, said):
     with pytest.raises(InputError) as caught:
         load_asset(write(tmp_path, text))
     assert said in str(caught.value)
-
-
-def test_missing_texture_is_named(tmp_path):
-    (tmp_path / "m.mtl").write_text("newmtl a\nmap_Kd C:\\art\\skin.png\n")
-    text = "mtllib m.mtl\n" + SQUARE + "usemtl a\nf 1 2 3\n"
-    with pytest.raises(InputError, match=r"skin\.png"):
-        load_asset(write(tmp_path, text))
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning:trimesh")

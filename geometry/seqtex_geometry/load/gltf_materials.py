@@ -11,7 +11,7 @@ import numpy as np
 from seqtex_core.errors import InputError
 
 from ..mesh import FloatArray, ImageArray, Material
-from .gltf_file import GltfFile, JsonObject, read_uri
+from .gltf_file import GltfFile, JsonObject, find_file, read_uri
 from .images import decode_image
 
 SPECULAR_GLOSSINESS = "KHR_materials_pbrSpecularGlossiness"
@@ -113,6 +113,13 @@ def image_bytes(file: GltfFile, image_index: int) -> bytes:
     return bytes(file.view_bytes(image.get("bufferView")))
 
 
+def missing_file(file: GltfFile, image_index: int) -> str | None:
+    """Name of the file or address that ``images[image_index]`` refers to, if it is not there."""
+    uri: str = file.entry("images", image_index).get("uri", "data:")
+    is_there = uri.startswith("data:") or find_file(file.path, uri) is not None
+    return None if is_there else uri
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MaterialTable:
     """All materials of a file, the glTF default material last.
@@ -132,16 +139,19 @@ def read_materials(file: GltfFile, used: set[int]) -> MaterialTable:
     """The materials of a file; images are decoded only for those in ``used``.
 
     Raises:
-        InputError: a base colour image is missing or unreadable.
+        InputError: a base colour image is unreadable.
     """
     decoded: dict[str, ImageArray] = {}
     materials, keys, slots = [], [], []
     for index, entry in enumerate(file.document.get("materials", [])):
         slot = base_color_slot(entry)
-        key, image = None, None
+        key, image, missing = None, None, None
         if index in used and slot.texture is not None:
             source = texture_image(file, slot.texture)
-            if source is not None:
+            missing = None if source is None else missing_file(file, source)
+            if missing is not None:
+                key = f"missing {missing}"
+            elif source is not None:
                 data = image_bytes(file, source)
                 key = hashlib.sha256(data).hexdigest()
                 if key not in decoded:
@@ -154,6 +164,7 @@ def read_materials(file: GltfFile, used: set[int]) -> MaterialTable:
                 name=str(entry.get("name", f"material {index}")),
                 base_color_factor=slot.factor,
                 base_color_image=image,
+                missing_image=missing,
             )
         )
         keys.append(key)

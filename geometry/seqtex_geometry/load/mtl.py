@@ -6,8 +6,6 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from seqtex_core.errors import InputError
-
 from ..mesh import Material
 from .images import decode_image
 from .lookup import decode_text, find_beside
@@ -49,7 +47,7 @@ def read_mtl(library: MtlLibrary, used: set[str]) -> dict[str, MtlMaterial]:
     """The materials of a library; images are read only for those in ``used``.
 
     Raises:
-        InputError: a base colour image is missing or unreadable.
+        InputError: a base colour image is unreadable.
     """
     found: dict[str, MtlMaterial] = {}
     for name, fields in _blocks(library.text):
@@ -124,20 +122,10 @@ def _material(library: MtlLibrary, name: str, fields: dict[str, str]) -> MtlMate
         plain = Material(name=name, base_color_factor=(red, green, blue, 1.0))
         return MtlMaterial(material=plain, key=None)
     path = find_beside(library.path.parent, file_name)
-    if path is None and "<udim>" in file_name.lower():
-        raise InputError(
-            f"texture {file_name} of material {name} in {library.path.name}",
-            expected="one image for a material",
-            got="one for every tile of its UVs (UDIM)",
-            remedy="Remove the map_Kd line, and add --unwrap, so that all tiles become one.",
-        )
     if path is None:
-        raise InputError(
-            f"texture {file_name} of material {name} in {library.path.name}",
-            expected="an image file",
-            got="no such file",
-            remedy=f"Put it beside {library.path}, or remove the map_Kd line.",
-        )
+        factor = (red, green, blue, 1.0)
+        missing = Material(name=name, base_color_factor=factor, missing_image=file_name)
+        return MtlMaterial(material=missing, key=f"missing {file_name}")
     data = path.read_bytes()
     image = decode_image(data, f"{path.name} of material {name}")
     # Programs that write an image often leave a meaningless Kd beside it: the image alone counts.

@@ -26,7 +26,7 @@ def read_ply(path: Path) -> ParsedFile:
     """A PLY file: triangles, polygons or strips; colours, normals and UVs where it has them.
 
     Raises:
-        InputError: cut off, malformed, or its texture image is missing or unreadable.
+        InputError: cut off, malformed, or its texture image is unreadable.
     """
     source = path.read_bytes()
     tables, comments = read_ply_tables(path, source)
@@ -153,12 +153,7 @@ def _material(path: Path, comments: list[str]) -> tuple[Material, str | None, li
     notes = [f"{len(names)} textures: only the first is read"] if len(names) > 1 else []
     found = find_beside(path.parent, names[0])
     if found is None:
-        raise InputError(
-            f"texture {names[0]} of {path.name}",
-            expected="an image file beside it",
-            got="no such file",
-            remedy="Put it there, or remove the `comment TextureFile` line.",
-        )
+        return Material(name="default", missing_image=names[0]), f"missing {names[0]}", notes
     data = found.read_bytes()
     image = decode_image(data, names[0])
     return (
