@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from seqtex_core.frames import FrameGroup, Grid, StreamLayout, TokenLayout
 from seqtex_core.kernels import KERNELS, KernelInputs, using_kernels
 from seqtex_core.kernels.choose import Operation
+from seqtex_core.kernels.tuning import Launched, watched_launches
 from seqtex_core.modulation import RowNorm, gated_residual, modulated_norm, residual_norm
 from seqtex_core.query_key import QKNorm, qk_prep
 from seqtex_core.rope import RopeSpec, rope_table, wan_axis_dims
@@ -24,7 +26,7 @@ from .formulas import (
     sum_norm_bytes,
 )
 from .result import Row, Work
-from .runner import Candidate, Case, Session, describe, run_cases
+from .runner import Candidate, Case, Session, describe, run_case
 
 if TYPE_CHECKING:
     from seqtex_core.kernels.compile_report import KernelReport
@@ -36,7 +38,11 @@ WIDEST = 128
 
 def run(session: Session) -> list[Row]:
     """Rows of all operations and dtypes, then what the Triton kernels compile to."""
-    return run_cases(_cases(session), session) + _machine_code(session)
+    rows: list[Row] = []
+    for case in _cases(session):
+        calls = {candidate.name: candidate.call for candidate in case.candidates}
+        rows += [_with_configs(row, calls[row.implementation]) for row in run_case(case, session)]
+    return rows + _machine_code(session)
 
 
 def _cases(session: Session) -> Iterator[Case]:
@@ -70,17 +76,27 @@ def _candidates(
     found = []
     for name in KERNELS:
         reason = KERNELS.get(name).reason_unsupported(inputs)
-        run_named = None if reason is not None else _on(name, call)
+        run_named = None if reason is not None else _Named(name, call)
         found.append(Candidate(name=name, call=run_named, reason=reason))
     return found
 
 
-def _on(name: str, call: Callable[[], object]) -> Callable[[], object]:
-    def run_named() -> object:
-        with using_kernels(name):
-            return call()
+class _Named:
+    """A call on the named implementation; what its last launches took is kept."""
 
-    return run_named
+    def __init__(self, name: str, call: Callable[[], object]) -> None:
+        self.name, self.call = name, call
+        self.launched: Sequence[Launched] = ()
+
+    def __call__(self) -> object:
+        with using_kernels(self.name), watched_launches() as self.launched:
+            return self.call()
+
+
+def _with_configs(row: Row, call: object) -> Row:
+    """The row, and what the programs of Triton kernels took when it was measured."""
+    launched = call.launched if isinstance(call, _Named) else ()
+    return replace(row, notes=(*row.notes, *dict.fromkeys(map(str, launched))))
 
 
 def _prep_case(layout: TokenLayout, session: Session, dtype: torch.dtype, heads: int) -> Case:
@@ -102,7 +118,7 @@ def _prep_case(layout: TokenLayout, session: Session, dtype: torch.dtype, heads:
             bytes_formula="qk_prep_bytes",
         ),
         parameters={"tokens": tokens, "heads": heads, "head_dim": HEAD_DIM},
-        expected=_on("plain", lambda: forward(wide=True)),
+        expected=_Named("plain", lambda: forward(wide=True)),
         reference="the plain form in fp64",
         plain="plain",
     )
@@ -132,7 +148,7 @@ def _prep_backward_case(
             bytes_formula="qk_prep_backward_bytes",
         ),
         parameters={"tokens": tokens, "heads": heads, "head_dim": HEAD_DIM},
-        expected=_on("plain", lambda: gradients(wide=True)),
+        expected=_Named("plain", lambda: gradients(wide=True)),
         reference="gradients of the plain form in fp64",
         plain="plain",
     )
@@ -181,7 +197,7 @@ def _norm_case(rows: StreamLayout, session: Session, dtype: torch.dtype, width: 
             bytes_formula="norm_bytes",
         ),
         parameters={"tokens": tokens, "channels": width, "frames": rows.num_frames},
-        expected=_on("plain", lambda: call(wide=True)),
+        expected=_Named("plain", lambda: call(wide=True)),
         reference="the plain form in fp64",
         plain="plain",
     )
@@ -207,7 +223,7 @@ def _gate_case(rows: StreamLayout, session: Session, dtype: torch.dtype, width: 
             bytes_formula="gate_bytes",
         ),
         parameters={"tokens": tokens, "channels": width, "frames": rows.num_frames},
-        expected=_on("plain", lambda: call(wide=True)),
+        expected=_Named("plain", lambda: call(wide=True)),
         reference="the plain form in fp64",
         plain="plain",
     )
@@ -243,7 +259,7 @@ def _sum_case(
         candidates=_candidates("norm", call, x, width, needs_grad=backward),
         work=Work(bytes=float(moved), bytes_formula="sum_norm_bytes"),
         parameters={"tokens": tokens, "channels": width, "frames": rows.num_frames},
-        expected=_on("plain", lambda: call(in_fp64=True)),
+        expected=_Named("plain", lambda: call(in_fp64=True)),
         reference="the plain form in fp64",
         plain="plain",
     )
@@ -296,8 +312,10 @@ def _code_row(report: KernelReport) -> Row:
         status="ok",
         dtype="bfloat16",
         metrics={
+            "warps": report.warps,
             "registers": report.registers,
             "stack_bytes": report.stack,
+            "in_flight": report.in_flight,
             "narrowest_store_bits": min(report.stores),
             "narrow_loads": sum(bits < WIDEST for bits in report.loads),
         },

@@ -164,8 +164,10 @@ MACHINE_CODE_COLUMNS: Sequence[Column] = (
     ("direction", lambda row: ", ".join(row["case"].split(", ")[1:-1])),
     ("compiled for", lambda row: row["case"].rpartition(", ")[2]),
     ("dtype", lambda row: row["dtype"] or ""),
+    ("warps", _metric("warps", "d")),
     ("registers", _metric("registers", "d")),
     ("stack, bytes", _metric("stack_bytes", "d")),
+    ("in flight / needed", _metric("in_flight", ".2f")),
     ("narrowest store, bits", _metric("narrowest_store_bits", "d")),
     ("loads below 128 bits", _metric("narrow_loads", "d")),
 )
@@ -193,6 +195,7 @@ TEST_COLUMNS: Sequence[Column] = (
     ("not right", _notes),
 )
 EXTRA_COLUMNS: Mapping[str, Sequence[Column]] = {
+    "kernels": (("a program takes", _notes),),
     "train": (
         ("tokens/s", _metric("tokens_per_s", ".0f")),
         ("time / off", _metric("time_over_plain", ".2f")),

@@ -1,7 +1,8 @@
 """Fused operations between the matrix products, each beside its plain form.
 
-Implementations: ``triton`` (one kernel per operation), ``eager`` (PyTorch's own kernels, fewer
-passes over memory), ``plain`` (the definitions). Each says why it cannot run.
+Implementations: ``triton`` (one kernel per operation, tuned to the GPU), ``triton_fixed`` (the same
+kernels, equal bits on every GPU of a kind and every process), ``eager`` (PyTorch's own kernels,
+fewer passes over memory), ``plain`` (the definitions). Each says why it cannot run.
 """
 
 from __future__ import annotations

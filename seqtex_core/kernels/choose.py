@@ -119,6 +119,7 @@ KERNELS: Registry[FusedKernels] = Registry(
     "kernels",
     {
         "triton": "seqtex_core.kernels.triton_backend:TRITON",
+        "triton_fixed": "seqtex_core.kernels.triton_backend:FIXED",
         "eager": "seqtex_core.kernels.eager:EAGER",
         "plain": "seqtex_core.kernels.plain:PLAIN",
     },

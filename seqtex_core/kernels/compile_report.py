@@ -1,7 +1,8 @@
 """What the Triton kernels become on a GPU that need not be there: registers, spills, access widths.
 
 ``python -m seqtex_core.kernels.compile_report 90 "Wan2.1 14B"`` prints a table, for the named
-architectures and models or for all, and then the widest; it needs Triton, no GPU. The kernels are
+architectures and models or for all, and then the widest; it needs Triton, no GPU. With ``tuned``
+among the words it has all that a kernel may be tuned to, not the default alone. The kernels are
 those of inputs whose rows begin at multiples of 16 bytes, in bf16.
 """
 
@@ -16,10 +17,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from .triton_launch import STRIP, power_of_two, warps
+from .triton_launch import power_of_two
+from .tuning import Config, backward_configs, forward_configs
 
+TUNED = "tuned"
 ARCHITECTURES = (80, 90, 100)
 """A100, H100, B200."""
+MEMORY_TB_S = {80: 2.039, 90: 3.35, 100: 8.0}
+MULTIPROCESSORS = {80: 108, 90: 132, 100: 148}
+"""Of the SXM cards with these chips (of the A100 that with 80 GB), by their data sheets."""
+ASSUMED_LATENCY_NS = 600
+"""From asking memory that is busy to having: an assumption, the same for all; no GPU was asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +39,34 @@ class KernelCase:
         kernel: name of the function.
         constants: compile-time constants.
         row: elements of a padded row.
+        config: what a program takes; ``None`` for the default.
     """
 
     name: str
     kernel: str
     constants: dict[str, Any]
     row: int
+    config: Config | None = None
+
+    @property
+    def configs(self) -> tuple[Config, ...]:
+        """All that it may be tuned to; the default first."""
+        if self.direction == "forward":
+            return forward_configs(self.row)
+        of_norm = 2 * self.constants.get("NORM_SUMS", 0)
+        ones = ("WEIGHT_SUM", "BIAS_SUM", "GATE_SUM")
+        return backward_configs(self.row, of_norm + sum(self.constants.get(n, 0) for n in ones))
+
+    @property
+    def width(self) -> int:
+        """Channels of a row without what pads it."""
+        own = self.constants
+        return int(own["C"] if "C" in own else own["N"] * own["D"])
+
+    def tuned(self) -> Iterator[KernelCase]:
+        """The same with each of its configs."""
+        for config in self.configs:
+            yield replace(self, name=f"{self.name}, {config}", config=config)
 
     @property
     def direction(self) -> str:
@@ -52,19 +82,37 @@ class KernelReport:
         case: name of the case.
         direction: "forward" or "backward".
         architecture: compute capability times ten.
+        width: channels of a row.
+        warps: of a program.
         registers: per thread.
         stack: bytes per thread; spills would lie here.
         loads: bits of every load instruction from global memory.
-        stores: likewise.
+        stores: likewise of rows; not of the two numbers of a row that training keeps.
     """
 
     case: str
     direction: str
     architecture: int
+    width: int
+    warps: int
     registers: int
     stack: int
     loads: tuple[int, ...]
     stores: tuple[int, ...]
+
+    @property
+    def in_flight(self) -> float:
+        """Bytes asked for at once, over those that keep the memory busy by Little's law.
+
+        What a multiprocessor asks for is two bf16 rows of every program (backward reads as many
+        before its threads wait) that 65536 registers, given in eights, and 2048 threads have room
+        for; what it must, its share of the bandwidth times the latency. 1 is no promise: a third
+        of the traffic is written and needs nothing in flight, but a program also computes.
+        """
+        threads = 32 * self.warps
+        programs = min(65536 // (-(-self.registers // 8) * 8 * threads), 2048 // threads)
+        share = MEMORY_TB_S[self.architecture] * 1e12 / MULTIPROCESSORS[self.architecture]
+        return programs * 2 * 2 * self.width / (share * ASSUMED_LATENCY_NS * 1e-9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,15 +164,20 @@ MODELS = (
 """Full sizes of all families; the other pairing, too, at the smallest and at the widest."""
 
 
-def cases(models: Sequence[ModelKernels] = MODELS) -> Iterator[KernelCase]:
-    """Kernels of models, forward and backward, in both geometry orders; equal ones once."""
+def cases(models: Sequence[ModelKernels] = MODELS, *, tuned: bool = False) -> Iterator[KernelCase]:
+    """Kernels of models, forward and backward, in both geometry orders; equal ones once.
+
+    Args:
+        models: whose.
+        tuned: with every config that they may be tuned to, not the default alone.
+    """
     known: set[tuple[str, tuple[tuple[str, Any], ...]]] = set()
     for model in models:
         for case in (*_prepare_cases(model), *_residual_cases(model)):
             key = (case.kernel, tuple(sorted(case.constants.items())))
             if key not in known:
                 known.add(key)
-                yield case
+                yield from case.tuned() if tuned else (case,)
 
 
 def _prepare_cases(model: ModelKernels) -> Iterator[KernelCase]:
@@ -149,7 +202,7 @@ def _prepare_cases(model: ModelKernels) -> Iterator[KernelCase]:
         yield KernelCase(
             name=name, kernel="prepare_forward", constants=constants | forward, row=row
         )
-        back = {"STRIP": STRIP, "TURNED_GEOMETRY": first}
+        back = {"TURNED_GEOMETRY": first, "WEIGHT_SUM": True, "BIAS_SUM": kind == "layer"}
         yield KernelCase(name=name, kernel="prepare_backward", constants=constants | back, row=row)
 
 
@@ -166,7 +219,8 @@ def _residual_cases(model: ModelKernels) -> Iterator[KernelCase]:
         for kind, options in kinds.items():
             centred = {"CENTRED": model.centred or not options["NORM"] or kind == "last norm"}
             constants = {"C": width, "BLOCK": block} | centred | options
-            for kernel, more in (("forward", {}), ("backward", {"STRIP": STRIP})):
+            sums = {"GATE_SUM": options["GATE"], "NORM_SUMS": options["NORM"]}
+            for kernel, more in (("forward", {"KEEP": options["NORM"]}), ("backward", sums)):
                 yield KernelCase(
                     name=f"{name}: {kind}",
                     kernel=f"residual_norm_{kernel}",
@@ -186,22 +240,28 @@ def compile_case(case: KernelCase, architecture: int) -> KernelReport:
     module = triton_residual_kernels if "residual" in case.kernel else triton_kernels
     kernel = getattr(module, case.kernel)
     names = kernel.arg_names
-    signature = {n: "constexpr" if n in case.constants else _type(n) for n in names}
-    constants = {(names.index(n),): value for n, value in case.constants.items()}
+    config = case.config or case.configs[0]
+    known = case.constants | config.constants
+    signature = {n: "constexpr" if n in known else _type(n) for n in names}
+    constants = {(names.index(n),): value for n, value in known.items()}
     aligned = [n for n, kind in signature.items() if kind[0] == "*" or n.endswith("stride")]
     attributes = {(names.index(n),): [["tt.divisibility", 16]] for n in aligned}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
     target = GPUTarget("cuda", architecture, 32)
-    compiled = triton.compile(source, target=target, options={"num_warps": warps(case.row)})
+    compiled = triton.compile(source, target=target, options={"num_warps": config.num_warps})
     usage = _usage(compiled.asm["cubin"])
+    stores = sorted(_widths("st", compiled.asm["ptx"]))
+    kept = (1 + case.constants["CENTRED"]) if case.constants.get("KEEP") else 0
     return KernelReport(
         case=case.name,
         direction=case.direction,
         architecture=architecture,
+        width=case.width,
+        warps=config.num_warps,
         registers=usage["REG"],
         stack=usage["STACK"] + usage["LOCAL"],
         loads=_widths("ld", compiled.asm["ptx"]),
-        stores=_widths("st", compiled.asm["ptx"]),
+        stores=tuple(stores[kept:]),
     )
 
 
@@ -210,7 +270,7 @@ def _type(name: str) -> str:
         return "fp32"
     if not name.endswith("_ptr"):
         return "i32"
-    wide = ("cos", "sin", "gate", "factor", "shift")
+    wide = ("cos", "sin", "gate", "factor", "shift", "statistics")
     name = name.removesuffix("_ptr")
     if name in ("frame", "strip"):
         return "*i64"
@@ -244,18 +304,19 @@ def main(asked: Sequence[str]) -> None:
     """Print the table.
 
     Args:
-        asked: architectures, and beginnings of models' names; all where none is given.
+        asked: architectures, and beginnings of models' names, all where none is given; ``tuned``.
     """
     architectures = [int(name) for name in asked if name.isdigit()] or ARCHITECTURES
-    names = tuple(name for name in asked if not name.isdigit()) or ("",)
+    names = tuple(name for name in asked if not name.isdigit() and name != TUNED) or ("",)
     models = [model for model in MODELS if model.name.startswith(names)]
-    print("kernel | sm | registers | stack | loads, bits | stores, bits")
+    print("kernel | sm | warps | registers | stack | in flight / needed | loads | stores, bits")
     reports = []
-    for case in cases(models):
+    for case in cases(models, tuned=TUNED in asked):
         for architecture in architectures:
             r = compile_case(case, architecture)
             reports.append(r)
-            print(f"{r.case}, {r.direction} | {r.architecture} | {r.registers} | {r.stack}", end="")
+            print(f"{r.case}, {r.direction} | {r.architecture} | {r.warps} | ", end="")
+            print(f"{r.registers} | {r.stack} | {r.in_flight:.2f}", end="")
             print(" |", " ".join(map(str, r.loads)), "|", " ".join(map(str, r.stores)))
     for what, r in (
         ("most registers", max(reports, key=lambda report: report.registers)),

@@ -28,12 +28,17 @@ class TritonKernels:
     Args:
         interpreted: run on a CPU in Triton's interpreter, thousands of times slower: for tests.
             ``TRITON_INTERPRET=1`` must be set before Triton is imported.
+        tuned: the first launch on rows of a new kind measures how many warps and rows a program
+            should take, see ``tuning``; else it takes the same everywhere.
     """
 
-    name = "triton"
+    def __init__(self, *, interpreted: bool = False, tuned: bool = True) -> None:
+        self.interpreted, self.tuned = interpreted, tuned
 
-    def __init__(self, *, interpreted: bool = False) -> None:
-        self.interpreted = interpreted
+    @property
+    def name(self) -> str:
+        """Name in the registry."""
+        return "triton" if self.tuned else "triton_fixed"
 
     def reason_unsupported(self, inputs: KernelInputs) -> str | None:
         """No Triton, no GPU, fp64, transforms, odd head dims, gradients of angles."""
@@ -66,7 +71,7 @@ class TritonKernels:
     ) -> Tensor:
         """One kernel, and one for all gradients but those of learned positions."""
         first = geometry_order == "pre_rope"
-        return prepare_rows(x, geometry, Preparation(num_heads, norm, rope, first))
+        return prepare_rows(x, geometry, Preparation(num_heads, norm, rope, first, self.tuned))
 
     def modulated_norm(
         self,
@@ -80,19 +85,20 @@ class TritonKernels:
         out: Tensor | None = None,
     ) -> Tensor:
         """One kernel, and one for all gradients, as the others below."""
-        normed = residual_norm(x, rows, norm=RowNorm(factor, shift, eps, kind), out=out)[1]
+        norm = RowNorm(factor, shift, eps, kind)
+        normed = residual_norm(x, rows, norm=norm, out=out, tuned=self.tuned)[1]
         assert normed is not None
         return normed
 
     def affine_norm(self, x: Tensor, weight: Tensor, bias: Tensor, *, eps: float) -> Tensor:
         """One kernel."""
-        normed = residual_norm(x, None, norm=RowNorm(weight, bias, eps))[1]
+        normed = residual_norm(x, None, norm=RowNorm(weight, bias, eps), tuned=self.tuned)[1]
         assert normed is not None
         return normed
 
     def gated_residual(self, x: Tensor, update: Tensor, gate: Tensor, rows: StreamLayout) -> Tensor:
         """One kernel."""
-        return residual_norm(x, rows, update=update, gate=gate)[0]
+        return residual_norm(x, rows, update=update, gate=gate, tuned=self.tuned)[0]
 
     def residual_norm(
         self,
@@ -105,9 +111,12 @@ class TritonKernels:
         out: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """One kernel."""
-        residual, normed = residual_norm(x, rows, update=update, gate=gate, norm=norm, out=out)
+        residual, normed = residual_norm(
+            x, rows, update=update, gate=gate, norm=norm, out=out, tuned=self.tuned
+        )
         assert normed is not None
         return residual, normed
 
 
 TRITON = TritonKernels()
+FIXED = TritonKernels(tuned=False)

@@ -1,8 +1,10 @@
 """Queries and keys as Triton kernels: one program per row, or per strip of rows backward.
 
-Only the two files of kernels import Triton. Rows are loaded as they lie in memory, so that loads
-and stores are as wide as they can be; the two halves of a plane are taken apart and put together in
-registers.
+Only the two files of kernels import Triton at once. Rows are loaded as they lie in memory, so that
+loads and stores are as wide as they can be; the two halves of a plane are taken apart and put
+together in registers. Backward reads a row anew, from the cache, after it waited for the sums over
+it, which takes fewer registers than keeping it; ``.ca``, which is what a load does anyway, keeps
+the compiler from taking the two loads for one.
 """
 
 from __future__ import annotations
@@ -71,6 +73,24 @@ def _mean(rows, N: tl.constexpr, D: tl.constexpr, PER_HEAD: tl.constexpr):
 
 
 @triton.jit
+def plus(a, b, c, d):
+    """Two sums at once, for ``tl.reduce``."""
+    return a + c, b + d
+
+
+@triton.jit
+def _two_means(a, b, N: tl.constexpr, D: tl.constexpr, PER_HEAD: tl.constexpr):
+    """``_mean`` of both, for which the threads wait for one another once."""
+    a, b = tl.reduce((a, b), 1, plus)
+    if PER_HEAD:
+        a, b = (a / D)[:, None], (b / D)[:, None]
+    else:
+        a, b = tl.reduce((a, b), 0, plus)
+        a, b = a / (N * D), b / (N * D)
+    return a, b
+
+
+@triton.jit
 def _standardised(
     x,
     present,
@@ -80,11 +100,10 @@ def _standardised(
     LAYER: tl.constexpr,
     PER_HEAD: tl.constexpr,
 ):
-    """Rows with mean square 1 (and mean 0 for LayerNorm), and the factor that made them so."""
+    """Rows with mean square 1, and mean 0 for LayerNorm."""
     if LAYER:
         x = tl.where(present, x - _mean(x, N, D, PER_HEAD), 0.0)
-    inverse = tl.rsqrt(_mean(x * x, N, D, PER_HEAD) + eps)
-    return x * inverse, inverse
+    return x * tl.rsqrt(_mean(x * x, N, D, PER_HEAD) + eps)
 
 
 @triton.jit
@@ -126,7 +145,7 @@ def prepare_forward(
     start = x_ptr + sample * x_batch_stride + row * x_row_stride
     rows = tl.load(start + at, mask=present, other=0.0).to(tl.float32)
     if NORM:
-        rows, _ = _standardised(rows, present, eps, N, D, LAYER, NORM_PER_HEAD)
+        rows = _standardised(rows, present, eps, N, D, LAYER, NORM_PER_HEAD)
         where = channel if NORM_PER_HEAD else at
         inside = (channel < D) if NORM_PER_HEAD else present
         if WEIGHT:
@@ -173,8 +192,10 @@ def prepare_backward(
     ROPE_PER_HEAD: tl.constexpr,
     HALF: tl.constexpr,
     TURNED_GEOMETRY: tl.constexpr,
+    WEIGHT_SUM: tl.constexpr,
+    BIAS_SUM: tl.constexpr,
 ):
-    """Gradients of a strip of tokens; those of weight and bias summed over the strip.
+    """Gradients of a strip of tokens; those of weight and bias, if asked for, summed over it.
 
     ``TURNED_GEOMETRY`` writes the gradient of geometry that was added before the rotation; that of
     geometry added after it is the incoming gradient itself.
@@ -184,13 +205,20 @@ def prepare_backward(
     channel = tl.arange(0, D)[None, :]
     at = head * D + channel
     present = (head < N) & (channel < D)
-    weight_sum = tl.zeros((BN, D), tl.float32)
-    bias_sum = tl.zeros((BN, D), tl.float32)
+    where = channel if NORM_PER_HEAD else at
+    known = (channel < D) if NORM_PER_HEAD else present
+    if WEIGHT_SUM:
+        weight_sum = tl.zeros((BN, D), tl.float32)
+    if BIAS_SUM:
+        bias_sum = tl.zeros((BN, D), tl.float32)
     for index in range(STRIP):
         token = strip * STRIP + index
         inside = (head < tl.where(token < tokens, N, 0)) & (channel < D)
+        token = tl.minimum(token, tokens - 1)
         sample, row = token // length, token % length
-        row = tl.where(token < tokens, row, 0)
+        if NORM:  # on its way before the threads wait for the gradient to turn it
+            start = x_ptr + sample * x_batch_stride + row * x_row_stride
+            x = tl.load(start + at, mask=inside, other=0.0)
         grad = tl.load(grad_ptr + token * (N * D) + at, mask=inside, other=0.0).to(tl.float32)
         if ROPE:
             grad = _turn(grad, cos_ptr, sin_ptr, row, N, D, BN, HALF, ROPE_PER_HEAD, True)
@@ -198,21 +226,29 @@ def prepare_backward(
             kind = grad_geometry_ptr.dtype.element_ty
             tl.store(grad_geometry_ptr + token * (N * D) + at, grad.to(kind), mask=inside)
         if NORM:
-            start = x_ptr + sample * x_batch_stride + row * x_row_stride
-            x = tl.load(start + at, mask=inside, other=0.0).to(tl.float32)
-            unit, inverse = _standardised(x, inside, eps, N, D, LAYER, NORM_PER_HEAD)
-            weight_sum += grad * unit
-            bias_sum += grad
+            x = x.to(tl.float32)
+            scaled = grad
             if WEIGHT:
-                where = channel if NORM_PER_HEAD else at
-                known = (channel < D) if NORM_PER_HEAD else present
-                grad = grad * tl.load(weight_ptr + where, mask=known, other=0.0).to(tl.float32)
-            along = _mean(grad * unit, N, D, NORM_PER_HEAD)
+                scaled *= tl.load(weight_ptr + where, mask=known, other=0.0).to(tl.float32)
             if LAYER:
-                grad = grad - _mean(grad, N, D, NORM_PER_HEAD)
-            grad = (grad - unit * along) * inverse
+                mean, scaled_mean = _two_means(x, scaled, N, D, NORM_PER_HEAD)
+                x = tl.where(inside, x - mean, 0.0)
+            squares, along = _two_means(x * x, scaled * x, N, D, NORM_PER_HEAD)
+            inverse = tl.rsqrt(squares + eps)
+            x = tl.load(start + at, mask=inside, other=0.0, cache_modifier=".ca").to(tl.float32)
+            if LAYER:
+                x -= mean
+            unit = x * inverse
+            if WEIGHT_SUM:
+                weight_sum += grad * unit
+            if BIAS_SUM:
+                bias_sum += grad
+            if LAYER:
+                scaled -= scaled_mean
+            grad = (scaled - unit * (along * inverse)) * inverse
         kind = grad_x_ptr.dtype.element_ty
         tl.store(grad_x_ptr + token * (N * D) + at, grad.to(kind), mask=inside)
-    if NORM:
+    if WEIGHT_SUM:
         tl.store(weight_parts_ptr + strip * (N * D) + at, weight_sum, mask=present)
+    if BIAS_SUM:
         tl.store(bias_parts_ptr + strip * (N * D) + at, bias_sum, mask=present)

@@ -9,12 +9,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..rope.rotate import Rope
+from .tuning import Arguments, Launch, backward_configs, forward_configs
 
 if TYPE_CHECKING:
     from ..query_key import QKNorm
-
-STRIP = 16
-"""Tokens of a program backward: partial sums of weight gradients are this much smaller than x."""
 
 
 class Preparation(NamedTuple):
@@ -25,12 +23,14 @@ class Preparation(NamedTuple):
         norm: its options; the weights are passed on their own.
         rope: table, or ``None``.
         geometry_first: geometry is added before the rotation.
+        tuned: what a program takes may be chosen by measuring.
     """
 
     num_heads: int
     norm: QKNorm | None
     rope: Rope | None
     geometry_first: bool
+    tuned: bool
 
     def angles(self, none: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the rows; ``none`` twice without a rotation."""
@@ -52,7 +52,6 @@ class Preparation(NamedTuple):
             "ROPE": rope is not None,
             "ROPE_PER_HEAD": rope is not None and rope.cos.ndim == 3,
             "HALF": rope is not None and rope.pairing == "half",
-            "num_warps": warps(power_of_two(self.num_heads) * head_dim),
         }
 
 
@@ -62,14 +61,6 @@ def prepare_rows(x: Tensor, geometry: Tensor | None, what: Preparation) -> Tenso
     weight, bias = (None, None) if norm is None else (norm.weight, norm.bias)
     rows = _Prepare.apply(x, weight, bias, geometry, what)  # type: ignore[no-untyped-call]
     return cast(Tensor, rows)
-
-
-def warps(elements: int) -> int:
-    """Warps of a program over a row: eight elements per thread, so that access is 128 bits wide.
-
-    At most 16: more would leave a thread 64 registers, too few for the sums of the backward pass.
-    """
-    return min(max(elements // (32 * 8), 1), 16)
 
 
 class _Prepare(torch.autograd.Function):
@@ -87,7 +78,7 @@ class _Prepare(torch.autograd.Function):
         x = x if x.stride(-1) == 1 else x.contiguous()
         spread = None if geometry is None else _dense_rows(geometry)
         out = torch.empty((*x.shape[:-1], *heads), dtype=x.dtype, device=x.device)
-        _kernels().prepare_forward[(x.shape[0] * x.shape[1],)](
+        arguments = (
             x,
             out,
             x if weight is None else weight,
@@ -100,13 +91,25 @@ class _Prepare(torch.autograd.Function):
             0 if spread is None or spread.shape[0] == 1 else spread.stride(0),
             0 if spread is None else spread.stride(1),
             0.0 if what.norm is None else what.norm.eps,
-            BIAS=bias is not None,
-            GEOMETRY=geometry is not None,
-            GEOMETRY_FIRST=what.geometry_first,
-            **what.constants(heads[1]),
         )
+        tokens = x.shape[0] * x.shape[1]
+        flags = {
+            "BIAS": bias is not None,
+            "GEOMETRY": geometry is not None,
+            "GEOMETRY_FIRST": what.geometry_first,
+        }
+        launch = Launch(
+            kernel=_kernels().prepare_forward,
+            constants=what.constants(heads[1]) | flags,
+            configs=forward_configs(power_of_two(heads[0]) * heads[1]),
+            inputs=(x, weight, bias, geometry),
+            rows=tokens,
+            programs=lambda strip: tokens,
+            tuned=what.tuned,
+        )
+        launch.run(launch.config(lambda strip: arguments), arguments)
         ctx.save_for_backward(x, weight)
-        ctx.what, ctx.has_bias = what, bias is not None
+        ctx.what, ctx.bias_dtype = what, None if bias is None else bias.dtype
         ctx.geometry = None if geometry is None else (geometry.shape, geometry.dtype)
         return out
 
@@ -119,35 +122,51 @@ class _Prepare(torch.autograd.Function):
         grad = grad.contiguous()
         batch, length, heads, head_dim = grad.shape
         tokens = batch * length
-        strips = -(-tokens // STRIP)
         turned = ctx.geometry is not None and what.geometry_first
+        summed = ctx.needs_input_grad[1:3]
         grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         grad_geometry = torch.empty_like(grad) if turned else grad
-        parts = torch.empty(2, strips, heads, head_dim, dtype=torch.float32, device=x.device)
-        _kernels().prepare_backward[(strips,)](
-            grad,
-            x,
-            x if weight is None else weight,
-            *what.angles(x),
-            grad_x,
-            grad_geometry,
-            parts[0],
-            parts[1],
-            tokens,
-            length,
-            x.stride(0),
-            x.stride(1),
-            0.0 if what.norm is None else what.norm.eps,
-            STRIP=STRIP,
-            TURNED_GEOMETRY=turned,
-            **what.constants(head_dim),
+
+        def sums(strip: int) -> list[Tensor]:
+            shape = (-(-tokens // strip), heads, head_dim)
+            return [float_rows(*shape, device=x.device) if some else grad_x for some in summed]
+
+        def arguments(of_strips: list[Tensor]) -> Arguments:
+            return (
+                grad,
+                x,
+                x if weight is None else weight,
+                *what.angles(x),
+                grad_x,
+                grad_geometry,
+                *of_strips,
+                tokens,
+                length,
+                x.stride(0),
+                x.stride(1),
+                0.0 if what.norm is None else what.norm.eps,
+            )
+
+        flags = {"TURNED_GEOMETRY": turned, "WEIGHT_SUM": summed[0], "BIAS_SUM": summed[1]}
+        launch = Launch(
+            kernel=_kernels().prepare_backward,
+            constants=what.constants(head_dim) | flags,
+            configs=backward_configs(power_of_two(heads) * head_dim, sum(summed)),
+            inputs=(x, grad, weight),
+            rows=tokens,
+            programs=lambda strip: -(-tokens // strip),
+            tuned=what.tuned,
         )
-        per_head = what.norm is not None and what.norm.scope == "head"
-        over = (1, 2) if per_head else (1,)
-        sums = parts.sum(dim=over).flatten(1) if what.norm is not None else parts
-        of_weight = None if weight is None else sums[0].to(weight.dtype)
-        of_bias = sums[1].to(what.norm.bias.dtype) if ctx.has_bias else None  # type: ignore[union-attr]
-        return grad_x, of_weight, of_bias, _reduced(grad_geometry, ctx.geometry), None
+        config = launch.config(lambda strip: arguments(sums(strip)))
+        of_strips = sums(config.strip)
+        launch.run(config, arguments(of_strips))
+        over = (0, 1) if what.norm is not None and what.norm.scope == "head" else 0
+        dtypes = (None if weight is None else weight.dtype, ctx.bias_dtype)
+        of_norm = [
+            part.sum(over).flatten().to(dtype) if some else None
+            for part, dtype, some in zip(of_strips, dtypes, summed, strict=True)
+        ]
+        return grad_x, *of_norm, _reduced(grad_geometry, ctx.geometry), None
 
 
 def _kernels() -> Any:
@@ -169,6 +188,11 @@ def _dense_rows(geometry: Tensor) -> Tensor:
     """Geometry whose rows ``[N, D]`` lie as they are; rows and samples may be apart."""
     inner = geometry.stride(3) == 1 and geometry.stride(2) == geometry.shape[3]
     return geometry if inner else geometry.contiguous()
+
+
+def float_rows(*shape: int, device: torch.device) -> Tensor:
+    """Room for fp32 values, whatever torch makes by default."""
+    return torch.empty(shape, dtype=torch.float32, device=device)
 
 
 def power_of_two(size: int) -> int:

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..frames import StreamLayout
-from .triton_launch import STRIP, power_of_two, warps
+from .triton_launch import float_rows, power_of_two
+from .tuning import Arguments, Launch, backward_configs, forward_configs
 
 if TYPE_CHECKING:
     from ..modulation import RowNorm
@@ -24,12 +25,16 @@ class _What(NamedTuple):
         eps: of the norm.
         centred: the mean of a row is subtracted first.
         out: where the normalised rows go, or ``None``.
+        learns: gradients may be asked for.
+        tuned: what a program takes may be chosen by measuring.
     """
 
     rows: StreamLayout | None
     eps: float
     centred: bool
     out: Tensor | None
+    learns: bool
+    tuned: bool
 
 
 def residual_norm(
@@ -40,6 +45,7 @@ def residual_norm(
     gate: Tensor | None = None,
     norm: RowNorm | None = None,
     out: Tensor | None = None,
+    tuned: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """``x + gate * update`` and its norm, times a factor, plus a shift; with gradients.
 
@@ -51,13 +57,14 @@ def residual_norm(
         norm: without it nothing is normalised.
         out: where to write the normalised rows, ``[B, L, C]`` whose rows are dense; without
             gradients.
+        tuned: what a program takes may be chosen by measuring.
 
     Returns:
         The residual stream (``x`` itself without an update), and the normalised rows, if asked for.
     """
     factor, shift = (None, None) if norm is None else norm[:2]
     eps, centred = (0.0, True) if norm is None else (norm.eps, norm.kind == "layer")
-    what = _What(rows, eps, centred, out)
+    what = _What(rows, eps, centred, out, torch.is_grad_enabled(), tuned)
     made = _ResidualNorm.apply(x, update, gate, factor, shift, what)  # type: ignore[no-untyped-call]
     if update is None:
         return x, cast(Tensor, made)
@@ -90,27 +97,47 @@ class _ResidualNorm(torch.autograd.Function):
             if what.out is None:
                 normed = torch.empty(x.shape, dtype=x.dtype, device=x.device)
             assert normed.stride()[1:] == (channels, 1)
+        keeps = factor is not None and what.learns and any(ctx.needs_input_grad)
+        statistics = float_rows(batch * length, 2, device=x.device) if keeps else None
         constants = _constants(update, gate, factor, channels) | {"CENTRED": what.centred}
-        _kernels().residual_norm_forward[(batch * length,)](
-            x,
-            _or(update, x),
-            _or(gate, x),
-            _or(factor, x),
-            _or(shift, x),
-            x if what.rows is None else what.rows.frame_of_row(x.device),
-            residual,
-            normed,
-            length,
-            x.stride(0),
-            x.stride(1),
-            0 if update is None else update.stride(0),
-            *_strides(gate),
-            *_strides(factor),
-            normed.stride(0),
-            what.eps,
-            **constants,
+
+        def arguments(normed: Tensor) -> Arguments:
+            return (
+                x,
+                _or(update, x),
+                _or(gate, x),
+                _or(factor, x),
+                _or(shift, x),
+                x if what.rows is None else what.rows.frame_of_row(x.device),
+                residual,
+                normed,
+                _or(statistics, x),
+                length,
+                x.stride(0),
+                x.stride(1),
+                0 if update is None else update.stride(0),
+                *_strides(gate),
+                *_strides(factor),
+                normed.stride(0),
+                what.eps,
+            )
+
+        launch = Launch(
+            kernel=_kernels().residual_norm_forward,
+            constants=constants | {"KEEP": keeps},
+            configs=forward_configs(constants["BLOCK"]),
+            inputs=(x, update, gate, factor),
+            rows=batch * length,
+            programs=lambda strip: batch * length,
+            tuned=what.tuned,
         )
-        ctx.save_for_backward(residual, update, gate, factor)
+
+        def scratch(strip: int) -> Arguments:
+            """`out` may be where x is, which every launch that is timed reads anew."""
+            return arguments(normed if what.out is None else torch.empty_like(normed))
+
+        launch.run(launch.config(scratch), arguments(normed))
+        ctx.save_for_backward(residual, update, gate, factor, statistics)
         ctx.what, ctx.constants = what, constants
         if update is None:
             return normed
@@ -120,52 +147,67 @@ class _ResidualNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Everything but the strips' sums in one kernel."""
-        residual, update, gate, factor = ctx.saved_tensors
+        residual, update, gate, factor, statistics = ctx.saved_tensors
         what: _What = ctx.what
         batch, length, channels = residual.shape
         dense = [grad.contiguous() for grad in grads]
-        of_sum, of_rows = dense[0], dense[-1]
         lengths = (length,) if what.rows is None else what.rows.frame_lengths
-        strips = _strips(lengths, STRIP, residual.device)
         grad_x = torch.empty(residual.shape, dtype=residual.dtype, device=residual.device)
         grad_update = grad_x
         if gate is not None:
             grad_update = torch.empty(update.shape, dtype=update.dtype, device=update.device)
-        parts = torch.empty(
-            3, batch, len(strips), channels, dtype=torch.float32, device=residual.device
+        summed = (ctx.needs_input_grad[2], *[any(ctx.needs_input_grad[3:5])] * 2)
+
+        def strips(most: int) -> Tensor:
+            return _strips(lengths, most, residual.device)
+
+        def sums(strip: int) -> list[Tensor]:
+            shape = (batch, len(strips(strip)), channels)
+            return [float_rows(*shape, device=grad_x.device) if some else grad_x for some in summed]
+
+        def arguments(strip: int, of_strips: list[Tensor]) -> Arguments:
+            return (
+                dense[0],
+                dense[-1],
+                residual,
+                _or(update, residual),
+                _or(gate, residual),
+                _or(factor, residual),
+                _or(statistics, residual),
+                strips(strip),
+                grad_x,
+                grad_update,
+                *of_strips,
+                length,
+                len(strips(strip)),
+                residual.stride(0),
+                residual.stride(1),
+                0 if update is None else update.stride(0),
+                *_strides(gate),
+                *_strides(factor),
+            )
+
+        launch = Launch(
+            kernel=_kernels().residual_norm_backward,
+            constants=ctx.constants | {"GATE_SUM": summed[0], "NORM_SUMS": summed[1]},
+            configs=backward_configs(ctx.constants["BLOCK"], sum(summed)),
+            inputs=(residual, *dense, update, gate, factor),
+            rows=batch * length,
+            programs=lambda strip: batch * len(strips(strip)),
+            tuned=what.tuned,
         )
-        _kernels().residual_norm_backward[(batch * len(strips),)](
-            of_sum,
-            of_rows,
-            residual,
-            _or(update, residual),
-            _or(gate, residual),
-            _or(factor, residual),
-            strips,
-            grad_x,
-            grad_update,
-            *parts,
-            length,
-            len(strips),
-            residual.stride(0),
-            residual.stride(1),
-            0 if update is None else update.stride(0),
-            *_strides(gate),
-            *_strides(factor),
-            what.eps,
-            STRIP=STRIP,
-            **ctx.constants,
-        )
-        frame = strips[:, 2]
-        per_frame = ctx.constants["PER_FRAME"]
-        of_gate = None if gate is None else _summed(parts[0], frame, like=gate)
-        of_norm: tuple[Tensor | None, ...] = (None, None)
-        if factor is not None and per_frame:
-            of_norm = tuple(_summed(part, frame, like=factor) for part in parts[1:])
-        elif factor is not None:
-            of_norm = tuple(part.sum((0, 1)).to(factor.dtype) for part in parts[1:])
+        config = launch.config(lambda strip: arguments(strip, sums(strip)))
+        of_strips = sums(config.strip)
+        launch.run(config, arguments(config.strip, of_strips))
+        frame = strips(config.strip)[:, 2]
+        of_levels = [
+            _summed(part, frame, like=level) if wanted else None
+            for part, level, wanted in zip(
+                of_strips, (gate, factor, factor), ctx.needs_input_grad[2:5], strict=True
+            )
+        ]
         of_update = None if update is None else grad_update.to(update.dtype)
-        return grad_x, of_update, of_gate, *of_norm, None
+        return grad_x, of_update, *of_levels, None
 
 
 @lru_cache(maxsize=64)
@@ -197,7 +239,9 @@ def _strides(levels: Tensor | None) -> tuple[int, int]:
 
 
 def _summed(parts: Tensor, frame: Tensor, *, like: Tensor) -> Tensor:
-    """Sums of strips ``[B, S, C]`` over the strips of each frame, ``[B, F, C]``."""
+    """Sums of strips ``[B, S, C]``: of those of each frame ``[B, F, C]``, or of all ``[C]``."""
+    if like.ndim < 3:
+        return parts.sum((0, 1)).to(like.dtype)
     sums = torch.zeros(like.shape, dtype=parts.dtype, device=parts.device)
     return sums.index_add_(1, frame, parts).to(like.dtype)
 
@@ -214,7 +258,6 @@ def _constants(
         "GATE": gate is not None,
         "NORM": factor is not None,
         "PER_FRAME": factor is not None and factor.ndim == 3,
-        "num_warps": warps(block),
     }
 
 

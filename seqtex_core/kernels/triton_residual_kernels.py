@@ -1,9 +1,14 @@
-"""Residual sums and norms as Triton kernels: one program per row, or per strip backward."""
+"""Residual sums and norms as Triton kernels: one program per row, or per strip backward.
+
+As in ``triton_kernels``, backward reads a row anew after the threads waited for one another.
+"""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+
+from .triton_kernels import plus
 
 
 @triton.jit
@@ -16,6 +21,7 @@ def residual_norm_forward(
     frame_ptr,
     residual_ptr,
     normed_ptr,
+    statistics_ptr,
     length,
     x_batch_stride,
     x_row_stride,
@@ -33,11 +39,13 @@ def residual_norm_forward(
     NORM: tl.constexpr,
     CENTRED: tl.constexpr,
     PER_FRAME: tl.constexpr,
+    KEEP: tl.constexpr,
 ):
     """``residual = x + gate * update`` and ``norm(residual) * factor + shift`` of one token.
 
     Gate, and factor and shift if ``PER_FRAME``, are ``[B, F, C]`` rows of the token's frame; they
-    may be apart, as parts of one table are.
+    may be apart, as parts of one table are. ``KEEP`` writes what backward asks of a token: its mean
+    and the factor that makes its mean square 1.
     """
     token = tl.program_id(0).to(tl.int64)
     sample, row = token // length, token % length
@@ -58,8 +66,14 @@ def residual_norm_forward(
         x = narrow.to(tl.float32)
     if NORM:
         if CENTRED:
-            x = tl.where(present, x - tl.sum(x, axis=0) / C, 0.0)
-        x = x * tl.rsqrt(tl.sum(x * x, axis=0) / C + eps)
+            mean = tl.sum(x, axis=0) / C
+            x = tl.where(present, x - mean, 0.0)
+        inverse = tl.rsqrt(tl.sum(x * x, axis=0) / C + eps)
+        if KEEP:
+            tl.store(statistics_ptr + 2 * token, inverse)
+            if CENTRED:
+                tl.store(statistics_ptr + 2 * token + 1, mean)
+        x = x * inverse
         place = channel
         if PER_FRAME:
             place = sample * norm_batch_stride + frame * norm_frame_stride + channel
@@ -78,6 +92,7 @@ def residual_norm_backward(
     update_ptr,
     gate_ptr,
     factor_ptr,
+    statistics_ptr,
     strip_ptr,
     grad_x_ptr,
     grad_update_ptr,
@@ -93,7 +108,6 @@ def residual_norm_backward(
     gate_frame_stride,
     norm_batch_stride,
     norm_frame_stride,
-    eps,
     STRIP: tl.constexpr,
     C: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -102,6 +116,8 @@ def residual_norm_backward(
     NORM: tl.constexpr,
     CENTRED: tl.constexpr,
     PER_FRAME: tl.constexpr,
+    GATE_SUM: tl.constexpr,
+    NORM_SUMS: tl.constexpr,
 ):
     """Gradients of a strip of rows of one frame; those of gate, factor and shift summed over it.
 
@@ -111,53 +127,80 @@ def residual_norm_backward(
     program = tl.program_id(0).to(tl.int64)
     sample, strip = program // strips, program % strips
     first = tl.load(strip_ptr + 3 * strip)
-    end = tl.load(strip_ptr + 3 * strip + 1)
+    rows = (tl.load(strip_ptr + 3 * strip + 1) - first).to(tl.int32)
     frame = tl.load(strip_ptr + 3 * strip + 2)
     channel = tl.arange(0, BLOCK)
     present = channel < C
     if GATE:
-        level = sample * gate_batch_stride + frame * gate_frame_stride + channel
-        gate_sum = tl.zeros((BLOCK,), tl.float32)
+        gate_ptr += sample * gate_batch_stride + frame * gate_frame_stride
+        if GATE_SUM:
+            gate_sum = tl.zeros((BLOCK,), tl.float32)
     if NORM:
-        place = channel
         if PER_FRAME:
-            place = sample * norm_batch_stride + frame * norm_frame_stride + channel
-        factor_sum = tl.zeros((BLOCK,), tl.float32)
-        shift_sum = tl.zeros((BLOCK,), tl.float32)
+            factor_ptr += sample * norm_batch_stride + frame * norm_frame_stride
+        if NORM_SUMS:
+            factor_sum = tl.zeros((BLOCK,), tl.float32)
+            shift_sum = tl.zeros((BLOCK,), tl.float32)
+    base = sample * length + first
+    residual_ptr += sample * x_batch_stride + first * x_row_stride
+    update_ptr += sample * update_batch_stride + first * C
+    grad_residual_ptr += base * C
+    grad_normed_ptr += base * C
+    grad_x_ptr += base * C
+    grad_update_ptr += base * C
+    statistics_ptr += 2 * base
     for index in range(STRIP):
-        row = first + index
-        inside = channel < tl.where(row < end, C, 0)
-        at = (sample * length + row) * C + channel
+        # Rows after the last are masked. The minimum keeps the compiler from counting up one
+        # address per tensor, which takes 14 registers.
+        row = tl.minimum(index, rows - 1)
+        inside = channel < tl.where(index < rows, C, 0)
+        at = row * C + channel
         if NORM:
-            start = residual_ptr + sample * x_batch_stride + row * x_row_stride
-            unit = tl.load(start + channel, mask=inside, other=0.0).to(tl.float32)
+            inverse = tl.load(statistics_ptr + 2 * row)
+            start = residual_ptr + row * x_row_stride
+            x = tl.load(start + channel, mask=present, other=0.0).to(tl.float32)
+            grad = tl.load(grad_normed_ptr + at, mask=inside, other=0.0).to(tl.float32)
+            scaled = grad * tl.load(factor_ptr + channel, mask=present, other=0.0).to(tl.float32)
             if CENTRED:
-                unit = tl.where(inside, unit - tl.sum(unit, axis=0) / C, 0.0)
-            inverse = tl.rsqrt(tl.sum(unit * unit, axis=0) / C + eps)
-            unit = unit * inverse
-            incoming = tl.load(grad_normed_ptr + at, mask=inside, other=0.0).to(tl.float32)
-            factor_sum += incoming * unit
-            shift_sum += incoming
-            incoming *= tl.load(factor_ptr + place, mask=present, other=0.0).to(tl.float32)
-            along = tl.sum(incoming * unit, axis=0) / C
+                mean = tl.load(statistics_ptr + 2 * row + 1)
+                scaled_sum, along = tl.reduce((scaled, scaled * (x - mean)), 0, plus)
+            else:
+                along = tl.sum(scaled * x, axis=0)
+            x = tl.load(start + channel, mask=present, other=0.0, cache_modifier=".ca")
+            unit = x.to(tl.float32)
             if CENTRED:
-                incoming -= tl.sum(incoming, axis=0) / C
-            grad = (incoming - unit * along) * inverse
+                unit -= mean
+            unit *= inverse
+            grad = tl.load(grad_normed_ptr + at, mask=inside, other=0.0, cache_modifier=".ca")
+            grad = grad.to(tl.float32)
+            if NORM_SUMS:
+                factor_sum += grad * unit
+                shift_sum += grad
+            factor = tl.load(factor_ptr + channel, mask=present, other=0.0, cache_modifier=".ca")
+            grad *= factor.to(tl.float32)
+            if CENTRED:
+                grad -= scaled_sum / C
+            grad = (grad - unit * (along * inverse / C)) * inverse
             if UPDATE:
                 grad += tl.load(grad_residual_ptr + at, mask=inside, other=0.0).to(tl.float32)
         else:
             grad = tl.load(grad_residual_ptr + at, mask=inside, other=0.0).to(tl.float32)
-        if GATE:
-            start = update_ptr + sample * update_batch_stride + row * C
-            update = tl.load(start + channel, mask=inside, other=0.0).to(tl.float32)
-            gate_sum += grad * update
-            gate = tl.load(gate_ptr + level, mask=present, other=0.0).to(tl.float32)
-            kind = grad_update_ptr.dtype.element_ty
-            tl.store(grad_update_ptr + at, (grad * gate).to(kind), mask=inside)
+            if GATE_SUM:  # on its way before the threads wait for the gradient to store it
+                start = update_ptr + row * C
+                update = tl.load(start + channel, mask=present, other=0.0)
         tl.store(grad_x_ptr + at, grad.to(grad_x_ptr.dtype.element_ty), mask=inside)
+        if GATE:
+            if GATE_SUM:
+                if NORM:
+                    start = update_ptr + row * C
+                    update = tl.load(start + channel, mask=present, other=0.0)
+                gate_sum += grad * update.to(tl.float32)
+            grad *= tl.load(gate_ptr + channel, mask=present, other=0.0).to(tl.float32)
+            kind = grad_update_ptr.dtype.element_ty
+            tl.store(grad_update_ptr + at, grad.to(kind), mask=inside)
     part = program * C + channel
-    if GATE:
+    if GATE and GATE_SUM:
         tl.store(gate_parts_ptr + part, gate_sum, mask=present)
-    if NORM:
+    if NORM and NORM_SUMS:
         tl.store(factor_parts_ptr + part, factor_sum, mask=present)
         tl.store(shift_parts_ptr + part, shift_sum, mask=present)

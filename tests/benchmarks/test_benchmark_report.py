@@ -127,6 +127,8 @@ def test_what_kernels_compile_to_is_shown(run_file: Path, monkeypatch: pytest.Mo
             case=case.name,
             direction="forward",
             architecture=architecture,
+            width=1536,
+            warps=8,
             registers=37,
             stack=16,
             loads=(128, 64, 32),
@@ -138,14 +140,16 @@ def test_what_kernels_compile_to_is_shown(run_file: Path, monkeypatch: pytest.Mo
     rows = kernels._machine_code(_session())
     head, *cells = _seen(read_run(run_file), rows)
     assert head[4:] == [
+        "warps",
         "registers",
         "stack, bytes",
+        "in flight / needed",
         "narrowest store, bits",
         "loads below 128 bits",
     ]
     assert len(cells) == len(rows)
     for line in cells:
-        assert line[1:] == ["forward", "sm_90", "bfloat16", "37", "16", "16", "2"]
+        assert line[1:] == ["forward", "sm_90", "bfloat16", "8", "37", "16", "2.42", "16", "2"]
 
 
 def test_counted_textures_and_tokens_are_shown(

@@ -199,7 +199,8 @@ def test_a_named_one_that_cannot_run_says_why() -> None:
 
 def test_the_list_gives_reasons() -> None:
     reasons = dict(list_kernels("cpu"))
-    assert reasons == {"triton": "needs a CUDA device, not cpu", "eager": None, "plain": None}
+    reason = "needs a CUDA device, not cpu"
+    assert reasons == {"triton": reason, "triton_fixed": reason, "eager": None, "plain": None}
     triton = KERNELS.get("triton")
     odd = KernelInputs(
         operation="qk_prep", device=torch.device("cuda"), dtype=torch.float64, width=48

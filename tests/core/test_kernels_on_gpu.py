@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from seqtex_core.frames import FrameGroup, Grid, StreamLayout
-from seqtex_core.kernels import using_kernels
+from seqtex_core.kernels import tuning, using_kernels
 from seqtex_core.modulation import (
     RowNorm,
     affine_norm,
@@ -21,7 +22,8 @@ from seqtex_core.query_key import QKNorm, qk_prep
 from seqtex_core.rope import Rope
 
 pytestmark = pytest.mark.gpu
-DEVICE, KERNELS = "cuda", "triton"
+DEVICE = "cuda"
+FIXED, TUNED = "triton_fixed", "triton"
 HEADS, DIM = 12, 128
 WIDTH = HEADS * DIM
 LENGTHS = (61, 0, 300)
@@ -45,13 +47,13 @@ def distance(got: Tensor, exact: Tensor) -> float:
     return float((got - exact).norm() / exact.norm().clamp_min(1e-30))
 
 
-def as_near_as_plain(call: Call, leaves: Sequence[Tensor]) -> None:
+def as_near_as_plain(call: Call, leaves: Sequence[Tensor], *, triton: str = FIXED) -> None:
     """Outputs and gradients at most twice (gradients three times) as far from fp64 as plain ones.
 
     Or within a unit in the last place, where the plain form is lucky.
     """
     results = []
-    for kernels, kind in ((KERNELS, None), ("plain", None), ("plain", torch.float64)):
+    for kernels, kind in ((triton, None), ("plain", None), ("plain", torch.float64)):
         own = [t.detach().to(kind or t.dtype).requires_grad_() for t in leaves]
         with using_kernels(kernels):
             out = call(own)
@@ -117,3 +119,31 @@ def test_norms_gates_and_sums(dtype: torch.dtype, operation: str) -> None:
         return residual_norm(t[0], t[1], rows, gate=t[2], norm=RowNorm(t[3], t[4], 1e-6))
 
     as_near_as_plain(call, leaves)
+
+
+def test_what_was_measured_is_as_near_and_what_a_graph_captures(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nothing is known at first; the fastest config need not be another than the default."""
+    monkeypatch.setattr(tuning, "_found", {})
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    rows, x, update = frames(), *(drawn(2, ROWS, WIDTH, dtype=torch.bfloat16) for _ in range(2))
+    shift, factor, gate = (drawn(2, len(LENGTHS), WIDTH) for _ in range(3))
+
+    def call(t: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        return residual_norm(t[0], t[1], rows, gate=t[2], norm=RowNorm(t[3], t[4], 1e-6))
+
+    leaves = [x, update, gate, factor, shift]
+    as_near_as_plain(call, leaves, triton=TUNED)
+    assert len(tuning._found) == 2
+    with using_kernels(TUNED), torch.no_grad(), tuning.watched_launches() as seen:
+        eager = call(leaves)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = call(leaves)
+    graph.replay()
+    assert len(tuning._found) == 3  # without gradients it is another kernel
+    assert len(seen) == 2
+    assert seen[0] == seen[1]
+    for ours, theirs in zip(captured, eager, strict=True):
+        assert torch.equal(ours, theirs)

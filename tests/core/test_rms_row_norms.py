@@ -85,12 +85,9 @@ def test_forms_are_as_accurate_as_the_plain_one(
 @pytest.mark.parametrize("kernels", [interpreted])
 @pytest.mark.parametrize("gated", [False, True])
 def test_gradients_of_one_kernel_are_those_of_the_plain_form(
-    kernels: TritonKernels, gated: bool, monkeypatch: pytest.MonkeyPatch
+    kernels: TritonKernels, gated: bool
 ) -> None:
     """fp32: sums over 24 channels and a few rows in another order."""
-    from seqtex_core.kernels import triton_residual
-
-    monkeypatch.setattr(triton_residual, "STRIP", 2)
     rows, leaves = rows_of(), [t.requires_grad_() for t in tables()]
     x, update = (1 + torch.randn(2, sum(LENGTHS), WIDTH) for _ in range(2))
     leaves = [x.requires_grad_(), update.requires_grad_(), *leaves[: 3 if gated else 2]]

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from seqtex_core.frames import FrameGroup, Grid, StreamLayout
-from seqtex_core.kernels import using_kernels
+from seqtex_core.kernels import triton_launch, triton_residual, using_kernels
 from seqtex_core.kernels.triton_backend import TritonKernels
+from seqtex_core.kernels.tuning import Config
 from seqtex_core.modulation import (
     RowNorm,
     affine_norm,
@@ -36,6 +37,7 @@ needs_interpreter = pytest.mark.skipif(
     torch.cuda.is_available(), reason="with a GPU the kernels are not interpreted"
 )
 HEADS, DIM, ROWS = 3, 8, 3
+FEW = 5
 INTERPRETED = TritonKernels(interpreted=True)
 LEAST_BITS = 128
 
@@ -49,6 +51,13 @@ def rows_of(*lengths: int) -> StreamLayout:
     grid = Grid(frames=len(lengths), height=8, width=8)
     group = FrameGroup(name="views", stream="mv", grid=grid)
     return StreamLayout(groups=(group,), frame_lengths=lengths, group_lengths=(sum(lengths),))
+
+
+@pytest.fixture
+def short_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As short as they can be, so that few rows are several of them."""
+    for module in (triton_launch, triton_residual):
+        monkeypatch.setattr(module, "backward_configs", lambda elements, sums: (Config(1, 8),))
 
 
 def make_norm(which: str, *, dtype: torch.dtype) -> QKNorm | None:
@@ -74,21 +83,18 @@ def make_norm(which: str, *, dtype: torch.dtype) -> QKNorm | None:
     ],
 )
 def test_prepared_rows_and_their_gradients(
-    monkeypatch: pytest.MonkeyPatch, norm: str, order: str, pairing: str, per_head: bool
+    short_strips: None, norm: str, order: str, pairing: str, per_head: bool
 ) -> None:
-    """fp32: sums over up to 24 channels in another order, a few roundings."""
-    from seqtex_core.kernels import triton_launch
-
-    monkeypatch.setattr(triton_launch, "STRIP", 4)  # two strips, one of them not full
-    angles = torch.randn(ROWS, *([HEADS] if per_head else []), DIM // 2)
+    """fp32: sums over up to 24 channels in another order, a few roundings; a strip is not full."""
+    angles = torch.randn(FEW, *([HEADS] if per_head else []), DIM // 2)
     options = {
         "num_heads": HEADS,
         "rope": Rope(cos=angles.cos(), sin=angles.sin(), pairing=pairing),
         "geometry_order": order,
     }
     made = make_norm(norm, dtype=torch.float32)
-    x = torch.randn(2, ROWS, HEADS * DIM + 8)[..., : HEADS * DIM].requires_grad_()
-    geometry = torch.randn(1, ROWS, HEADS, DIM, requires_grad=True)
+    x = torch.randn(2, FEW, HEADS * DIM + 8)[..., : HEADS * DIM].requires_grad_()
+    geometry = torch.randn(1, FEW, HEADS, DIM, requires_grad=True)
     leaves = [x, geometry] if made is None else [x, geometry, made.weight, made.bias]
     with using_kernels(INTERPRETED):
         got = qk_prep(x, made, geometry=geometry, **options)
@@ -142,21 +148,18 @@ def test_norms_and_gates(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("affine", [False, True])
 @pytest.mark.parametrize("gated", [False, True])
 def test_sum_and_next_norm_and_their_gradients(
-    monkeypatch: pytest.MonkeyPatch, affine: bool, gated: bool
+    short_strips: None, affine: bool, gated: bool
 ) -> None:
     """fp32: sums over 24 channels and a few rows in another order; strips end with their frame."""
-    from seqtex_core.kernels import triton_residual
-
-    monkeypatch.setattr(triton_residual, "STRIP", 2)
-    rows, width = rows_of(1, 0, 3), HEADS * DIM
-    x = torch.randn(2, 4, width + 8)[..., :width].requires_grad_()
-    update = torch.randn(2, 7, width)[:, 3:].requires_grad_()
+    rows, width = rows_of(1, 0, 9), HEADS * DIM
+    x = torch.randn(2, 10, width + 8)[..., :width].requires_grad_()
+    update = torch.randn(2, 13, width)[:, 3:].requires_grad_()
     gate = torch.randn(2, 3, 2, width)[:, :, 1].requires_grad_() if gated else None
     size = (width,) if affine else (2, 3, width)
     factor, shift = (torch.randn(size, requires_grad=True) for _ in range(2))
     norm = RowNorm(factor, shift, 1e-5)
     leaves = [t for t in (x, update, gate, factor, shift) if t is not None]
-    incoming = torch.randn(2, 2, 4, width)
+    incoming = torch.randn(2, 2, 10, width)
     results = []
     for kernels in (INTERPRETED, "plain"):
         with using_kernels(kernels):
@@ -169,16 +172,13 @@ def test_sum_and_next_norm_and_their_gradients(
 
 @needs_interpreter
 @pytest.mark.parametrize("operation", ["modulated", "affine", "gated"])
-def test_gradients_of_norms_and_gates(monkeypatch: pytest.MonkeyPatch, operation: str) -> None:
+def test_gradients_of_norms_and_gates(short_strips: None, operation: str) -> None:
     """Each alone, bf16 rows: their gradients are rounded once, those of fp32 values are sums.
 
     The interpreter truncates, so that a rounding is off by up to 2^-7.
     """
-    from seqtex_core.kernels import triton_residual
-
-    monkeypatch.setattr(triton_residual, "STRIP", 2)
-    rows, width = rows_of(3, 1), HEADS * DIM
-    x, update = (torch.randn(2, 4, width).bfloat16().requires_grad_() for _ in range(2))
+    rows, width = rows_of(9, 1), HEADS * DIM
+    x, update = (torch.randn(2, 10, width).bfloat16().requires_grad_() for _ in range(2))
     shift, factor = (torch.randn(2, 2, width, requires_grad=True) for _ in range(2))
 
     def call(c: Callable[[Tensor], Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -190,7 +190,7 @@ def test_gradients_of_norms_and_gates(monkeypatch: pytest.MonkeyPatch, operation
             return affine_norm(rows_in, second[0, 0], first[0, 0], eps=1e-5), leaves
         return gated_residual(rows_in, added, second, rows), [rows_in, added, second]
 
-    incoming = torch.randn(2, 4, width).bfloat16()
+    incoming = torch.randn(2, 10, width).bfloat16()
     with using_kernels(INTERPRETED):
         out, leaves = call(lambda t: t)
     ours = torch.autograd.grad(out, leaves, incoming)
@@ -200,6 +200,28 @@ def test_gradients_of_norms_and_gates(monkeypatch: pytest.MonkeyPatch, operation
     for got, want in zip(ours, theirs, strict=True):
         assert got.shape == want.shape
         assert distance(got, want) < (2**-7 if got.dtype == torch.bfloat16 else 1e-6)
+
+
+@needs_interpreter
+def test_what_is_frozen_has_no_gradient_and_the_rest_its_own(short_strips: None) -> None:
+    """As with adapters on frozen weights: no sums are made, and those of rows are the same."""
+    width, rows = HEADS * DIM, rows_of(4, 5)
+    x, update = (torch.randn(1, 9, width, requires_grad=True) for _ in range(2))
+    gate, factor, shift = torch.randn(3, 1, 2, width)
+    weight = torch.randn(width)
+    results = []
+    for kernels in (INTERPRETED, "plain"):
+        with using_kernels(kernels):
+            prepared = qk_prep(x, QKNorm(weight=weight), num_heads=HEADS)
+            summed = residual_norm(x, update, rows, gate=gate, norm=RowNorm(factor, shift, 1e-5))
+            factor.requires_grad_()
+            learned = modulated_norm(x, shift, factor, rows, eps=1e-5)
+        total = prepared.square().sum() + sum(out.square().sum() for out in summed)
+        results.append(torch.autograd.grad(total, (x, update)))
+        results[-1] += torch.autograd.grad(learned.square().sum(), factor)
+        factor.requires_grad_(False)
+    for got, want in zip(*results, strict=True):
+        assert distance(got, want) < 2e-6
 
 
 @needs_interpreter
@@ -220,7 +242,7 @@ def test_normalised_rows_go_where_they_are_wanted() -> None:
 
 
 def _compiled(*asked: object) -> list[list[str]]:
-    """Rows of the report: kernel, architecture, registers, stack, bits of loads and stores."""
+    """Rows of the report: kernel, architecture, warps, registers, stack and what moves."""
     environment = {n: v for n, v in os.environ.items() if n != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     command = [sys.executable, "-m", "seqtex_core.kernels.compile_report"]
@@ -233,14 +255,6 @@ def _compiled(*asked: object) -> list[list[str]]:
     )
     assert done.returncode == 0, done.stderr
     return [line.split(" | ") for line in done.stdout.splitlines()[1:-2]]
-
-
-@pytest.mark.parametrize(("elements", "want"), [(128, 1), (2048, 8), (4096, 16), (8192, 16)])
-def test_a_thread_keeps_few_channels_of_a_wide_row(elements: int, want: int) -> None:
-    """Of 8192, 16 and not 32, which would take all registers that a thread can have."""
-    from seqtex_core.kernels.triton_launch import warps
-
-    assert warps(elements) == want
 
 
 def test_machine_code_is_looked_at_for_every_family_in_every_order() -> None:
@@ -257,22 +271,28 @@ def test_machine_code_is_looked_at_for_every_family_in_every_order() -> None:
 
 @pytest.mark.parametrize(
     "asked",
-    [(90, "Wan2.1 1.3B"), *(pytest.param((sm,), marks=pytest.mark.slow) for sm in (80, 90, 100))],
+    [
+        (90, "Wan2.1 1.3B"),
+        *(pytest.param((sm, "tuned"), marks=pytest.mark.slow) for sm in (80, 90, 100)),
+    ],
 )
 def test_machine_code_stays_in_registers_and_moves_128_bits(asked: tuple[object, ...]) -> None:
     """All but the indices of a row or strip and, in half pairing, the small table of angles."""
     rows = _compiled(*asked)
     assert len(rows) >= 16
-    for name, _, registers, stack, loads, stores in rows:
-        wide = 128 if "14B" in name or "Cosmos" in name or ", geometry first" in name else 104
-        assert int(registers) <= (wide if "backward" in name else 64), name
-        # Compilers (Triton 3.7 and 3.9) differ in whether a widest backward has a few words on the
-        # stack: 8 to 24 bytes. A piece of a row that does not fit would be hundreds.
-        assert int(stack) <= (32 if "backward" in name else 0), name
+    for name, architecture, _, registers, stack, in_flight, loads, stores in rows:
+        # Backward keeps sums, but should leave room for programs that keep the memory busy. Triton
+        # 3.6 and 3.7 make at least 1.08 of it, 0.57 on the B200; 3.9, which takes more than 128
+        # registers for 3 sums of 3072 channels, 1.08, 0.81 and 0.38.
+        assert "backward" in name or int(registers) <= 64, name
+        assert float(in_flight) >= {"80": 1.05, "90": 0.8, "100": 0.35}[architecture], name
+        # Compilers differ by a few words on the stack (3.7: none; 3.6: 8 bytes, of one kernel; 3.9:
+        # up to 16 bytes, of 4). A piece of a row that does not fit would be hundreds.
+        assert int(stack) <= (16 if "backward" in name else 0), name
         narrow = [bits for bits in map(int, loads.split()) if bits < LEAST_BITS]
         if "half" in name or ("Cosmos" in name and "qk_prep" in name):
             assert len(narrow) <= 2, name
         else:
-            assert set(narrow) <= {64}, name
-            assert len(narrow) <= (3 if "backward" in name else 1), name
+            assert set(narrow) <= {32, 64}, name
+            assert len(narrow) <= (5 if "backward" in name else 1), name
         assert min(map(int, stores.split())) == LEAST_BITS, name
