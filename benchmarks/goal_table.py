@@ -25,7 +25,6 @@ LOOP = "30 steps, 30 x d=1536"
 CHUNKED = "seqtex, chunked attention"
 PREPARED = "norm + rope + geometry, 4096"
 
-
 COUNTED = (
     Goal(
         name="matrix products of a layer",
@@ -112,10 +111,21 @@ COUNTED = (
         device="cpu",
         benchmark="kernels",
         find=metric("registers", case="machine code, backward"),
-        at_most=64,
         form=".0f",
         unit="",
         full=True,
+    ),
+    *(
+        Goal(
+            name=f"bytes that the backward ones have in flight, over what {card} memory needs",
+            device="cpu",
+            benchmark="kernels",
+            find=metric("in_flight", pick=min, case=f"machine code, backward, {architecture}"),
+            at_least=1,
+            unit="x",
+            full=True,
+        )
+        for card, architecture in (("A100", "sm_80"), ("H100", "sm_90"), ("B200", "sm_100"))
     ),
     Goal(
         name="spills and stack of the forward ones",
