@@ -110,6 +110,7 @@ if TYPE_CHECKING:
     from .rope import Extrapolation as Extrapolation
     from .rope import Interpolation as Interpolation
     from .rope import Rope as Rope
+    from .rope import RopePolicy as RopePolicy
     from .rope import RopeSpec as RopeSpec
     from .rope import apply_rope as apply_rope
     from .rope import cogvideox_axis_dims as cogvideox_axis_dims
@@ -183,6 +184,7 @@ _MODULES = {
     "ResidualReuse": "step_reuse",
     "Role": "roles",
     "Rope": "rope",
+    "RopePolicy": "rope",
     "RopeSpec": "rope",
     "RowNorm": "modulation",
     "RowSublayers": "adapter",
