@@ -25,8 +25,8 @@ from .load.obj_text import ObjText
 from .load.parsed import lies_far_out
 from .mesh import FloatArray, ImageArray
 
-_FREE_KEYS = {"asset", "buffers", "bufferViews", "accessors", "images", "textures", "materials",
-              "meshes"}  # fmt: skip
+_FREE_KEYS = {"asset", "buffers", "bufferViews", "accessors", "images", "samplers", "textures",
+              "materials", "meshes"}  # fmt: skip
 _BASE_COLOR_KEYS = {"baseColorTexture", "baseColorFactor", "diffuseTexture", "diffuseFactor"}
 
 
@@ -102,6 +102,7 @@ def _check_gltf(
     if new.is_binary:
         require(old.other_chunks == new.other_chunks, "GLB chunks")
     _check_entries(before, after, "accessors")
+    _check_entries(before, after, "samplers")
     _check_views(old, new)
     _check_materials(before, after, new_uvs is None)
     _check_images(old, new)

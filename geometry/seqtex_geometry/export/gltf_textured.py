@@ -10,6 +10,7 @@ from typing import Any
 from ..asset import MeshAsset
 from ..load.gltf_file import GltfFile, JsonObject
 from ..load.gltf_materials import SPECULAR_GLOSSINESS, TEXTURE_TRANSFORM, base_color_slot
+from ..load.gltf_wrap import REPEAT, WRAP_KEYS, leaves_square
 from ..mesh import FloatArray, ImageArray
 from .gltf_builder import GltfBuilder
 from .gltf_colors import set_colors_aside
@@ -56,7 +57,8 @@ def textured_gltf(
         entry = builder.document["materials"][index]
         if new_uvs is not None:
             _shift_tex_coords(entry)
-        _point_to_image(builder, entry, images[texture_set], keep_slot=new_uvs is None)
+        axes = (False, False) if new_uvs is not None else _repeating_axes(asset, material)
+        _point_to_image(builder, entry, images[texture_set], keep_slot=new_uvs is None, repeat=axes)
         if index != material:
             for mesh, primitive in primitives:
                 builder.document["meshes"][mesh]["primitives"][primitive]["material"] = index
@@ -167,7 +169,12 @@ def _has_slot_uvs(document: JsonObject, primitive: JsonObject) -> bool:
 
 
 def _point_to_image(
-    builder: GltfBuilder, entry: JsonObject, image: int, *, keep_slot: bool
+    builder: GltfBuilder,
+    entry: JsonObject,
+    image: int,
+    *,
+    keep_slot: bool,
+    repeat: tuple[bool, bool],
 ) -> None:
     """Replace the base colour of a material entry: texture, and a neutral factor."""
     alpha = base_color_slot(entry).factor[3]
@@ -177,8 +184,9 @@ def _point_to_image(
     texture: JsonObject = {"source": image}
     if "index" in old:
         replaced = builder.document["textures"][old["index"]]
-        texture = {**{key: replaced[key] for key in ("sampler",) if key in replaced}, **texture}
-    index = _existing_texture(builder, texture)
+        if "sampler" in replaced:
+            texture = {"sampler": _sampler(builder, replaced["sampler"], repeat), **texture}
+    index = _existing(builder, "textures", texture)
     info = {**(old if keep_slot else _without_placement(old)), "index": index}
     targets = [(pbr, "baseColorTexture", "baseColorFactor")]
     if glossy is not None:
@@ -192,6 +200,22 @@ def _point_to_image(
             target[factor_key] = neutral
 
 
+def _repeating_axes(asset: MeshAsset, material: int | None) -> tuple[bool, bool]:
+    """Along which of u and v a material's UVs leave the unit square, which then repeats."""
+    shown = asset.mesh.face_material == material
+    if material is None or asset.mesh.face_uvs is None or not shown.any():
+        return False, False
+    return leaves_square(asset.mesh.face_uvs[shown])
+
+
+def _sampler(builder: GltfBuilder, index: int, repeat: tuple[bool, bool]) -> int:
+    """The sampler, or one like it that repeats."""
+    old = builder.document["samplers"][index]
+    fixed = {key for key, needed in zip(WRAP_KEYS, repeat, strict=True) if needed}
+    kept = {key: value for key, value in old.items() if key not in fixed or value == REPEAT}
+    return index if kept == old else _existing(builder, "samplers", kept)
+
+
 def _without_placement(info: JsonObject) -> JsonObject:
     """A texture info without what says where the image lies: its UV set and transform."""
     kept = {key: value for key, value in info.items() if key not in ("texCoord", "extensions")}
@@ -200,12 +224,12 @@ def _without_placement(info: JsonObject) -> JsonObject:
     return {**kept, "extensions": extensions} if extensions else kept
 
 
-def _existing_texture(builder: GltfBuilder, texture: JsonObject) -> int:
-    """Index of an equal texture entry, or of a new one."""
-    for index, entry in enumerate(builder.document.get("textures", [])):
-        if entry == texture:
+def _existing(builder: GltfBuilder, kind: str, wanted: JsonObject) -> int:
+    """Index of an equal entry, or of a new one."""
+    for index, entry in enumerate(builder.document.get(kind, [])):
+        if entry == wanted:
             return index
-    return builder.append("textures", texture)
+    return builder.append(kind, wanted)
 
 
 def _shift_tex_coords(entry: Any) -> None:

@@ -16,11 +16,11 @@ from .gltf_accessors import AnyArray, read_floats, read_stored
 from .gltf_file import GltfFile, JsonObject, read_gltf_file
 from .gltf_materials import MaterialTable, apply_transform, read_materials
 from .gltf_scene import MeshInstance, mesh_instances
-from .parsed import BORDER_TOLERANCE, ParsedFile, PrimitiveRef, rounded_positions
+from .gltf_wrap import unmirrored, wrap_modes
+from .parsed import ParsedFile, PrimitiveRef, rounded_positions
 
 _MODES = {0: "points", 1: "lines", 2: "lines", 3: "lines"}
 _TRIANGLE_MODES = (4, 5, 6)
-_REPEAT = 10497
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,7 +104,8 @@ def _parse(file: GltfFile) -> ParsedFile:
     if not parts:
         _check_scenes(file, instances)
     notes.extend(_scene_notes(file, instances, parts))
-    notes.extend(_wrap_notes(file, parts, table))
+    parts, wrap_notes = _unwrapped_repeats(file, parts, table)
+    notes.extend(wrap_notes)
     return _assemble(file, parts, table, notes)
 
 
@@ -301,22 +302,25 @@ def _assemble(
     )
 
 
-def _wrap_notes(file: GltfFile, parts: list[_Part], table: MaterialTable) -> list[str]:
-    """Parts whose UVs leave the unit square although their texture does not repeat there."""
-    clamped = []
-    for part in parts:
-        texture = table.slots[part.material].texture
-        if texture is None or "sampler" not in file.entry("textures", texture):
-            continue
-        sampler = file.entry("samplers", file.entry("textures", texture)["sampler"])
-        modes = {sampler.get("wrapS", _REPEAT), sampler.get("wrapT", _REPEAT)}
-        outside = (part.face_uvs < -BORDER_TOLERANCE) | (part.face_uvs > 1 + BORDER_TOLERANCE)
-        if modes != {_REPEAT} and bool(outside.any()):
-            clamped.append(part.ref.name)
-    if not clamped:
-        return []
-    names = ", ".join(clamped[:8])
-    return [f"UVs outside of the unit square are taken as repeating, which {names} does not do"]
+def _unwrapped_repeats(
+    file: GltfFile, parts: list[_Part], table: MaterialTable
+) -> tuple[list[_Part], list[str]]:
+    """The parts as mirroring textures show them, and a note on textures that do not repeat."""
+    result, names = list(parts), []
+    for material in sorted({part.material for part in parts}):
+        rows = [index for index, part in enumerate(parts) if part.material == material]
+        modes = wrap_modes(file, table.slots[material].texture)
+        moved, left = unmirrored([parts[index].face_uvs for index in rows], modes)
+        for index, face_uvs in zip(rows, moved, strict=True):
+            result[index] = replace(parts[index], face_uvs=face_uvs)
+        if any(left):
+            names.append(table.materials[material].name)
+    if not names:
+        return result, []
+    told = ", ".join(names[:8])
+    return result, [
+        f"UVs leave the unit square of textures that do not repeat: {told}; new ones repeat there"
+    ]
 
 
 def _scene_notes(file: GltfFile, instances: list[MeshInstance], parts: list[_Part]) -> list[str]:
