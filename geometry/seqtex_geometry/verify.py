@@ -15,6 +15,7 @@ from .axes import Axes
 from .export.gltf_colors import names_set_aside, opacity_alone, renamed
 from .export.gltf_new import near_positions, primitive_faces
 from .export.gltf_split import file_corner_uvs, flip_v
+from .export.gltf_variants import VARIANTS, mappings_of
 from .export.obj import tinting_colors
 from .load.gltf import triangle_indices
 from .load.gltf_accessors import read_stored
@@ -189,9 +190,27 @@ def _check_meshes(old: GltfFile, new: GltfFile) -> None:
             expected = dict(was)
             if now.get("material", -1) >= copies:
                 expected["material"] = now["material"]
+            _check_variants(was, now, copies, what)
+            if mappings_of(was):
+                expected["extensions"] = {
+                    **was["extensions"],
+                    VARIANTS: now["extensions"][VARIANTS],
+                }
             if now["attributes"] != was["attributes"]:
                 expected = _colors_aside(old, new, expected, now)
             require(expected == now, what)
+
+
+def _check_variants(was: JsonObject, now: JsonObject, copies: int, what: str) -> None:
+    """Variants name the same materials, or copies of them."""
+    old, new = mappings_of(was), mappings_of(now)
+    require(len(old) == len(new), f"variants of {what}")
+    for entry, other in zip(old, new, strict=True):
+        same = {**entry, "material": 0} == {**other, "material": 0}
+        material = other["material"]
+        require(
+            same and (material == entry["material"] or material >= copies), f"variants of {what}"
+        )
 
 
 def _colors_aside(
@@ -216,6 +235,7 @@ def _check_split(asset: MeshAsset, old: GltfFile, new: GltfFile, new_uvs: FloatA
     for ref in (item for item in asset.primitives if not item.is_instance and item.num_faces):
         before = old.document["meshes"][ref.mesh]["primitives"][ref.primitive]
         after = new.document["meshes"][ref.mesh]["primitives"][ref.primitive]
+        _check_variants(before, after, len(old.document.get("materials", [])), ref.name)
         was, now = triangle_indices(old, before), triangle_indices(new, after)
         require(was.shape == now.shape, f"faces of {ref.name}")
         aside = names_set_aside(old, before)

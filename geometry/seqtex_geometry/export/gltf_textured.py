@@ -15,6 +15,7 @@ from ..mesh import FloatArray, ImageArray
 from .gltf_builder import GltfBuilder
 from .gltf_colors import set_colors_aside
 from .gltf_split import rewrite_primitive
+from .gltf_variants import follow_variants, materials_of
 from .textures import encode_png, with_alpha_of
 
 _PrimitiveId = tuple[int, int]
@@ -52,6 +53,7 @@ def textured_gltf(
     painted = _painted_primitives(asset, new_uvs is not None)
     images = _add_images(builder, asset, textures, painted)
     owners = _material_owners(builder.document, painted, new_uvs is not None)
+    replaced: dict[_PrimitiveId, int] = {}
     for (material, texture_set), primitives in owners.items():
         index = _target_material(builder, material, painted, new_uvs is not None)
         entry = builder.document["materials"][index]
@@ -59,19 +61,30 @@ def textured_gltf(
             _shift_tex_coords(entry)
         axes = (False, False) if new_uvs is not None else _repeating_axes(asset, material)
         _point_to_image(builder, entry, images[texture_set], keep_slot=new_uvs is None, repeat=axes)
+        replaced |= dict.fromkeys(primitives, index)
         if index != material:
             for mesh, primitive in primitives:
                 builder.document["meshes"][mesh]["primitives"][primitive]["material"] = index
+    notes = _variant_notes(builder, file, replaced, new_uvs is not None)
     if new_uvs is None:
-        shown = {*painted, *(place for places in owners.values() for place in places)}
-        tinted = sum(set_colors_aside(file, builder, place) for place in sorted(shown))
+        tinted = sum(set_colors_aside(file, builder, place) for place in sorted(replaced))
     else:
         refs = (ref for ref in asset.primitives if not ref.is_instance)
         tinted = sum(rewrite_primitive(file, builder, ref, new_uvs) for ref in refs)
-    if not tinted:
-        return builder, []
-    parts = "1 part" if tinted == 1 else f"{tinted} parts"
-    return builder, [f"vertex colours of {parts} would tint the texture, kept as _COLOR_0"]
+    if tinted:
+        parts = "1 part" if tinted == 1 else f"{tinted} parts"
+        notes.append(f"vertex colours of {parts} would tint the texture, kept as _COLOR_0")
+    return builder, notes
+
+
+def _variant_notes(
+    builder: GltfBuilder, file: GltfFile, replaced: Mapping[_PrimitiveId, int], made_uvs: bool
+) -> list[str]:
+    change = _shift_tex_coords if made_uvs else None
+    places = sorted(replaced)
+    if not follow_variants(builder, file.document, places, replaced=replaced, change=change):
+        return []
+    return ["material variants: the one that is shown gets the texture, the others stay"]
 
 
 def _painted_primitives(asset: MeshAsset, all_of_them: bool) -> dict[_PrimitiveId, _Painted]:
@@ -144,7 +157,7 @@ def _target_material(
         plain = {"name": "seqtex", "pbrMetallicRoughness": {"metallicFactor": 0.0}}
         return builder.append("materials", plain)
     for key, primitive in _all_primitives(document):
-        if primitive.get("material") != material or key in painted:
+        if material not in materials_of(primitive) or key in painted:
             continue
         if made_uvs or not _has_slot_uvs(document, primitive):
             entry = copy.deepcopy(document["materials"][material])
