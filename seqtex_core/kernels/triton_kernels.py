@@ -73,19 +73,18 @@ def _mean(rows, N: tl.constexpr, D: tl.constexpr, PER_HEAD: tl.constexpr):
 
 
 @triton.jit
-def plus(a, b, c, d):
-    """Two sums at once, for ``tl.reduce``."""
+def _plus(a, b, c, d):
     return a + c, b + d
 
 
 @triton.jit
 def _two_means(a, b, N: tl.constexpr, D: tl.constexpr, PER_HEAD: tl.constexpr):
     """``_mean`` of both, for which the threads wait for one another once."""
-    a, b = tl.reduce((a, b), 1, plus)
+    a, b = tl.reduce((a, b), 1, _plus)
     if PER_HEAD:
         a, b = (a / D)[:, None], (b / D)[:, None]
     else:
-        a, b = tl.reduce((a, b), 0, plus)
+        a, b = tl.reduce((a, b), 0, _plus)
         a, b = a / (N * D), b / (N * D)
     return a, b
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .triton_kernels import plus
-
 
 @triton.jit
 def residual_norm_forward(
@@ -82,6 +80,11 @@ def residual_norm_forward(
         normed = (x * factor + shift).to(normed_ptr.dtype.element_ty)
         start = normed_ptr + sample * normed_batch_stride + row * C
         tl.store(start + channel, normed, mask=present)
+
+
+@triton.jit
+def _plus(a, b, c, d):
+    return a + c, b + d
 
 
 @triton.jit
@@ -163,7 +166,7 @@ def residual_norm_backward(
             scaled = grad * tl.load(factor_ptr + channel, mask=present, other=0.0).to(tl.float32)
             if CENTRED:
                 mean = tl.load(statistics_ptr + 2 * row + 1)
-                scaled_sum, along = tl.reduce((scaled, scaled * (x - mean)), 0, plus)
+                scaled_sum, along = tl.reduce((scaled, scaled * (x - mean)), 0, _plus)
             else:
                 along = tl.sum(scaled * x, axis=0)
             x = tl.load(start + channel, mask=present, other=0.0, cache_modifier=".ca")
