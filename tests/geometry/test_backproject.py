@@ -253,6 +253,20 @@ def test_mirrored_texels_copy_their_mirror_image() -> None:
     assert not (result.mirrored & result.seen).any()
 
 
+def test_a_mirror_is_used_that_helps_one_of_several_pictures() -> None:
+    """Mirrored across x = 0 the front shows nothing new; the left shows the right."""
+    surface = sphere((1.0, 0.6, 0.8))
+    cameras = CameraRig.seqtex(diagonal=surface.diagonal)
+    maps = texels(surface)
+    images = dict(zip(cameras.names, pictures(surface, cameras, 128), strict=True))
+    given = {name: images[name] for name in ("front", "left")}
+    result = project_texture(surface, maps, given, cameras, rasterizer=BACKEND)
+    position = maps.position[0]
+    right = maps.hit[0] & (position[..., 0] < -0.7) & (position[..., 1] < -0.1)
+    assert right.sum() > 50
+    assert (result.seen | result.mirrored)[right].all()
+
+
 def test_texels_of_overlapping_charts_are_seen_on_either_face() -> None:
     """Both halves of a sphere share texels; the picture shows the half that lost them."""
     surface = sphere()
@@ -302,7 +316,8 @@ def test_pictures_far_larger_than_the_texture_are_reduced(monkeypatch: pytest.Mo
     alpha = view_maps(
         surface, cameras.select("front"), height=1024, width=1024, rasterizer=BACKEND
     ).mask
-    picture = torch.cat([torch.tensor([0.9, 0.3, 0.2])[:, None, None] * alpha, alpha])
+    color = torch.tensor([0.9, 0.3, 0.2])[:, None, None]
+    picture = torch.cat([color * alpha + MAGENTA * (1 - alpha), alpha])
     asked: list[int] = []
     real = type(BACKEND).face_idx_views
 

@@ -64,6 +64,28 @@ def test_nearest_takes_the_nearest() -> None:
     assert 1.8 < blend[3, 0] < 2
 
 
+def test_one_very_near_point_does_not_hide_all_others() -> None:
+    """Squared distances count from a hundredth of that of the farthest neighbour."""
+    position = torch.tensor([[0.0, 0, 0], [1, 0, 0], [1e-4, 0, 0]])
+    color = torch.tensor([[0.0], [1.0], [0.5]])
+    filled = fill_nearest_surface(position, color, torch.tensor([True, True, False]))
+    assert filled[2].item() == pytest.approx(0.01 / (1.01 + 0.01), rel=1e-3)
+
+
+def test_what_no_path_joins_to_a_colour_takes_the_nearest() -> None:
+    """Of a strip that is red on the left and blue on the right, a patch far to the right."""
+    strip, patch = plane(20), plane(20) + torch.tensor([9.0, 0, 0])
+    position = torch.cat([strip, patch])
+    color = torch.zeros(len(position), 3)
+    color[: len(strip), 0] = (strip[:, 0] < 0.5).float()
+    color[: len(strip), 2] = (strip[:, 0] >= 0.5).float()
+    known = torch.arange(len(position)) < len(strip)
+    filled = fill_smooth_surface(position, color, known)[~known]
+    torch.testing.assert_close(
+        filled, torch.tensor([0.0, 0, 1]).expand_as(filled), atol=1e-3, rtol=0
+    )
+
+
 def test_smooth_fill_has_no_border_where_two_colours_meet() -> None:
     position = plane(60) * torch.tensor([1.0, 0.2, 1.0])
     x = position[:, 0]
@@ -207,10 +229,10 @@ def test_mip_texels_are_the_mean_of_their_chart() -> None:
 def test_texels_beside_a_chart_continue_its_border() -> None:
     texture, mask = torch.zeros(1, 16, 16), torch.zeros(16, 16, dtype=torch.bool)
     mask[:, 4:8] = True
-    texture[0, :, 4:8] = torch.arange(1.0, 5.0)
+    texture[0, :, 4:8] = 10 * torch.arange(16.0)[:, None] + torch.arange(1.0, 5.0)
     padded = pad_seams(texture, mask)[0]
-    assert (padded[:, 1:4] == 1).all()
-    assert (padded[:, 8:11] == 4).all()
+    assert (padded[:, :4] == texture[0, :, 4:5]).all()
+    assert (padded[:, 8:12] == texture[0, :, 7:8]).all()
 
 
 def test_nothing_to_pad() -> None:

@@ -211,6 +211,8 @@ def test_mip_levels_average_and_blend() -> None:
     assert [tuple(level.shape[1:]) for level in levels] == [(8, 8), (4, 4), (2, 2), (1, 1)]
     point = torch.tensor([[4.0, 4.0]] * 3)
     at = sample_levels(levels, point, torch.tensor([0.0, 3.0, 2.5]))[:, 0]
+    beyond = sample_levels(levels, point[:2], torch.tensor([3.5, 40.0]))[:, 0]
+    assert beyond.tolist() == [at[1].item()] * 2, "there is no coarser level"
     assert at[1].item() == pytest.approx(image.mean().item(), abs=1e-6)
     two = sample_levels(levels, point[:1], torch.tensor([2.0]))[0, 0]
     assert at[2].item() == pytest.approx((two.item() + at[1].item()) / 2, abs=1e-6)
