@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import struct
 
@@ -11,6 +12,7 @@ import pygltflib
 import pytest
 import trimesh
 from export_samples import EXTRAS, picture
+from PIL import Image
 
 from seqtex_core.errors import ContractError
 from seqtex_geometry import export_textured, load_asset, unwrap, verify_unchanged
@@ -113,6 +115,44 @@ def test_cut_out_alpha_survives(gltf_maker, tmp_path, png):
     own_alpha = picture(channels=4)
     report = export_textured(asset, [own_alpha], tmp_path / "c.glb", extras={})
     assert np.array_equal(load_asset(report.path).mesh.materials[0].base_color_image, own_alpha)
+
+
+def test_cut_out_alpha_moves_with_the_surface(gltf_maker, tmp_path):
+    """With new UVs every place of the surface is as opaque as before; opaque materials stay so."""
+    maker = gltf_maker()
+    pixels = np.full((64, 64, 4), 128, np.uint8)
+    pixels[..., 3] = 255 * (np.indices((64, 64)).sum(0) // 8 % 2)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format="PNG")
+    image = maker.image(stream.getvalue())
+    leaf, solid = (maker.textured_material(image) for _ in range(2))
+    maker.document["materials"][leaf]["alphaMode"] = "MASK"
+    maker.show(maker.box_primitive(material=leaf), maker.box_primitive(material=solid))
+    maker.document["nodes"][0]["translation"] = [3, 0, 0]
+    asset = load_asset(maker.write_glb(tmp_path / "a.glb"))
+    uvs = unwrap(asset.mesh).face_uvs
+    texture = picture(size=(256, 256))
+    out = export_textured(asset, [texture], tmp_path / "b.glb", extras={}, new_uvs=uvs).path
+    written = load_asset(out).mesh
+    inside = np.random.default_rng(0).dirichlet((2, 2, 2), 400).astype(np.float32)
+    before = alpha_at(asset.mesh, inside)
+    after = alpha_at(written, inside)
+    assert (after[12:] == 255).all()
+    # Nearest lookups differ within a texel of the 8 pixel squares' edges only.
+    assert (np.abs(before[:12] - after[:12]) < 64).mean() > 0.8
+    assert 0.4 < (after[:12] > 127).mean() < 0.6
+
+
+def alpha_at(mesh, weights):
+    """Alpha at points of every face, looked up without a filter, ``[T, N]``."""
+    points = np.einsum("nk,tkc->tnc", weights, mesh.face_uvs)
+    found = []
+    for face, uvs in enumerate(points):
+        image = mesh.materials[mesh.face_material[face]].base_color_image
+        size = np.array([image.shape[1], image.shape[0]])
+        column, row = ((uvs * [1, -1] + [0, 1]) * size).astype(int).clip(0, size - 1).T
+        found.append(image[row, column, 3].astype(int))
+    return np.array(found)
 
 
 def test_new_uvs_carry_every_attribute(rich_glb, tmp_path):

@@ -12,6 +12,7 @@ from ..load.gltf_file import GltfFile, JsonObject
 from ..load.gltf_materials import SPECULAR_GLOSSINESS, TEXTURE_TRANSFORM, base_color_slot
 from ..load.gltf_wrap import REPEAT, WRAP_KEYS, leaves_square
 from ..mesh import FloatArray, ImageArray
+from .cutouts import with_moved_alpha
 from .gltf_builder import GltfBuilder
 from .gltf_colors import set_colors_aside
 from .gltf_split import rewrite_primitive
@@ -51,7 +52,7 @@ def textured_gltf(
     builder = GltfBuilder(file.document, file.buffers, file.other_chunks)
     builder.set_extras(extras)
     painted = _painted_primitives(asset, new_uvs is not None)
-    images = _add_images(builder, asset, textures, painted)
+    images = _add_images(builder, asset, textures, painted, new_uvs)
     owners = _material_owners(builder.document, painted, new_uvs is not None)
     replaced: dict[_PrimitiveId, int] = {}
     for (material, texture_set), primitives in owners.items():
@@ -110,17 +111,23 @@ def _add_images(
     asset: MeshAsset,
     textures: Sequence[ImageArray],
     painted: Mapping[_PrimitiveId, _Painted],
+    new_uvs: FloatArray | None,
 ) -> list[int]:
     """One image per texture set; alpha that cut out the old image is carried over."""
     images = []
     for number, texture in enumerate(textures):
-        for item in painted.values():
-            if item.texture_set != number or item.material is None:
-                continue
-            mode = builder.document["materials"][item.material].get("alphaMode", "OPAQUE")
-            if mode != "OPAQUE" and asset.has_uvs:
-                old = asset.mesh.materials[item.material].base_color_image
-                texture = with_alpha_of(texture, old)
+        items = [item for item in painted.values() if item.texture_set == number]
+        see_through = [
+            index
+            for index in dict.fromkeys(item.material for item in items)
+            if index is not None
+            and builder.document["materials"][index].get("alphaMode", "OPAQUE") != "OPAQUE"
+        ]
+        if new_uvs is not None:
+            texture = with_moved_alpha(texture, asset, new_uvs, see_through)
+        else:
+            for index in see_through:
+                texture = with_alpha_of(texture, asset.mesh.materials[index].base_color_image)
         images.append(builder.add_image(encode_png(texture), f"seqtex_basecolor_{number}"))
     return images
 
