@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seqtex_core.errors import InputError, UsageError
-from seqtex_geometry import load_asset, unwrap, uv_report, wrap_face_uvs
-from seqtex_geometry.uv_tiles import BORDER_TOLERANCE
+from seqtex_geometry import Material, Mesh, load_asset, unwrap, uv_report, wrap_face_uvs
+from seqtex_geometry.uv_tiles import BORDER_TOLERANCE, flat_uv_share
 
 
 def save(mesh, path):
@@ -67,6 +67,20 @@ def test_faces_without_area_borrow_a_neighbours_uv(knot):
             assert vertex in vertices
             elsewhere = made.face_uvs[normal][knot.faces[normal] == vertex]
             assert (elsewhere == corner).all(axis=1).any()
+
+
+def test_a_corner_that_no_chart_has_borrows_from_its_own_face(tmp_path):
+    """A face without area must not span the texture, over other faces' texels."""
+    box = trimesh.creation.box()
+    vertices = np.concatenate([box.vertices, box.vertices[3:4]])
+    faces = np.concatenate([box.faces, [[3, 8, 1]]])
+    mesh = save(trimesh.Trimesh(vertices, faces, process=False), tmp_path / "a.ply")
+    *others, (a, b, c) = unwrap(mesh).face_uvs
+    others = np.array(others)
+    owned = {vertex: others[mesh.faces[:-1] == vertex] for vertex in (3, 1)}
+    assert (owned[3] == a).all(axis=1).any()
+    assert (owned[1] == c).all(axis=1).any()
+    assert b.tolist() in (a.tolist(), c.tolist())
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1e4])
@@ -139,25 +153,27 @@ def test_wrong_sizes(knot):
         unwrap(knot, resolution=0)
 
 
-def test_report_counts():
-    from seqtex_geometry import Material, Mesh
-
-    good = [[0, 0], [1, 0], [0, 1]]
-    uvs = np.array(
-        [good, np.add(good, 3), [[0, 0], [0, 1], [1, 0]], [[0.5, 0], [1.5, 0], [0.5, 1]],
-         [[0.2, 0.2]] * 3, [[np.nan] * 2] * 3], np.float32)  # fmt: skip
+def flat_mesh(uvs):
+    """Faces with these UVs, all at one place."""
     count = len(uvs)
-    mesh = Mesh(
+    return Mesh(
         vertices=np.zeros((3, 3), np.float32),
         faces=np.tile([0, 1, 2], (count, 1)),
         vertex_normals=np.zeros((3, 3), np.float32),
-        face_uvs=uvs,
+        face_uvs=np.asarray(uvs, np.float32),
         face_material=np.zeros(count, np.int64),
         materials=(Material(name="m"),),
         face_primitive=np.zeros(count, np.int64),
         face_texture_set=np.zeros(count, np.int64),
     )
-    report = uv_report(mesh)
+
+
+def test_report_counts():
+    good = [[0, 0], [1, 0], [0, 1]]
+    uvs = np.array(
+        [good, np.add(good, 3), [[0, 0], [0, 1], [1, 0]], [[0.5, 0], [1.5, 0], [0.5, 1]],
+         [[0.2, 0.2]] * 3, [[np.nan] * 2] * 3], np.float32)  # fmt: skip
+    report = uv_report(flat_mesh(uvs))
     assert (report.num_faces, report.without_uvs) == (5, 1)
     assert report.out_of_range == pytest.approx(2 / 5)
     assert report.spanning == pytest.approx(1 / 5)
@@ -196,6 +212,26 @@ def test_a_diagonal_face_skips_tiles_it_does_not_touch():
     sliver = np.array([[[0, 0], [3, 3], [3, 3.01]]], np.float32)
     copies, _ = wrap_face_uvs(sliver)
     assert len(copies) == 6  # two per step along the diagonal; its bounding box has 12 tiles
+
+
+def test_a_face_that_only_touches_the_corner_of_a_tile_is_not_repeated_there():
+    copies, _ = wrap_face_uvs(np.array([[[2, 0], [2, 2], [0, 2]]], np.float32))
+    assert len(copies) == 3
+
+
+@pytest.mark.parametrize(("size", "share"), [(0.0, 1.0), (1e-3, 1.0), (0.02, 0.0), (0.3, 0.0)])
+def test_faces_on_next_to_no_texels_are_counted_by_their_surface(size, share):
+    """Six triangles of equal surface: a thousandth of an even spread is a side of 0.018."""
+    triangle = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], np.float32)
+    mesh = replace(
+        flat_mesh(np.tile(0.4 + size * triangle[:, :2], (6, 1, 1))),
+        vertices=(triangle + 2 * np.arange(6, dtype=np.float32)[:, None, None]).reshape(-1, 3),
+        faces=np.arange(18).reshape(6, 3),
+    )
+    assert flat_uv_share(mesh) == pytest.approx(share)
+    mixed = mesh.face_uvs.copy()
+    mixed[:2] = triangle[:, :2]
+    assert flat_uv_share(replace(mesh, face_uvs=mixed)) == pytest.approx(4 / 6 * share)
 
 
 def test_too_many_tiles():
