@@ -13,7 +13,7 @@ from seqtex_core.errors import ContractError, InputError
 from .asset import MeshAsset, load_asset
 from .axes import Axes
 from .export.gltf_colors import names_set_aside, opacity_alone, renamed
-from .export.gltf_new import near_positions, primitive_faces
+from .export.gltf_new import faces_by_part, near_positions, primitive_faces
 from .export.gltf_split import file_corner_uvs, flip_v
 from .export.gltf_variants import VARIANTS, mappings_of
 from .export.obj import tinting_colors
@@ -281,9 +281,15 @@ def _require_same_corners(
 def _check_new_gltf(asset: MeshAsset, new: GltfFile, new_uvs: FloatArray | None) -> list[str]:
     mesh = asset.mesh
     sets = np.zeros_like(mesh.face_texture_set) if new_uvs is not None else mesh.face_texture_set
-    groups = primitive_faces(mesh.face_material, sets)
-    primitives = new.document["meshes"][0]["primitives"]
+    groups = [
+        rows[some]
+        for rows in faces_by_part(asset).values()
+        for some in primitive_faces(mesh.face_material[rows], sets[rows])
+    ]
+    primitives = [item for one in new.document["meshes"] for item in one["primitives"]]
     require(len(groups) == len(primitives), "number of parts")
+    shown = [node["mesh"] for node in new.document["nodes"] if "mesh" in node]
+    require(shown == list(range(len(new.document["meshes"]))), "parts")
     uvs = new_uvs if new_uvs is not None else mesh.face_uvs
     assert uvs is not None
     placed = np.array(new.document["nodes"][0].get("matrix", np.eye(4))).reshape(4, 4).T

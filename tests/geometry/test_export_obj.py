@@ -185,3 +185,54 @@ def test_changed_corners_of_a_new_glb_are_noticed(box_obj, tmp_path):
     out.write_bytes(bytes(data))
     with pytest.raises(ContractError):
         verify_unchanged(asset, out)
+
+
+_STRIP = "".join(f"v {i} {i % 2} 0\n" for i in range(8)) + "vt 0 0\nvt 1 0\nvt 0 1\n"
+
+
+def face(first):
+    return "f " + " ".join(f"{first + i}/{1 + i}" for i in range(3)) + "\n"
+
+
+@pytest.mark.parametrize("objects", [True, False])
+@pytest.mark.parametrize("up", ["y", "z"])
+@pytest.mark.parametrize("new", [True, False])
+def test_parts_of_an_obj_stay_parts_of_the_glb(tmp_path, objects, up, new):
+    """Objects become nodes; groups do in a file without objects."""
+    key, other = ("o", "g") if objects else ("g", "s")
+    text = _STRIP + face(1) + f"{key} left wheel\n{other} 1\nusemtl red\n" + face(2)
+    text += f"usemtl blue\n{other} 2\n" + face(3) + f"{key} body\n" + face(4)
+    text += f"usemtl red\n{key} left wheel\n" + face(5)
+    (tmp_path / "car.obj").write_text(text)
+    asset = load_asset(tmp_path / "car.obj", up=up)
+    textures = [picture(i) for i in range(1 if new else asset.mesh.num_texture_sets)]
+    uvs = asset.mesh.face_uvs if new else None
+    out = export_textured(asset, textures, tmp_path / "b.glb", extras={}, new_uvs=uvs).path
+    written = load_asset(out)
+    document = written.document.document
+    root = document["nodes"][0]
+    children = [document["nodes"][index] for index in root["children"]]
+    assert root["name"] == "car"
+    assert ("matrix" in root) == (up == "z")
+    assert [child["name"] for child in children] == ["car", "left wheel", "body"]
+    counts = [len(document["meshes"][child["mesh"]]["primitives"]) for child in children]
+    assert counts == [1, 2, 1]
+    names = [document["materials"][item["material"]]["name"]
+             for item in document["meshes"][1]["primitives"]]  # fmt: skip
+    assert names == ["red", "blue"]
+    shown = {corner.tobytes() for corner in corners(asset.mesh) @ asset.axes.rotation().T}
+    again = {corner.tobytes() for corner in corners(written.mesh) @ written.axes.rotation().T}
+    assert shown == again
+    assert len(trimesh.load(out).geometry) == 4
+
+
+def test_changed_parts_are_noticed(tmp_path):
+    (tmp_path / "a.obj").write_text(_STRIP + "o a\n" + face(1) + "o b\n" + face(4))
+    asset = load_asset(tmp_path / "a.obj")
+    textures = [picture(i) for i in range(asset.mesh.num_texture_sets)]
+    out = export_textured(asset, textures, tmp_path / "b.glb", extras={}).path
+    data = out.read_bytes()
+    assert data.count(b'"name":"b","mesh":1') == 1
+    out.write_bytes(data.replace(b'"name":"b","mesh":1', b'"name":"b","mesh":0'))
+    with pytest.raises(ContractError, match="parts"):
+        verify_unchanged(asset, out)

@@ -28,7 +28,7 @@ def new_gltf(
     extras: Mapping[str, Any],
     face_uvs: FloatArray | None,
 ) -> GltfBuilder:
-    """A document with one primitive per material, positions exactly as in the file.
+    """A document with a node per part and a primitive per material, positions as in the file.
 
     Axes that are not glTF's are turned by the node, so that no position is rounded; it also moves
     a mesh that lies far from the origin, where glTF's single precision would blur it. Vertex
@@ -52,20 +52,40 @@ def new_gltf(
         builder.append("textures", {"sampler": 0, "source": image})
     offset = _far_offset(mesh)
     local = replace(mesh, vertices=near_positions(mesh, offset))
-    primitives = [
-        _add_primitive(builder, local, rows, uvs, int(sets[rows[0]]))
-        for rows in primitive_faces(mesh.face_material, sets)
-    ]
-    builder.append("meshes", {"name": asset.path.stem, "primitives": primitives})
-    node: JsonObject = {"name": asset.path.stem, "mesh": 0}
+    node: JsonObject = {"name": asset.path.stem}
+    builder.append("nodes", node)
+    parts = faces_by_part(asset)
+    for name, rows in parts.items():
+        primitives = [
+            _add_primitive(builder, local, rows[some], uvs, int(sets[rows[some[0]]]))
+            for some in primitive_faces(mesh.face_material[rows], sets[rows])
+        ]
+        label = name or asset.path.stem
+        index = builder.append("meshes", {"name": label, "primitives": primitives})
+        if len(parts) == 1:
+            node |= {"name": label, "mesh": index}
+        else:
+            child = builder.append("nodes", {"name": label, "mesh": index})
+            node.setdefault("children", []).append(child)
     to_gltf = np.eye(4)
     to_gltf[:3, :3] = Axes().rotation().T @ asset.axes.rotation()
     to_gltf[:3, 3] = to_gltf[:3, :3] @ offset
     if not np.array_equal(to_gltf, np.eye(4)):
         node["matrix"] = (to_gltf.T + 0.0).ravel().tolist()
-    builder.append("nodes", node)
     builder.document |= {"scenes": [{"nodes": [0]}], "scene": 0}
     return builder
+
+
+def faces_by_part(asset: MeshAsset) -> dict[str, IntArray]:
+    """The faces of each part of ``new_gltf``, by its name, in the order of their first faces."""
+    names = [ref.part for ref in asset.primitives]
+    numbers = {name: index for index, name in enumerate(dict.fromkeys(names))}
+    part_of_ref = np.array([numbers[name] for name in names], np.int64)
+    part = part_of_ref[asset.mesh.face_primitive]
+    order = np.argsort(part, kind="stable").astype(np.int64)
+    ends = np.cumsum(np.bincount(part, minlength=len(numbers)))
+    split = np.split(order, ends[:-1])
+    return {name: rows for name, rows in zip(numbers, split, strict=True) if len(rows)}
 
 
 def near_positions(mesh: Mesh, offset: npt.NDArray[np.float64]) -> FloatArray:

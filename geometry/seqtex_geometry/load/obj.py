@@ -149,6 +149,7 @@ def _refs(text: ObjText, face_group: IntArray, has_uv: np.ndarray) -> tuple[Prim
     return tuple(
         PrimitiveRef(
             name=group.name or group.material or f"group {index}",
+            part=group.part,
             first_face=int(starts[index]),
             num_faces=int(counts[index]),
             primitive=index,

@@ -25,11 +25,14 @@ class ObjGroup:
 
     Args:
         name: object or group name.
+        part: name of the part that other programs show: its object's, or its group's in a file
+            without objects; empty before the first.
         material: name after ``usemtl``, ``None`` before the first.
         first_polygon: index of the run's first polygon.
     """
 
     name: str
+    part: str
     material: str | None
     first_polygon: int
 
@@ -87,7 +90,8 @@ def parse_obj_text(path: Path, source: bytes) -> ObjText:
     """
     lines = tuple(source.splitlines(keepends=True))
     collected = _Collected()
-    name, material = "", None
+    name, part, material = "", "", None
+    has_objects = any(line.startswith((b"o ", b"o\t")) for line in lines)
     is_new_group = True
     for first, last, tokens in statements(lines):
         key = tokens[0]
@@ -96,7 +100,9 @@ def parse_obj_text(path: Path, source: bytes) -> ObjText:
         elif key == b"f":
             if is_new_group:
                 start = len(collected.counts)
-                collected.groups.append(ObjGroup(name=name, material=material, first_polygon=start))
+                collected.groups.append(
+                    ObjGroup(name=name, part=part, material=material, first_polygon=start)
+                )
                 is_new_group = False
             _add_polygon(collected, (first, last), tokens[1:])
         elif key in (b"usemtl", b"o", b"g"):
@@ -106,6 +112,7 @@ def parse_obj_text(path: Path, source: bytes) -> ObjText:
                 material = value
             else:
                 name = value or name
+                part = part if key == b"g" and has_objects else name
         elif key == b"mtllib":
             collected.libraries.append((first, _rest(lines[first], key)))
         elif key in _DRAWN_ELSEWHERE:

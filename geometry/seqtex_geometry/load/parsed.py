@@ -23,6 +23,7 @@ class PrimitiveRef:
 
     Args:
         name: for messages: node or group name and material.
+        part: of an OBJ: the object that the run belongs to, or the group; empty elsewhere.
         first_face: index of the run's first face in the mesh.
         num_faces: length of the run.
         node: glTF node index; ``None`` in other formats.
@@ -42,6 +43,7 @@ class PrimitiveRef:
     is_instance: bool = False
     is_flipped: bool = False
     has_uvs: bool = False
+    part: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
