@@ -42,6 +42,16 @@ from seqtex_core.kernels.triton_backend import TritonKernels
 TINY = ModelSize(
     heads=1, ffn_dim=96, views=2, view_tokens=3, uv_tokens=5, num_text=7, lora_rank=4, layers=2
 )
+REACHED = {"seqtex": (1.635, 56), "seqtex, fused kernels": (0.605, 28)}
+"""Pointwise GB and launches of a layer as benchmarks/README.md tells them: no change adds any."""
+
+
+def test_what_was_reached_is_what_was_wanted() -> None:
+    goals = ((GOAL_POINTWISE_GB, GOAL_LAUNCHES), (GOAL_FUSED_POINTWISE_GB, GOAL_FUSED_LAUNCHES))
+    assert goals == ((2.5, 60), (0.85, 30))
+    for reached, goal in zip(REACHED.values(), goals, strict=True):
+        assert all(mine <= wanted for mine, wanted in zip(reached, goal, strict=True))
+    assert REACHED.keys() <= {variant.name for variant in variants()}
 
 
 def test_formula_gives_the_known_totals_of_the_full_size_layer() -> None:
@@ -66,13 +76,11 @@ def test_counter_equals_formula(variant: Variant) -> None:
     assert counted.layer.total_flop == sum(layer_flop(LayerSize(), variant.options).values())
     if variant.options.with_uv:
         assert counted.fixed.total_flop >= ModelSize().fixed_flop
-    if variant.name == "seqtex":
+    if variant.name in REACHED:
+        most_gb, most_launches = REACHED[variant.name]
         assert counted.layer.total_flop / 1e9 <= GOAL_GFLOP
-        assert counted.layer.bytes["pointwise"] / 1e9 <= GOAL_POINTWISE_GB
-        assert counted.layer.total_launches <= GOAL_LAUNCHES
-    if variant.fused:
-        assert counted.layer.bytes["pointwise"] / 1e9 <= GOAL_FUSED_POINTWISE_GB
-        assert counted.layer.total_launches <= GOAL_FUSED_LAUNCHES
+        assert counted.layer.bytes["pointwise"] / 1e9 <= most_gb
+        assert counted.layer.total_launches <= most_launches
     if variant.name == "seqtex":
         assert counted.fixed.total_flop == ModelSize().fixed_flop
     if variant.name == "released bookkeeping":
