@@ -67,8 +67,10 @@ class GeoProcessor(nn.Module):
 
     def place(self, rope: Rope | None, **text: Any) -> Placement:
         """Where the video's rows lie; ``text`` says how many others there are and where."""
-        rows = self.rows
-        geometry = None if rows is None else self.heads(self.geometry_caster(rows))
+        geometry = None
+        if self.rows is not None:
+            rows = self.rows.to(self.geometry_caster.weight)  # the model's dtype and device
+            geometry = self.heads(self.geometry_caster(rows))
         return Placement(rope=rope, geometry=geometry, **text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import sys
 from importlib import util
@@ -91,8 +92,8 @@ def test_a_model_is_itself_until_its_casters_are_not_zero(name: str) -> None:
     given["encoder_hidden_states"] = torch.randn(2, length, model.config[text_dim])
 
     @torch.no_grad()
-    def call() -> Tensor:
-        made: Tensor = model(**given, return_dict=False)[0]
+    def call(one: Any = model) -> Tensor:
+        made: Tensor = one(**given, return_dict=False)[0].float()
         return made
 
     want, before = call(), set(model.state_dict())
@@ -114,9 +115,17 @@ def test_a_model_is_itself_until_its_casters_are_not_zero(name: str) -> None:
     casters = [processor.geometry_caster.weight for processor in geo.processors]
     assert all(float(weight.grad.abs().max()) > 0 for weight in casters)
     assert len(set(model.state_dict()) - before) == 2 * len(casters)
+    half = copy.deepcopy(model).to(torch.bfloat16)
     geo.remove()
     assert set(model.state_dict()) == before
     assert torch.equal(call(), want)
+    # in half precision as accurate as the original; geometry is given in fp32
+    own = copy.deepcopy(model).to(torch.bfloat16)
+    for name, value in given.items():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            given[name] = value.bfloat16()
+    error, allowed = ((call(m) - w).norm() for m, w in ((half, told), (own, want)))
+    assert 0 < float(error) <= 2 * float(allowed)
 
 
 def test_rows_are_in_the_order_of_the_tokens() -> None:
