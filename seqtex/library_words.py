@@ -19,10 +19,18 @@ _ARGUMENTS = (
     *("view-size", "uv-size", "texture-size", "foreground", "step-reuse", "shift", "task"),
     "cuda-graph",
 )
+_PREPARED = {
+    "unwrap": 'uv="unwrap"',
+    "keep-uv": 'uv="keep"',
+    **{name: f"{name.replace('-', '_')}=..." for name in ("up", "front", "min-iou", "rasterizer")},
+    "charts": "charts=...",
+    "charts directions": 'charts="directions"',
+}
 _NAMES = {"model": "name_or_path", **{name: name.replace("-", "_") for name in _ARGUMENTS}}
 _VALUE = r"[A-Z]{2,}\b|\d+(?:\.\d+)?|b?float\d+|cpu\b|cuda\b|[\w.-]+/[\w./-]*\w"
 _OPTION = re.compile(
-    rf"--({'|'.join(sorted([*_PARTS, *_NAMES], key=len, reverse=True))})\b(?!-)(?:[ =]({_VALUE}))?"
+    rf"--({'|'.join(sorted([*_PARTS, *_PREPARED, *_NAMES], key=len, reverse=True))})"
+    rf"\b(?!-)(?:[ =]({_VALUE}))?"
 )
 
 
@@ -41,7 +49,10 @@ def library_words() -> Iterator[None]:
 
 
 def translated(text: str) -> str:
-    """``--weights DIR`` as ``weights=DIR``, ``--vae-weights`` as ``ModelSources(vae=...)``."""
+    """``--weights DIR`` as ``weights=DIR``, ``--vae-weights`` as ``ModelSources(vae=...)``.
+
+    What is asked of the preparation, such as ``--unwrap``, is named as ``PrepareOptions(...)``.
+    """
     return _OPTION.sub(_argument, text)
 
 
@@ -49,4 +60,6 @@ def _argument(found: re.Match[str]) -> str:
     option, value = found.group(1), found.group(2)
     if option in _PARTS:
         return f"weights=ModelSources({_PARTS[option]}={value or '...'})"
+    if option in _PREPARED:
+        return f"PrepareOptions({_PREPARED[option]})"
     return _NAMES[option] if value is None else f"{_NAMES[option]}={value}"

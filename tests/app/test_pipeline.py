@@ -23,7 +23,7 @@ from seqtex.run_options import RunOptions
 from seqtex_backbones.codecs.pixel import PixelCodec
 from seqtex_backbones.codecs.wan_vae import WanVAECodec
 from seqtex_core.checkpoint import save_model
-from seqtex_core.errors import UsageError, WeightsError
+from seqtex_core.errors import InputError, UsageError, WeightsError
 from seqtex_core.roles import Role
 
 SIZES = {"num_attention_heads": 2, "attention_head_dim": 24, "num_layers": 1, "ffn_dim": 96}
@@ -120,7 +120,9 @@ def test_a_library_user_is_told_arguments_not_options(pipeline, assets, tmp_path
         SeqTexPipeline.from_pretrained("seqtex-tiny", memory=7)
     with pytest.raises(UsageError) as prompt:
         pipeline(assets / "figure.glb", assets / "views" / "0_front.png", prompt="a chair")
-    for error in (lacking, unneeded, budget, prompt):
+    with pytest.raises(InputError, match=r"check PrepareOptions\(up=...\)") as misfit:
+        pipeline(assets / "figure.glb", {"left": assets / "views" / "0_front.png"})
+    for error in (lacking, unneeded, budget, prompt, misfit):
         assert "--" not in str(error.value).replace("--local-dir", "")
 
 
@@ -132,6 +134,12 @@ def test_options_become_arguments():
         "Leave prompt out; memory=12: ..."
     )
     assert translated("`hf download a/b --local-dir DIR`") == "`hf download a/b --local-dir DIR`"
+    assert translated(
+        "Use --unwrap, or --charts directions, or --charts; see --up and --front."
+    ) == (
+        'Use PrepareOptions(uv="unwrap"), or PrepareOptions(charts="directions"), or '
+        "PrepareOptions(charts=...); see PrepareOptions(up=...) and PrepareOptions(front=...)."
+    )
 
 
 def test_the_reference_view_comes_back_as_it_was_given(pipeline, job):
