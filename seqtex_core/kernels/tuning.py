@@ -77,11 +77,10 @@ class Launched(NamedTuple):
 def forward_configs(elements: int) -> tuple[Config, ...]:
     """For a row padded to ``elements``; the default first, then half and twice its warps.
 
-    The default is eight elements per thread, so that access is 128 bits wide, in at most 16 warps;
-    none has fewer elements.
+    The default is eight elements per thread, so that access is 128 bits wide, in at most 16 warps.
     """
     usual = min(max(elements // (32 * 8), 1), 16)
-    return (Config(usual), *map(Config, _others(usual, elements, most=32, per_thread=32)))
+    return (Config(usual), *map(Config, _others(usual, elements, most=32)))
 
 
 def backward_configs(elements: int, sums: int) -> tuple[Config, ...]:
@@ -96,15 +95,15 @@ def backward_configs(elements: int, sums: int) -> tuple[Config, ...]:
         sums: that a thread keeps of each of its channels.
     """
     usual = 8 if sums > 1 and elements == 4096 else forward_configs(elements)[0].num_warps
-    other_warps = [Config(n, STRIP) for n in _others(usual, elements, most=16, per_thread=16)]
+    other_warps = [Config(n, STRIP) for n in _others(usual, elements, most=16)]
     other_strips = [Config(usual, strip) for strip in STRIPS if strip != STRIP]
     return (Config(usual, STRIP), *other_warps, *other_strips)
 
 
-def _others(usual: int, elements: int, *, most: int, per_thread: int) -> list[int]:
-    """Half and twice the warps, at most ``most``, where a thread has 8 to ``per_thread``."""
+def _others(usual: int, elements: int, *, most: int) -> list[int]:
+    """Half and twice the warps, at most ``most``, where a thread has 8 to 16 elements."""
     both = (usual // 2, usual * 2)
-    return [n for n in both if 1 <= n <= most and 8 <= elements // (32 * n) <= per_thread]
+    return [n for n in both if 1 <= n <= most and 8 <= elements // (32 * n) <= 16]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -292,12 +292,13 @@ def test_threads_measure_a_kernel_once(clock: Clock, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("elements", [2**power for power in range(4, 14)])
 @pytest.mark.parametrize("sums", [0, 1, 3])
 def test_no_choice_is_absurd(elements: int, sums: int) -> None:
-    """A thread has 8 channels or more, or the row is narrow; no config is there twice."""
+    """A thread has 8 to 16 channels, or the row is narrow; no config is there twice."""
     backward = backward_configs(elements, sums)
     for choices in (forward_configs(elements), backward):
         assert len(set(choices)) == len(choices) <= 4
         for config in choices:
             assert 1 <= config.num_warps <= 32
+            assert elements // (32 * config.num_warps) <= 16
             assert elements // (32 * config.num_warps) >= 8 or config.num_warps == 1
     assert max(config.num_warps for config in backward) <= 16
     assert {config.strip for config in backward} == set(tuning.STRIPS)
