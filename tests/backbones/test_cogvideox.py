@@ -241,17 +241,20 @@ def test_rotary_positions_of_a_finer_texture_may_be_aligned() -> None:
 
 
 def test_a_finer_texture_lies_between_the_views_tokens() -> None:
-    """Sinusoids: token 2i of a grid twice as fine is where token i of the views is."""
+    """Sinusoids: token 2i of a grid twice as fine is where token i of the views is.
+
+    So for each axis by itself: here rows twice as fine, columns four times.
+    """
     positions = SinusoidalPositions(dim=48)
-    views, texture = Grid(frames=2, height=3, width=4), Grid(frames=1, height=6, width=8)
+    views, texture = Grid(frames=2, height=3, width=4), Grid(frames=1, height=6, width=16)
     groups = (
         FrameGroup(name="views", stream="mv", grid=views),
         FrameGroup(name="texture", stream="uv", grid=texture),
     )
     layout = TokenLayout.of(groups)
     tables = positions.table(layout)
-    mv, uv = tables["mv"].view(2, 3, 4, 48), tables["uv"].view(6, 8, 48)
-    assert torch.equal(uv[::2, ::2, 12:], mv[0, :, :, 12:])
+    mv, uv = tables["mv"].view(2, 3, 4, 48), tables["uv"].view(6, 16, 48)
+    assert torch.equal(uv[::2, ::4, 12:], mv[0, :, :, 12:])
     third = TokenLayout.of(
         [FrameGroup(name="a", stream="mv", grid=Grid(frames=3, height=1, width=1))]
     )
