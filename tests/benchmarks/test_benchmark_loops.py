@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import is_tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from benchmarks import fsdp, fsdp_process, geo_attention, layer, loop
 from benchmarks.ceilings import Ceilings
@@ -49,6 +52,39 @@ def test_the_loop_equals_fp64_and_says_what_needs_a_gpu(
     one, all_steps = loop.step_work(TINY, itemsize=4).flop, rows[loop.EAGER].work
     assert all_steps is not None
     assert all_steps.flop == 4 * (one or 0)
+
+
+class Fp64(TorchDispatchMode):
+    """Notes the operations that give fp64 or complex128."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if any(
+            x.dtype in (torch.float64, torch.complex128) for x in tree_leaves(out) if is_tensor(x)
+        ):
+            self.found.add(str(func))
+        return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("merged", [True, False])
+def test_no_step_computes_in_fp64(dtype: torch.dtype, merged: bool) -> None:
+    """With what stays over the steps kept, or made anew; the released bookkeeping rotates in it."""
+    model = build_model(TINY, device=CPU, dtype=dtype, merged=merged, released=True)
+    scene = loop.build_scene(TINY, model, device=CPU, dtype=dtype)
+    with torch.no_grad(), Fp64() as seen:
+        cache = scene.prepare(model, precompute=merged)
+        model(scene.latents, scene.sigmas, cache)
+        seen.found.clear()  # tables are made in fp64, and kernels are tried against it, once
+        model(scene.latents, scene.sigmas, cache)
+        assert seen.found == set()
+        if not merged:
+            loop.released_calls(model, scene)(scene.latents, scene.sigmas)
+            assert seen.found
 
 
 def test_far_from_the_released_latents_is_wrong() -> None:
