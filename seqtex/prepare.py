@@ -30,14 +30,12 @@ from seqtex_geometry.surface import SurfaceTensors
 from seqtex_geometry.uv_tiles import flat_uv_share
 from seqtex_geometry.working_copy import normalize
 
+from .author_uvs import check_author_uvs
 from .manifest import FileRecord
 from .prepare_options import PrepareOptions
 from .references import ReferenceImage, ReferenceSource, read_references
 from .silhouettes import Reference, fit_reference
 from .stages import OnProgress, StageClock
-
-_MOST_FLAT = 0.5
-"""Share of the surface whose UVs may lie on single points; more is no layout to paint on."""
 
 _SETS_LOOKED_AT = 16
 _MANY_SETS = 8
@@ -238,15 +236,7 @@ def _with_uvs(
     if options.uv == "as_is":
         return mesh, "author" if asset.has_uvs else "none"
     if options.uv != "unwrap" and asset.has_uvs:
-        _refuse_tiles(asset)
-        share = flat_uv_share(mesh)
-        if share > _MOST_FLAT:
-            raise InputError(
-                asset.path.name,
-                expected="UVs that spread the surface over a texture",
-                got=f"UVs that keep {share:.0%} of it on single points, or nearly so",
-                remedy="Use --unwrap to make new UVs.",
-            )
+        check_author_uvs(asset, asked_for=options.uv == "keep")
         return mesh, "author"
     if options.uv == "keep":
         raise InputError(
@@ -265,22 +255,6 @@ def _with_uvs(
             on_progress=lambda seconds: step(int(seconds)),
         )
     return made, "unwrapped"
-
-
-def _refuse_tiles(asset: MeshAsset) -> None:
-    """Refuse UVs of which the file says that each tile has an image of its own.
-
-    Raises:
-        InputError: it says so.
-    """
-    for material in asset.mesh.materials:
-        if material.shows_tiles:
-            raise InputError(
-                f"UVs of {asset.path.name}",
-                expected="UVs for one image",
-                got=f"one for every tile of them (UDIM): {material.missing_image}",
-                remedy="Use --unwrap, so that all tiles become one.",
-            )
 
 
 def _chart_method(mesh: Mesh, options: PrepareOptions) -> ChartMethod:

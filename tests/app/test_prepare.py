@@ -68,9 +68,43 @@ def test_charts_over_each_other_are_told(
     lines += ["f 1/1 2/2 3/3 4/4", "f 5/5 6/6 7/7 8/8"]
     path = tmp_path / "a.obj"
     path.write_text("\n".join(lines))
-    sentence = prepare_job(path).choices["UVs"]
+    sentence = prepare_job(path, options=PrepareOptions(uv="keep")).choices["UVs"]
     assert ("share texels" in sentence) == bool(said)
     assert said in sentence
+
+
+@pytest.mark.parametrize(
+    ("tile", "size", "offset", "tiles"),
+    [
+        ((1, 0), 0.8, 0.1, 2),  # charts of another shape in tile 1002
+        ((3, 2), 0.8, 0.1, 2),
+        ((1, 0), 1.0, 0.0, 0),  # the same charts, moved aside
+        ((1, 0), 0.3, 0.6, 0),  # charts that fit beside the others
+        ((-1, 0), 0.8, 0.1, 0),  # no tile has that number
+        ((0, 0), 0.8, 0.1, 0),  # charts over each other, in one tile
+    ],
+)
+def test_tiles_of_one_layout_are_refused(
+    tmp_path: Path, tile: tuple[int, int], size: float, offset: float, tiles: int
+) -> None:
+    lines = [f"v {x} {y} {z}" for z in (0, 1) for x, y in ((0, 0), (1, 0), (1, 1), (0, 1))]
+    square = [(0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0)]
+    lines += [f"vt {0.55 * u} {0.55 * v}" for u, v in square]
+    lines += [
+        f"vt {tile[0] + offset + 0.55 * size * u} {tile[1] + offset + 0.55 * size * v}"
+        for u, v in square
+    ]
+    lines += ["f 1/1 2/2 3/3 4/4", "f 5/5 6/6 7/7 8/8"]
+    path = tmp_path / "a.obj"
+    path.write_text("\n".join(lines))
+    for mode in ("auto", "keep", "unwrap"):
+        options = PrepareOptions(uv=mode)  # type: ignore[arg-type]
+        if not tiles or mode != "auto":
+            assert prepare_job(path, options=options).num_texture_sets == 1
+            continue
+        with pytest.raises(InputError, match=r"2 tiles \(UDIM\)") as caught:
+            prepare_job(path, options=options)
+        assert "--unwrap" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["coat.<UDIM>.png", "coat.png"])
