@@ -74,8 +74,9 @@ def check_floating(name: str, tensor: Tensor) -> None:
     """Refuse a tensor that does not hold floating-point numbers.
 
     Raises:
-        UsageError: an integer, boolean or complex tensor.
+        UsageError: no tensor, or an integer, boolean or complex one.
     """
+    check_type(name, tensor, Tensor)
     if not tensor.is_floating_point():
         raise UsageError(name, expected="a floating-point tensor", got=str(tensor.dtype))
 

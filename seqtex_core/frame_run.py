@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .checks import check_type
 from .errors import UsageError
 from .flow_matching import add_noise, whole_timestep
 from .frames import Stream
@@ -107,6 +108,7 @@ class FrameRun:
         streams: Mapping[str, Stream] | None = None,
     ) -> None:
         check_sigmas(sigmas)
+        check_type("known", known, KnownLatents, remedy="Use KnownLatents(clean=...).")
         _check_names(plan, known)
         self.plan = plan
         self.sigmas = tuple(sigmas)

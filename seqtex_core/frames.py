@@ -152,6 +152,8 @@ class TokenLayout:
     keep: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for group in self.groups:
+            check_type("frame groups", group, FrameGroup)
         names = [group.name for group in self.groups]
         if len(set(names)) != len(names) or not names:
             raise UsageError("frame groups", expected="at least one, unique names", got=str(names))

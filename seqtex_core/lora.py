@@ -134,8 +134,10 @@ def inject_lora(
         generator: CPU generator of the initial weights; torch's global one by default.
 
     Raises:
-        UsageError: a target does not exist or is not a linear layer.
+        UsageError: a target does not exist or is not a linear layer, or one name for a list.
     """
+    if isinstance(targets, str):
+        raise UsageError("LoRA targets", expected="a list of names", got=repr(targets))
     done = []
     for name in targets:
         parent_name, _, leaf = name.rpartition(".")

@@ -122,9 +122,9 @@ def modulated_norm(
         out: where to write it, such as rows of a longer tensor; without gradients.
 
     Raises:
-        UsageError: rows of another number than the stream has.
+        UsageError: rows of another number than the stream has, or values of other frames.
     """
-    _check_rows(hidden_states, rows)
+    _check_rows(hidden_states, rows, shift=shift, factor=factor)
     kernels = kernels_for("norm", hidden_states, hidden_states.shape[-1], shift, factor)
     return kernels.modulated_norm(hidden_states, shift, factor, rows, eps=eps, kind=kind, out=out)
 
@@ -171,8 +171,11 @@ def gated_residual(
         update: what a sublayer adds, ``[B, L, D]``.
         gate: per frame, ``[B, F, D]``, fp32.
         rows: the stream's layout.
+
+    Raises:
+        UsageError: rows of another number than the stream has, or a gate of other frames.
     """
-    _check_rows(hidden_states, rows)
+    _check_rows(hidden_states, rows, gate=gate)
     kernels = kernels_for("gate", hidden_states, hidden_states.shape[-1], update, gate)
     return kernels.gated_residual(hidden_states, update, gate, rows)
 
@@ -211,6 +214,8 @@ def residual_norm(
     return kernels.residual_norm(hidden_states, update, rows, gate=gate, norm=norm, out=out)
 
 
-def _check_rows(hidden_states: Tensor, rows: StreamLayout) -> None:
+def _check_rows(hidden_states: Tensor, rows: StreamLayout, **values: Tensor) -> None:
     check_type("rows", rows, StreamLayout, remedy="Use layout.all_rows or layout.streams[...].")
     check_shape("hidden_states", hidden_states, (None, rows.num_tokens, None), "B L D")
+    for name, value in values.items():
+        check_shape(name, value, (None, rows.num_frames, hidden_states.shape[-1]), "B F D")

@@ -23,7 +23,7 @@ from ..query_key import (
     rotate_and_add,
     split_heads,
 )
-from ..rope.rotate import Rope, apply_rope_reference, check_rope, compute_dtype
+from ..rope.rotate import OWN_TABLES, Rope, apply_rope_reference, check_rope, compute_dtype
 from .attend import Attend
 from .choose import choose_attention
 from .reference import attention_reference
@@ -56,7 +56,7 @@ class Placement:
         if self.text_at not in ("front", "end"):
             raise UsageError("text_at", expected="'front' or 'end'", got=repr(self.text_at))
         if self.rope is not None:
-            check_type("rope", self.rope, Rope, remedy="Take one of those that rope_table gives.")
+            check_type("rope", self.rope, Rope, remedy=OWN_TABLES)
 
     def rows(self, which: slice) -> Placement:
         """Position and geometry of some of the rows.

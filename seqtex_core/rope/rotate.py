@@ -14,6 +14,7 @@ from ..checks import check_floating, check_shape, check_type
 from ..errors import UsageError
 
 Pairing = Literal["interleaved", "half"]
+OWN_TABLES = "Take one of those of rope_table, or Rope(cos=..., sin=...) of tables of your own."
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,10 +42,16 @@ class Rope:
                 "rope",
                 expected="cos and sin of one shape, [L, D/2] or [L, N, D/2]",
                 got=f"{list(self.cos.shape)} and {list(self.sin.shape)}",
+                remedy="Take axes of 1 out: cos[0, :, 0]." if 1 in self.cos.shape else "",
             )
         wide = (torch.float32, torch.float64)
         if self.cos.dtype not in wide or self.sin.dtype != self.cos.dtype:
-            raise UsageError("rope", expected="float32", got=f"{self.cos.dtype}, {self.sin.dtype}")
+            raise UsageError(
+                "rope",
+                expected="float32",
+                got=f"{self.cos.dtype}, {self.sin.dtype}",
+                remedy="Use freqs.real and freqs.imag." if self.cos.is_complex() else "",
+            )
         if self.cos.device != self.sin.device:
             raise UsageError(
                 "rope", expected="one device", got=f"{self.cos.device} and {self.sin.device}"
@@ -157,7 +164,14 @@ def check_rope(x: Tensor, rope: Rope) -> None:
     Raises:
         UsageError: no ``Rope``, other rows, heads or width than ``x`` has, or another device.
     """
-    check_type("rope", rope, Rope, remedy="rope_table gives one per stream: take one of them.")
+    check_type("rope", rope, Rope, remedy=OWN_TABLES)
+    if x.ndim == 4 and x.shape[3] * 2 == rope.head_dim:
+        raise UsageError(
+            "rope",
+            expected=f"every angle once, [L, D/2] with D = {x.shape[3]}",
+            got=str(list(rope.cos.shape)),
+            remedy="If each is there twice in a row, as in diffusers: cos[:, 0::2], sin[:, 0::2].",
+        )
     check_shape("x", x, (None, rope.num_rows, None, rope.head_dim), "B L N D")
     check_floating("x", x)
     if rope.cos.ndim == 3:

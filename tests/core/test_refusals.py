@@ -32,6 +32,10 @@ def rope_of(rows: int) -> core.Rope:
     return core.Rope(cos=torch.ones(rows, 4), sin=torch.zeros(rows, 4))
 
 
+def rope_with(table: Tensor) -> core.Rope:
+    return core.Rope(cos=table, sin=table)
+
+
 def training_sample() -> core.NoisySample:
     clean = {"views": latents(2, 1, 4, 2, 2), "texture": latents(2, 1, 1, 4, 4)}
     return core.img2tex().training_sample(
@@ -256,6 +260,31 @@ CASES: dict[str, tuple[str, Callable[[], object]]] = {
         "placement",
         lambda: LAYER(latents(1, 4, 16), placement=None),
     ),
+    "table with every angle twice": (
+        "rope",
+        lambda: core.apply_rope(Q, core.Rope(cos=torch.ones(4, 8), sin=torch.zeros(4, 8))),
+    ),
+    "geometry of numpy": ("geometry", lambda: placed(Q.numpy())),  # type: ignore[arg-type]
+    "groups by name": ("frame groups", lambda: core.TokenLayout.of({"a": GROUP})),  # type: ignore[dict-item]
+    "known latents as a mapping": (
+        "known",
+        lambda: core.geo2mv().start(
+            {"views": X},  # type: ignore[arg-type]
+            sigmas=[1.0, 0.0],
+            generator=torch.Generator(),
+        ),
+    ),
+    "shift of no frame": (
+        "shift",
+        lambda: core.modulated_norm(
+            latents(1, 8, 8), latents(1, 8), latents(1, 2, 8), ROWS, eps=1e-6
+        ),
+    ),
+    "gate of one frame": (
+        "gate",
+        lambda: core.gated_residual(latents(1, 8, 8), latents(1, 8, 8), latents(1, 1, 8), ROWS),
+    ),
+    "one LoRA target": ("LoRA targets", lambda: inject_lora(LAYER, "to_q", rank=1, alpha=1)),
     "no folder": ("/nowhere", lambda: core.save_model(LAYER, "/nowhere/x.safetensors")),
 }
 
@@ -290,6 +319,22 @@ def test_nonsense_is_named(case: str) -> None:
     with pytest.raises(UsageError) as caught:
         call()
     assert caught.value.subject.startswith(subject)
+
+
+@pytest.mark.parametrize(
+    ("table", "told"),
+    [
+        (lambda: core.apply_rope(Q, rope_with(torch.ones(4, 8))), r"cos\[:, 0::2\]"),
+        (lambda: rope_with(torch.ones(1, 4, 1, 4)), r"cos\[0, :, 0\]"),
+        (lambda: rope_with(torch.ones(4, 4) + 1j), r"freqs\.real"),
+        (lambda: core.Placement(rope=(Q, Q)), r"Rope\(cos=\.\.\., sin=\.\.\.\)"),  # type: ignore[arg-type]
+    ],
+)
+def test_tables_of_other_libraries_are_told_how_to_fit(
+    table: Callable[[], object], told: str
+) -> None:
+    with pytest.raises(UsageError, match=told):
+        table()
 
 
 def test_a_message_names_the_kind_of_a_wrong_argument_and_not_its_values() -> None:
