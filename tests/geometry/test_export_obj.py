@@ -110,6 +110,11 @@ def test_unwrapped_obj(box_obj, tmp_path):
     sizes = [len(line.split()) - 1 for line in report.path.read_bytes().splitlines()
              if line.startswith(b"f ")]  # fmt: skip
     assert sizes == [3, 3, 4, 4, 4, 4, 4]
+    # The bump map was laid out over the old UVs.
+    assert b"bump" not in (tmp_path / "o/b.mtl").read_bytes()
+    assert not (tmp_path / "o/bump.png").exists()
+    assert any("bump.png" in note for note in report.notes)
+    assert b"Ns 10" in (tmp_path / "o/b.mtl").read_bytes()
 
 
 def test_unwrapped_obj_with_lines_and_continuations(tmp_path):
@@ -128,7 +133,8 @@ def test_obj_to_glb(box_obj, tmp_path, new, up):
     asset = load_asset(box_obj, up=up)
     uvs = unwrap(asset.mesh).face_uvs if new else None
     out = tmp_path / "b.glb"
-    export_textured(asset, [picture()], out, extras={"a": 1}, new_uvs=uvs)
+    report = export_textured(asset, [picture()], out, extras={"a": 1}, new_uvs=uvs)
+    assert any("bump.png" in note for note in report.notes)
     written = load_asset(out)
     turned = corners(written.mesh) @ written.axes.rotation().T
     # the same object in the working frame, whatever axes the OBJ had
@@ -236,3 +242,21 @@ def test_changed_parts_are_noticed(tmp_path):
     out.write_bytes(data.replace(b'"name":"b","mesh":1', b'"name":"b","mesh":0'))
     with pytest.raises(ContractError, match="parts"):
         verify_unchanged(asset, out)
+
+
+@pytest.mark.parametrize(
+    ("line", "alpha"), [("d 0.25", 0.25), ("d -halo 0.5", 0.5), ("d 0", 1.0), ("Tr 1", 1.0)]
+)
+def test_glass_of_an_obj_stays_glass_in_a_glb(tmp_path, line, alpha):
+    (tmp_path / "m.mtl").write_text(f"newmtl glass\nKd 1 0 0\n{line}\nnewmtl solid\n")
+    text = "mtllib m.mtl\n" + _STRIP + "usemtl glass\n" + face(1) + "usemtl solid\n" + face(2)
+    (tmp_path / "a.obj").write_text(text + "usemtl glass\nf 4 5 6\n")
+    asset = load_asset(tmp_path / "a.obj")
+    textures = [picture(i) for i in range(asset.mesh.num_texture_sets)]
+    out = export_textured(asset, textures, tmp_path / "b.glb", extras={}).path
+    painted, solid, bare = load_asset(out).document.document["materials"]
+    assert painted["pbrMetallicRoughness"].get("baseColorFactor", [1] * 4) == [1, 1, 1, alpha]
+    assert bare["pbrMetallicRoughness"]["baseColorFactor"] == [1, 0, 0, alpha]
+    for entry in (painted, bare):
+        assert entry.get("alphaMode", "OPAQUE") == ("BLEND" if alpha < 1 else "OPAQUE")
+    assert "alphaMode" not in solid

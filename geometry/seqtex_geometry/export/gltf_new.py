@@ -140,10 +140,14 @@ def _add_primitive(
 def _add_material(builder: GltfBuilder, mesh: Mesh, material: int, texture_set: int) -> int:
     source = mesh.materials[material]
     pbr: JsonObject = {"metallicFactor": 0.0, "roughnessFactor": 1.0}
+    *color, alpha = source.base_color_factor
     if texture_set >= 0:
         pbr["baseColorTexture"] = {"index": texture_set}
-    elif source.base_color_factor != (1.0, 1.0, 1.0, 1.0):
-        pbr["baseColorFactor"] = list(source.base_color_factor)
+        color = [1.0, 1.0, 1.0]
+    if [*color, alpha] != [1.0, 1.0, 1.0, 1.0]:
+        pbr["baseColorFactor"] = [*color, alpha]
     entry = {"name": source.name, "pbrMetallicRoughness": pbr}
+    if alpha < 1.0:
+        entry["alphaMode"] = "BLEND"
     materials = builder.document.get("materials", [])
     return materials.index(entry) if entry in materials else builder.append("materials", entry)

@@ -10,15 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from ..asset import MeshAsset
-from ..load.lookup import decode_text, encode_text, find_beside
-from ..load.mtl import MtlLibrary, is_map_key, map_file_name, mtl_statement
 from ..load.obj import DEFAULT_MATERIAL, ObjFile
 from ..load.obj_text import statements
 from ..mesh import FloatArray, ImageArray
 from .gltf_builder import texture_file_name
+from .obj_library import BOM, new_library
 from .textures import encode_png
-
-_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +51,7 @@ def textured_obj(
     Only the ``mtllib`` statement changes, and ``usemtl`` is added where there was none. With
     ``new_uvs`` the ``vt`` lines are replaced and ``f`` lines rewritten; polygons that a chart
     border crosses are cut into their triangles. Colours in ``v`` lines that would tint the texture
-    are left out.
+    are left out. For the library see ``obj_library``.
     """
     document = asset.document
     assert isinstance(document, ObjFile)
@@ -62,7 +59,7 @@ def textured_obj(
     files = {
         name: encode_png(texture) for name, texture in zip(names.images, textures, strict=True)
     }
-    library, copied = _library(asset, document, names, new_uvs is not None)
+    library, copied = new_library(asset, document, names.images, new_uvs is not None)
     files |= copied
     files[names.library] = library
     lines = [bytearray(line) for line in document.text.lines]
@@ -98,97 +95,6 @@ def _leave_out_colors(
                 lines[number][:] = b""
 
 
-def _library(
-    asset: MeshAsset, document: ObjFile, names: ObjNames, made_uvs: bool
-) -> tuple[bytes, dict[str, bytes]]:
-    """The new MTL text, and copies of the other images that it names."""
-    image_of: dict[str, str] = {}
-    for index, material in enumerate(asset.mesh.materials):
-        rows = asset.mesh.face_material == index
-        texture_set = int(asset.mesh.face_texture_set[rows].max(initial=-1))
-        if made_uvs and rows.any():
-            texture_set = 0
-        if texture_set >= 0:
-            image_of[material.name] = names.images[texture_set]
-    text = bytearray()
-    copied: dict[str, bytes] = {}
-    written: set[str] = set()
-    for library in document.libraries:
-        renamed, found = _other_images(library, image_of)
-        copied |= found
-        text += _rewritten_library(library.text, image_of, renamed, written)
-    spelled = _material_names(document)
-    for name, image in image_of.items():
-        if name not in written:
-            text += b"newmtl " + spelled.get(name, name.encode()) + b"\n"
-            text += _base_color_lines(image, b"\n")
-    return bytes(text), copied
-
-
-def _material_names(document: ObjFile) -> dict[str, bytes]:
-    """Material names as the OBJ spells them, in whatever encoding, by what they are read as."""
-    statements = (line.split(None, 1) for line in document.text.lines)
-    values = [words[1].strip() for words in statements if len(words) > 1 and words[0] == b"usemtl"]
-    return {decode_text(value): value for value in values}
-
-
-def _base_color_lines(image: str, end: bytes) -> bytes:
-    return b"Kd 1.0 1.0 1.0" + end + b"map_Kd " + image.encode() + end
-
-
-def _rewritten_library(
-    text: bytes, image_of: dict[str, str], renamed: dict[str, str], written: set[str]
-) -> bytes:
-    """MTL text whose painted materials show the new images; other lines stay as they are."""
-    result = bytearray()
-    image: str | None = None
-    for line in text.removeprefix(_BOM).splitlines(keepends=True):
-        key, value = mtl_statement(line)
-        end = b"\r\n" if line.endswith(b"\r\n") else b"\n"
-        if key == "newmtl":
-            image = image_of.get(value)
-            written.add(value)
-            result += line.rstrip(b"\r\n") + end
-            if image is not None:
-                result += _base_color_lines(image, end)
-        elif image is not None and key in ("kd", "map_kd"):
-            continue
-        elif is_map_key(key) and map_file_name(value) in renamed:
-            name = map_file_name(value)
-            result += line.replace(encode_text(name, line), encode_text(renamed[name], line))
-        else:
-            result += line
-    if result and not result.endswith(b"\n"):
-        result += b"\n"
-    return bytes(result)
-
-
-def _other_images(
-    library: MtlLibrary, image_of: dict[str, str]
-) -> tuple[dict[str, str], dict[str, bytes]]:
-    """New names for images that lie elsewhere, and the content of all that are kept."""
-    renamed: dict[str, str] = {}
-    files: dict[str, bytes] = {}
-    material = ""
-    for line in library.text.splitlines():
-        key, value = mtl_statement(line)
-        if key == "newmtl":
-            material = value
-        replaced = material in image_of and key == "map_kd"
-        if not is_map_key(key) or replaced:
-            continue
-        name = map_file_name(value)
-        found = find_beside(library.path.parent, name) if name else None
-        if found is None:
-            continue
-        plain = found == library.path.parent / name and ".." not in Path(name).parts
-        target = name if plain and not Path(name).is_absolute() else found.name
-        if target != name:
-            renamed[name] = target
-        files[target] = found.read_bytes()
-    return renamed, files
-
-
 def _name_materials(document: ObjFile, lines: list[bytearray], library: str) -> None:
     """Point to the new library, and name the material of polygons that had none."""
     statement = b"mtllib " + library.encode()
@@ -200,16 +106,16 @@ def _name_materials(document: ObjFile, lines: list[bytearray], library: str) -> 
         first = int(document.text.polygon_lines[groups[0].first_polygon, 0])
         lines[first][:0] = b"usemtl " + DEFAULT_MATERIAL.encode() + _line_end(document)
     where = old[0] if old else _first_statement(document)
-    if where == 0 and document.text.lines[0].startswith(_BOM) and not old:
-        lines[0][:3] = _BOM + statement + _line_end(document)
+    if where == 0 and document.text.lines[0].startswith(BOM) and not old:
+        lines[0][:3] = BOM + statement + _line_end(document)
     else:
-        head = _BOM if where == 0 and document.text.lines[0].startswith(_BOM) else b""
+        head = BOM if where == 0 and document.text.lines[0].startswith(BOM) else b""
         lines[where][:0] = head + statement + _line_end(document)
 
 
 def _first_statement(document: ObjFile) -> int:
     for number, line in enumerate(document.text.lines):
-        stripped = line.removeprefix(_BOM).strip()
+        stripped = line.removeprefix(BOM).strip()
         if stripped and not stripped.startswith(b"#"):
             return number
     return 0

@@ -18,6 +18,7 @@ from ..verify import verify_unchanged
 from .gltf_new import new_gltf
 from .gltf_textured import textured_gltf
 from .obj import textured_obj, tinting_colors
+from .obj_library import other_maps
 from .publish import check_output, publish, staging_folder
 from .textures import check_textures
 
@@ -112,6 +113,8 @@ def _files(
                 "vertex colours would tint the texture, left out of the OBJ; "
                 "a GLB (-o NAME.glb) keeps them as _COLOR_0"
             )
+        if new_uvs is not None:
+            notes += _maps_note(asset, "fit the old UVs only")
         return textured_obj(asset, textures, new_uvs, out), notes
     source = asset.document if isinstance(asset.document, GltfFile) else None
     if source is not None:
@@ -120,9 +123,18 @@ def _files(
         builder = new_gltf(asset, textures, extras, new_uvs)
         if tinting_colors(asset):
             notes.append("vertex colours would tint the texture, kept as _COLOR_0")
+        notes += _maps_note(asset, "are the OBJ's")
     if out.suffix.lower() == ".glb":
         return {out.name: builder.pack_glb(asset.path)}, notes
     files = builder.pack_gltf(source, out.stem)
     if f"{out.stem}.gltf" != out.name:
         files[out.name] = files.pop(f"{out.stem}.gltf")
     return files, notes
+
+
+def _maps_note(asset: MeshAsset, why: str) -> list[str]:
+    names = other_maps(asset)
+    if not names:
+        return []
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return [f"maps other than the base colour {why}, left out: {', '.join(names[:8])}{more}"]

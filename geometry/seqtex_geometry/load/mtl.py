@@ -117,13 +117,14 @@ def _blocks(text: bytes) -> list[tuple[str, dict[str, str]]]:
 def _material(library: MtlLibrary, name: str, fields: dict[str, str]) -> MtlMaterial:
     color = [float(word) for word in fields.get("kd", "").split()[:3] if _is_number(word)]
     red, green, blue = color if len(color) == 3 else (1.0, 1.0, 1.0)
+    alpha = _dissolve(fields.get("d", ""))
     file_name = map_file_name(fields.get("map_kd", ""))
     if not file_name:
-        plain = Material(name=name, base_color_factor=(red, green, blue, 1.0))
+        plain = Material(name=name, base_color_factor=(red, green, blue, alpha))
         return MtlMaterial(material=plain, key=None)
     path = find_beside(library.path.parent, file_name)
     if path is None:
-        factor = (red, green, blue, 1.0)
+        factor = (red, green, blue, alpha)
         missing = Material(name=name, base_color_factor=factor, missing_image=file_name)
         return MtlMaterial(material=missing, key=f"missing {file_name}")
     data = path.read_bytes()
@@ -131,9 +132,18 @@ def _material(library: MtlLibrary, name: str, fields: dict[str, str]) -> MtlMate
     # Programs that write an image often leave a meaningless Kd beside it: the image alone counts.
     is_plain = image.shape[0] * image.shape[1] <= _PLAIN_PIXELS
     return MtlMaterial(
-        material=Material(name=name, base_color_image=image),
+        material=Material(
+            name=name, base_color_factor=(1.0, 1.0, 1.0, alpha), base_color_image=image
+        ),
         key=None if is_plain else hashlib.sha256(data).hexdigest(),
     )
+
+
+def _dissolve(value: str) -> float:
+    """Opacity after ``d``; a 0 is not believed, since some programs write it for solid things."""
+    words = [word for word in value.split() if _is_number(word)]
+    alpha = float(words[0]) if words else 1.0
+    return alpha if 0.0 < alpha < 1.0 else 1.0
 
 
 def _is_number(word: str) -> bool:
