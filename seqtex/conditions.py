@@ -70,6 +70,7 @@ class Conditions:
             position=maps.position[0].permute(2, 0, 1),
             normal=maps.normal[0].permute(2, 0, 1),
             mask=maps.hit[0],
+            part=self.frame.part,
         )
 
     def foreground(self, model: SeqTexModel, margin: int | None) -> Foreground | None:

@@ -87,6 +87,7 @@ def fused(
     position: Tensor,
     normal: Tensor,
     mask: Tensor,
+    part: Tensor | None = None,
 ) -> Tensor:
     """A model's texture, the unseen texels weighed against other ways to continue.
 
@@ -101,6 +102,7 @@ def fused(
         position: of the surface, ``[3, H, W]``.
         normal: of the surface, of any length, likewise.
         mask: True on the charts, ``[H, W]``.
+        part: number of the part that a texel is continued from alone, ``[H, W]``; -1 for all.
 
     Returns:
         ``[3, H, W]``; the texture as it is if nothing was seen, or everything.
@@ -108,12 +110,20 @@ def fused(
     known = (seen & mask)[mask]
     if bool(known.all()) or not bool(known.any()):
         return texture
-    ways = continue_colors(position[:, mask].T, normal[:, mask].T, frame[:, mask].T, known)
+    places = position[:, mask].T, normal[:, mask].T
+    ways = continue_colors(
+        *places, frame[:, mask].T, known, part=None if part is None else part[mask]
+    )
     hidden = mask & ~seen
     features, colors = with_model(ways, texture[:, hidden].T)
     base = frame[:, hidden].T.cpu().float()
     change = fusion(features, colors) - base
-    change = averaged(change, position[:, hidden].T.cpu(), normal[:, hidden].T.cpu())
+    change = averaged(
+        change,
+        position[:, hidden].T.cpu(),
+        normal[:, hidden].T.cpu(),
+        part=None if part is None else part[hidden],
+    )
     result = texture.clone()
     result[:, hidden] = (base + change).T.to(texture)
     return result

@@ -18,7 +18,7 @@ from seqtex_core.tasks import PROJECTION, TEXTURE
 from seqtex_geometry.backproject import backproject_layers
 from seqtex_geometry.fill import fill_smooth_surface
 from seqtex_geometry.maps import SurfaceMaps
-from seqtex_geometry.parts import connected_parts
+from seqtex_geometry.parts import connected_parts, shown_parts
 from seqtex_geometry.picture_view import PictureViews
 
 from .models.config import TextureBase
@@ -111,11 +111,14 @@ class ProjectionFrame:
         image: ``[3, H, W]`` in [0, 1], black off the charts.
         seen: texels that a reference shows, ``[H, W]`` bool; the others are continued.
         maps: the UV maps, with marked normals.
+        part: number of the connected part of the mesh that a texel belongs to, ``[H, W]`` int64; -1
+            where too little of the part is seen to continue it from itself, and off the charts.
     """
 
     image: Tensor
     seen: Tensor
     maps: SurfaceMaps
+    part: Tensor
 
 
 def reference_views(job: PreparedJob, size: int, *, keep: bool = False) -> PictureViews:
@@ -156,7 +159,11 @@ def project_frame(
     part = connected_parts(job.surface)[maps.face_idx[0]]
     frame = completed_frame(color, seen, position, normal, maps.hit[0], part=part)
     marked = marked_normal(normal, seen).permute(1, 2, 0)[None]
-    return ProjectionFrame(image=frame, seen=seen & maps.hit[0], maps=replace(maps, normal=marked))
+    seen = seen & maps.hit[0]
+    alone = torch.full_like(part, -1)
+    alone[maps.hit[0]] = shown_parts(part[maps.hit[0]], seen[maps.hit[0]])
+    maps = replace(maps, normal=marked)
+    return ProjectionFrame(image=frame, seen=seen, maps=maps, part=alone)
 
 
 def _near(picture: Tensor, size: int) -> Tensor:

@@ -7,6 +7,7 @@ has learned to weigh them can choose.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 from seqtex_core.errors import UsageError
 
 from .pattern_coordinates import COORDINATES, Array, PatternPoints, pattern_features
-from .pattern_metric import learn_metric, regress
+from .pattern_metric import PatternMetric, learn_metric, regress
 
 Index = npt.NDArray[np.int64]
 
@@ -64,6 +65,7 @@ def continue_colors(
     known: Tensor,
     *,
     wanted: Tensor | None = None,
+    part: Tensor | None = None,
     seed: int = 0,
 ) -> Continuations:
     """Colours for the unknown points of a surface.
@@ -74,6 +76,9 @@ def continue_colors(
         color: ``[N, 3]``: what was seen and, in the other rows, the smooth fill.
         known: True where the colour was seen, ``[N]``; some rows must be, and some must not.
         wanted: True for the rows to continue to, ``[N]``; by default those that are not known.
+        part: number of the part of the object that a point belongs to, ``[N]`` int64: it takes from
+            the known points of that part alone, if there are any. Points with a number below 0 take
+            from all, as all do by default; see :func:`~.parts.shown_parts`.
         seed: of the choice of points that stand for all that are known, evenly over the surface
             however the texels are spread.
 
@@ -81,49 +86,54 @@ def continue_colors(
         For the wanted rows, in order, on the CPU.
 
     Raises:
-        UsageError: nothing is known, or everything; wanted rows that are known, or none.
+        UsageError: nothing is known, or everything; wanted rows that are known, or none; parts that
+            are no numbers of the points.
     """
     wanted = ~known if wanted is None else wanted
     _check(known, wanted)
+    number = _numbers(part, len(known))
     seen, chosen = known.cpu().numpy(), wanted.cpu().numpy()
     points = PatternPoints.of(_array(position), _array(normal), seen)
     rng = np.random.default_rng(seed)
     share = area_shares(points.position)
     rows = _drawn(np.flatnonzero(seen), share[seen], rng)
     few = rng.choice(len(rows), min(_LEARNED_FROM, len(rows)), replace=False)
-    sources, targets = points[rows], points[np.flatnonzero(chosen)]
+    asked = np.flatnonzero(chosen)
+    sources, targets = points[rows], points[asked]
     colors = _array(color)
     values = colors[rows]
-    ways: list[Array] = [colors[chosen]]
-    evidence: list[Array] = []
-    for coordinates in COORDINATES.values():
-        made, distance, spread = _nearest(coordinates(sources), values, coordinates(targets))
-        ways.append(made)
-        evidence += [np.log(distance + 1e-3), spread]
-    for made, mass, error in _by_metrics(sources, values, targets, few):
-        ways.append(made)
-        evidence += [mass, np.full(len(made), np.log(np.clip(error, 1e-3, 4.0)), np.float32)]
-    ways.append(np.broadcast_to(values.mean(0), ways[0].shape))
+    metrics = _learned(sources, values, few)
     depth, toward = targets.depth, targets.toward
     deviation = np.log(values.std(0).mean() + 1e-3)
-    evidence += [depth, toward, np.abs(depth), np.abs(toward)]
-    evidence += [
-        np.full(len(depth), value, np.float32)
-        for value in (deviation, share[seen].sum() / share.sum())
-    ]
-    return Continuations(
-        colors=torch.from_numpy(np.stack(ways, axis=1)).float(),
-        evidence=torch.from_numpy(np.stack(evidence, axis=1)).float(),
-    )
+    alike = (deviation, share[seen].sum() / share.sum())
+    beside = [depth, toward, np.abs(depth), np.abs(toward)]
+    beside += [np.full(len(depth), value, np.float32) for value in alike]
+    ways = np.empty((len(asked), len(WAYS), 3), np.float32)
+    evidence = np.empty((len(asked), EVIDENCE), np.float32)
+    ways[:, 0] = colors[chosen]
+    evidence[:, EVIDENCE - len(beside) :] = np.stack(beside, axis=1)
+    for of, to in _takers(number[rows], number[asked]):
+        made, speaking = _continued(sources[of], values[of], targets[to], metrics)
+        ways[to, 1:], evidence[to, : speaking.shape[1]] = made, speaking
+    return Continuations(colors=torch.from_numpy(ways), evidence=torch.from_numpy(evidence))
 
 
-def averaged(values: Tensor, position: Tensor, normal: Tensor, *, neighbors: int = 16) -> Tensor:
+def averaged(
+    values: Tensor,
+    position: Tensor,
+    normal: Tensor,
+    *,
+    part: Tensor | None = None,
+    neighbors: int = 16,
+) -> Tensor:
     """Each point's mean with its neighbours on the same side of the surface.
 
     Args:
         values: ``[N, C]``.
         position: points on a surface, ``[N, 3]``.
         normal: of any length, ``[N, 3]``.
+        part: number of the part of the object, ``[N]`` int64; means do not mix parts. By default
+            all points are of one.
         neighbors: points in a mean, the point itself included.
 
     Returns:
@@ -132,10 +142,15 @@ def averaged(values: Tensor, position: Tensor, normal: Tensor, *, neighbors: int
     extent = float((position.amax(0) - position.amin(0)).max())
     facing = torch.nn.functional.normalize(normal, dim=-1)
     place = _array(torch.cat([position, _SIDE * extent * facing], dim=1))
-    count = min(neighbors, len(place))
-    _, index = cKDTree(place).query(place, k=count)
-    rows = torch.from_numpy(index.reshape(len(place), count)).to(values.device)
-    return values[rows].mean(dim=1)
+    number = _numbers(part, len(place))
+    result = torch.empty_like(values)
+    for one in np.unique(number):
+        own = np.flatnonzero(number == one)
+        count = min(neighbors, len(own))
+        _, index = cKDTree(place[own]).query(place[own], k=count)
+        rows = torch.from_numpy(own[index.reshape(len(own), count)]).to(values.device)
+        result[torch.from_numpy(own).to(values.device)] = values[rows].mean(dim=1)
+    return result
 
 
 def area_shares(position: Array) -> Array:
@@ -168,6 +183,39 @@ def _drawn(rows: Index, share: Array, rng: np.random.Generator) -> Index:
     return drawn
 
 
+def _takers(source: Index, target: Index) -> Iterator[tuple[Index, Index]]:
+    """Sources and the targets that take from them, as rows of both.
+
+    Args:
+        source: number of the part of every source.
+        target: likewise; see :func:`continue_colors`.
+    """
+    own = np.where((target >= 0) & np.isin(target, source), target, -1)
+    for number in np.unique(own):
+        of = source == number if number >= 0 else np.full(len(source), True)
+        yield np.flatnonzero(of), np.flatnonzero(own == number)
+
+
+def _continued(
+    sources: PatternPoints, values: Array, targets: PatternPoints, metrics: Sequence[PatternMetric]
+) -> tuple[Array, Array]:
+    """Colours in all ways but the first, ``[M, K - 1, 3]``, and what speaks for these."""
+    ways: list[Array] = []
+    evidence: list[Array] = []
+    for coordinates in COORDINATES.values():
+        made, distance, spread = _nearest(coordinates(sources), values, coordinates(targets))
+        ways.append(made)
+        evidence += [np.log(distance + 1e-3), spread]
+    known, wanted = (torch.from_numpy(pattern_features(p)) for p in (sources, targets))
+    for metric in metrics:
+        found, mass = regress(metric, known, torch.from_numpy(values), wanted)
+        ways.append(found.numpy())
+        error = np.log(np.clip(metric.error, 1e-3, 4.0))
+        evidence += [mass.numpy(), np.full(len(mass), error, np.float32)]
+    ways.append(np.broadcast_to(values.mean(0), ways[0].shape))
+    return np.stack(ways, axis=1), np.stack(evidence, axis=1)
+
+
 def _nearest(source: Array, values: Array, wanted: Array) -> tuple[Array, Array, Array]:
     """Typical colour of the nearest sources, distance of the first, deviation of their colours.
 
@@ -193,18 +241,25 @@ def _nearest(source: Array, values: Array, wanted: Array) -> tuple[Array, Array,
     return typical, distance[:, 0].astype(np.float32), spread
 
 
-def _by_metrics(
-    sources: PatternPoints, values: Array, wanted: PatternPoints, few: npt.NDArray[np.int64]
-) -> list[tuple[Array, Array, float]]:
-    """Colours, how much is known about each, and the metric's error, for each of the metrics."""
+def _learned(sources: PatternPoints, values: Array, few: Index) -> list[PatternMetric]:
+    """The metrics, in the order of :data:`METRICS`."""
     known, colors = torch.from_numpy(pattern_features(sources)), torch.from_numpy(values)
     position = torch.from_numpy(sources.position)
-    made = []
-    for name in METRICS:
-        metric = learn_metric(known[few], colors[few], position[few], full=name == "mapped")
-        found, mass = regress(metric, known, colors, torch.from_numpy(pattern_features(wanted)))
-        made.append((found.numpy(), mass.numpy(), metric.error))
-    return made
+    return [
+        learn_metric(known[few], colors[few], position[few], full=name == "mapped")
+        for name in METRICS
+    ]
+
+
+def _numbers(part: Tensor | None, count: int) -> Index:
+    """The part of each point; -1 for all of them if nobody knows."""
+    if part is None:
+        return np.full(count, -1)
+    if part.shape != (count,) or part.dtype != torch.int64:
+        got = f"{part.dtype} {list(part.shape)}"
+        raise UsageError("part", expected=f"torch.int64 [{count}]", got=got)
+    numbers: Index = part.cpu().numpy()
+    return numbers
 
 
 def _check(known: Tensor, wanted: Tensor) -> None:

@@ -11,6 +11,9 @@ from torch import Tensor
 from .surface import SurfaceTensors
 from .surface_memory import once_per_surface
 
+_FEWEST = 4  # known points of a part that say what the rest of it looks like
+_LEAST_SHARE = 0.02  # of all its points, likewise: an edge that just shows says nothing
+
 
 @once_per_surface
 def connected_parts(surface: SurfaceTensors) -> Tensor:
@@ -34,3 +37,18 @@ def connected_parts(surface: SurfaceTensors) -> Tensor:
     _, part = connected_components(graph, directed=False)
     _, number = np.unique(part[corners[:, 0]], return_inverse=True)
     return torch.from_numpy(number.astype(np.int64)).to(surface.faces.device)
+
+
+def shown_parts(part: Tensor, known: Tensor) -> Tensor:
+    """Number of the part of each point if enough of that part is known, else -1, ``[N]`` int64.
+
+    Points of the former can take their colours from the rest of their part.
+
+    Args:
+        part: number of the part that a point belongs to, from 0, ``[N]`` int64.
+        known: True where the colour is known, ``[N]``.
+    """
+    count = int(part.max()) + 1 if len(part) else 0
+    points, shown = part.bincount(minlength=count), part[known].bincount(minlength=count)
+    enough = (shown >= _FEWEST) & (shown >= _LEAST_SHARE * points)
+    return torch.where(enough[part], part, -1)

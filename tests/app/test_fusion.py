@@ -188,9 +188,11 @@ def test_users_and_measurements_get_the_fused_texture(
         maps.normal[0][charts],
         frame.image[:, charts].T,
         frame.seen[charts],
+        part=frame.part[charts],
     )
     base, mean = frame.image[:, hidden].T, ways.colors[:, WAYS.index("mean")]
-    expected = base + averaged(mean - base, maps.position[0][hidden], maps.normal[0][hidden])
+    places = maps.position[0][hidden], maps.normal[0][hidden]
+    expected = base + averaged(mean - base, *places, part=frame.part[hidden])
     torch.testing.assert_close(result.textures[0][:, hidden].T, expected, rtol=0, atol=1e-3)
     assert "Weigh unseen" in result.manifest.stage_seconds
 
@@ -206,6 +208,17 @@ def test_users_and_measurements_get_the_fused_texture(
     assert torch.equal(made[True][..., seen], made[False][..., seen])
     hidden = ~seen & ~off
     assert not torch.allclose(made[True][..., hidden], made[False][..., hidden], atol=1e-2)
+
+
+def test_parts_of_a_job_keep_their_colours():
+    """Two halves of a square, one above the other; of each the left was seen."""
+    maps = charted()
+    part = (maps["position"][2] > 0).long()
+    frame = torch.where(part > 0, 0.9, 0.1).expand(3, 12, 12)
+    parted = fused(random_fusion(), frame, frame, part=part, **maps)
+    torch.testing.assert_close(parted, frame, rtol=0, atol=1e-5)
+    mixed = fused(random_fusion(), frame, frame, **maps)
+    assert float((mixed - frame).abs().max()) > 0.02
 
 
 @pytest.mark.parametrize("seen", [False, True])

@@ -25,6 +25,7 @@ from seqtex_backbones.codecs.pixel import PixelCodec
 from seqtex_core.errors import UsageError
 from seqtex_core.tasks import PROJECTION, TEXTURE, VIEWS, img2tex_projected
 from seqtex_geometry.fill import fill_smooth_surface
+from seqtex_geometry.parts import connected_parts, shown_parts
 
 UP = torch.tensor([0.0, 0.0, 1.0])[:, None, None].expand(3, 1, 6)
 
@@ -94,9 +95,14 @@ def test_frame_and_texture_are_filled_part_by_part(assets, monkeypatch):
 
     for module in ("seqtex.projection_frame", "seqtex_geometry.project"):
         monkeypatch.setattr(f"{module}.fill_smooth_surface", spy)
-    project_frame(job, job.uv_maps(32))
+    frame = project_frame(job, job.uv_maps(32))
     project_references(job, uv_size=32)
     assert parts == [3, 3]
+    charts = frame.maps.hit[0]
+    own = connected_parts(job.surface)[frame.maps.face_idx[0]]
+    assert torch.equal(frame.part[charts], shown_parts(own[charts], frame.seen[charts]))
+    assert set(frame.part[charts].tolist()) == {0, 1, 2}
+    assert bool((frame.part[~charts] == -1).all())
 
 
 def batch(visible: torch.Tensor | None) -> TrainingBatch:

@@ -218,3 +218,58 @@ def test_averages_stay_on_their_side_of_a_wall():
     inner = (slope > 0.25) & (slope < 0.75)
     assert float((made - slope)[inner].abs().max()) < 1 / 29
     assert torch.equal(averaged(slope, position, normal, neighbors=1), slope)
+
+
+def two_balls() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Position, normal, colour and part of a red ball and a blue one that cut into each other."""
+    one = sphere(500)
+    position = torch.cat([one, 0.6 * one + torch.tensor([0.9, 0.0, 0.0])])
+    part = torch.arange(2).repeat_interleave(500)
+    return (
+        position,
+        torch.cat([one, one]),
+        torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.2, 0.9]])[part],
+        part,
+    )
+
+
+def test_parts_keep_their_colours():
+    """However near the other part is, and though its colour is at the same height and depth."""
+    position, normal, color, part = two_balls()
+    known = normal[:, 1] < -0.05
+    ways = continue_colors(position, normal, color, known, part=7 * part)
+    expected = color[~known][:, None].expand_as(ways.colors)
+    torch.testing.assert_close(ways.colors, expected, rtol=0, atol=1e-5)
+    assert bool(ways.evidence.isfinite().all())
+    mixed = continue_colors(position, normal, color, known).colors
+    assert float((mixed - expected).abs().max()) > 0.3
+
+
+@pytest.mark.parametrize("number", [-1, 5])
+def test_what_is_of_no_part_or_of_one_that_nobody_saw_takes_from_all(number):
+    position, normal, color, part = two_balls()
+    known = (normal[:, 1] < -0.05) & ((part == 0) | (number < 0))
+    wanted = ~known & (part == 1)
+    numbers = torch.where(part == 1, number, 0)
+    found = continue_colors(position, normal, color, known, wanted=wanted, part=numbers)
+    whole = continue_colors(position, normal, color, known, wanted=wanted)
+    assert torch.equal(found.colors, whole.colors)
+    assert torch.equal(found.evidence, whole.evidence)
+
+
+def test_averages_stay_in_their_part():
+    position, normal, color, part = two_balls()
+    torch.testing.assert_close(averaged(color, position, normal, part=part), color)
+    assert not torch.allclose(averaged(color, position, normal), color, atol=0.1)
+    few = torch.arange(1000) < 3  # fewer points than a mean has
+    made = averaged(color, position, normal, part=few.long())
+    torch.testing.assert_close(made[:3], color[:3])
+
+
+@pytest.mark.parametrize("part", [torch.zeros(20), torch.zeros(19, dtype=torch.int64)])
+def test_parts_are_numbers_of_the_points(part):
+    points = sphere(20)
+    with pytest.raises(UsageError, match="part"):
+        continue_colors(points, points, points, points[:, 1] < 0, part=part)
+    with pytest.raises(UsageError, match="part"):
+        averaged(points, points, points, part=part)

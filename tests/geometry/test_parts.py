@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seqtex_geometry.parts import connected_parts
+from seqtex_geometry.parts import connected_parts, shown_parts
 from seqtex_geometry.surface import SurfaceTensors
 from seqtex_geometry.surface_memory import once_per_surface
 
@@ -61,3 +61,12 @@ def test_strips_in_any_order(lengths: list[int], random) -> None:
     assert set(found) == set(range(len(lengths)))
     pairs = {(owner[i], part) for i, part in zip(order, found, strict=True)}
     assert len(pairs) == len(lengths)
+
+
+def test_parts_are_shown_from_four_points_and_a_fiftieth_of_them_on() -> None:
+    points, shown = [200, 201, 6, 6, 9], [4, 4, 4, 3, 0]
+    part = torch.arange(5).repeat_interleave(torch.tensor(points))
+    known = torch.cat([torch.arange(n) < k for n, k in zip(points, shown, strict=True)])
+    found = shown_parts(part, known)
+    assert torch.equal(found, torch.tensor([0, -1, 2, -1, -1])[part])
+    assert shown_parts(part[:0], known[:0]).tolist() == []
