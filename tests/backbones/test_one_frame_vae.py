@@ -185,6 +185,13 @@ def test_kernels_are_causal_convolutions_of_one_frame(
     torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
 
 
+def test_taps_in_half_precision_are_rounded_once() -> None:
+    weight = torch.randn(8, 4, 3, 3, 3, generator=torch.Generator().manual_seed(0)).bfloat16()
+    kernel = one_frame_kernel(weight, "repeat")
+    assert torch.equal(kernel, weight.double().sum(2).bfloat16())
+    assert not torch.equal(kernel, weight[:, :, 0] + weight[:, :, 1] + weight[:, :, 2])
+
+
 @given(
     channels=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     size=st.tuples(st.integers(1, 6), st.integers(1, 6)),

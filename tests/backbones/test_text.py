@@ -19,7 +19,9 @@ def folder(tmp_path_factory):
     vocabulary = {word: index for index, word in enumerate(words)}
     model = tokenizers.models.WordLevel(vocabulary, unk_token="<unk>")
     backend = tokenizers.Tokenizer(model)
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Split(
+        " ", "removed"
+    )  # at no other white space
     backend.post_processor = tokenizers.processors.TemplateProcessing(
         single="$A </s>", special_tokens=[("</s>", 1)]
     )
