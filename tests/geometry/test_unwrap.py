@@ -215,8 +215,9 @@ def test_a_diagonal_face_skips_tiles_it_does_not_touch():
 
 
 def test_a_face_that_only_touches_the_corner_of_a_tile_is_not_repeated_there():
-    copies, _ = wrap_face_uvs(np.array([[[2, 0], [2, 2], [0, 2]]], np.float32))
-    assert len(copies) == 3
+    triangle = np.array([[2, 0], [2, 2], [0, 2]], np.float32)
+    _, source = wrap_face_uvs(np.stack([triangle, triangle[::-1]]))  # wound either way
+    assert source.tolist() == [0] * 3 + [1] * 3
 
 
 @pytest.mark.parametrize(("size", "share"), [(0.0, 1.0), (1e-3, 1.0), (0.02, 0.0), (0.3, 0.0)])
