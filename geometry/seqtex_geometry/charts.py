@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from seqtex_core.errors import InputError, MissingDependencyError, UsageError
 
+from .checks import check_mesh
 from .mesh import FloatArray, IntArray, Mesh
 
 _WORKER = Path(__file__).with_name("charts_worker.py")
@@ -55,11 +56,12 @@ def unwrap(
     Raises:
         InputError: xatlas took too long or failed on this mesh.
         MissingDependencyError: xatlas is not installed.
-        UsageError: a size that is not positive.
+        UsageError: a size that is not positive, or no ``Mesh``.
 
     Source:
         xatlas; the SeqTex rig uses resolution 1024 and padding 2.
     """
+    check_mesh(mesh)
     if method not in CHART_METHODS:
         raise UsageError("charts", expected=" or ".join(CHART_METHODS), got=repr(method))
     if resolution < 16 or padding < 0 or timeout_s <= 0:

@@ -12,6 +12,7 @@ from seqtex_core.errors import UsageError
 
 from .cameras import CameraRig
 from .chart_order import chart_order
+from .checks import check_kind
 from .interpolate import Fragments, triangle_areas, uv_fragments, view_fragments
 from .rasterize import Rasterizer
 from .rasterize.reference import uv_coverage
@@ -80,9 +81,11 @@ def view_maps(
             interpolated.
 
     Raises:
-        UsageError: sizes that are not positive.
+        UsageError: sizes that are not positive, or arguments of another kind.
     """
     _check_size(height, width, supersample)
+    _check_kinds(surface, rasterizer)
+    check_kind("cameras", cameras, CameraRig)
     cameras = cameras.to(surface.device)
     centre = _view_fragments(surface, cameras, height, width, rasterizer)
     if supersample == 1:
@@ -117,9 +120,11 @@ def uv_maps(
         unit_normals: scale interpolated normals to length 1.
 
     Raises:
-        UsageError: no UVs, a mask of another length, or sizes that are not positive.
+        UsageError: no UVs, a mask of another length, sizes that are not positive, or arguments of
+            another kind.
     """
     _check_size(height, width, 1)
+    _check_kinds(surface, rasterizer)
     uvs, source = wrapped_uvs(surface, faces)
     copy_idx = rasterizer.face_idx_uv(uvs, height=height, width=width)
     if bool(_lost(copy_idx, uvs).any()):
@@ -304,6 +309,17 @@ def _area_mean(images: Tensor, scale: int) -> Tensor:
     if scale == 1:
         return images
     return avg_pool2d(images.permute(0, 3, 1, 2), scale).permute(0, 2, 3, 1)
+
+
+def _check_kinds(surface: SurfaceTensors, rasterizer: Rasterizer) -> None:
+    check_kind("surface", surface, SurfaceTensors, remedy="Use SurfaceTensors.from_mesh(mesh).")
+    if not hasattr(rasterizer, "face_idx_uv"):
+        raise UsageError(
+            "rasterizer",
+            expected="one that choose_rasterizer gives",
+            got=repr(rasterizer) if isinstance(rasterizer, str) else type(rasterizer).__name__,
+            remedy="Use choose_rasterizer(name).",
+        )
 
 
 def _check_size(height: int, width: int, supersample: int) -> None:

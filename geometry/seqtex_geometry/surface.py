@@ -9,6 +9,7 @@ from torch import Tensor
 
 from seqtex_core.errors import InputError, UsageError
 
+from .checks import check_kind, check_mesh
 from .mesh import Mesh
 
 
@@ -53,7 +54,12 @@ class SurfaceTensors:
 
     @classmethod
     def from_mesh(cls, mesh: Mesh, device: torch.device | str = "cpu") -> SurfaceTensors:
-        """The surface of ``mesh``, copied to ``device``."""
+        """The surface of ``mesh``, copied to ``device``.
+
+        Raises:
+            UsageError: no ``Mesh``, such as the asset that holds it.
+        """
+        check_mesh(mesh)
         uvs = None if mesh.face_uvs is None else torch.tensor(mesh.face_uvs, device=device)
         return cls(
             vertices=torch.tensor(mesh.vertices, device=device),
@@ -95,13 +101,8 @@ class SurfaceTensors:
 
 
 def _check_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
-    if not isinstance(tensor, Tensor):
-        raise UsageError(
-            name,
-            expected="a torch tensor",
-            got=f"{type(tensor).__module__}.{type(tensor).__name__}".removeprefix("builtins."),
-            remedy="Use torch.from_numpy, or SurfaceTensors.from_mesh for a Mesh.",
-        )
+    remedy = "Use torch.from_numpy, or SurfaceTensors.from_mesh for a Mesh."
+    check_kind(name, tensor, Tensor, remedy=remedy)
     fits = tensor.ndim == len(shape) and all(
         want in (-1, have) for want, have in zip(shape, tensor.shape, strict=True)
     )

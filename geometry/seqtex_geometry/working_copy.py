@@ -10,6 +10,7 @@ import numpy.typing as npt
 from seqtex_core.errors import InputError
 
 from .axes import Axes
+from .checks import check_mesh
 from .mesh import FloatArray, Mesh
 
 
@@ -47,10 +48,12 @@ def normalize(mesh: Mesh, axes: Axes | None = None) -> tuple[Mesh, Normalization
 
     Raises:
         InputError: all vertices lie at one point.
+        UsageError: no ``Mesh``, such as the asset that holds it.
 
     Source:
         The frame that SeqTex's weights were trained in; see ``cameras``.
     """
+    check_mesh(mesh)
     rotation = (axes or Axes()).rotation()
     used = np.unique(mesh.faces)
     turned = mesh.vertices[used].astype(np.float64) @ rotation.T

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 import trimesh
 
 from seqtex_core.errors import InputError, UsageError
+from seqtex_geometry.asset import load_asset
 from seqtex_geometry.cameras import CameraRig
+from seqtex_geometry.charts import unwrap
 from seqtex_geometry.maps import count_uv_overlaps, uv_map_layers, uv_maps, view_maps
 from seqtex_geometry.rasterize import RASTERIZERS, choose_rasterizer
 from seqtex_geometry.surface import SurfaceTensors
+from seqtex_geometry.working_copy import normalize
 
 
 def sphere() -> SurfaceTensors:
@@ -221,6 +228,31 @@ def test_maps_are_differentiable() -> None:
     assert vertices.grad[:, 1].abs().sum() > 10
 
 
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (
+            lambda asset, surface: SurfaceTensors.from_mesh(asset),
+            "mesh: .* Give its mesh, asset.mesh",
+        ),
+        (lambda asset, surface: normalize(asset), "mesh: .* Give its mesh, asset.mesh"),
+        (lambda asset, surface: unwrap(asset), "mesh: .* Give its mesh, asset.mesh"),
+        (lambda asset, surface: maps_of(asset.mesh), "surface: .*from_mesh"),
+        (lambda asset, surface: maps_of(surface, cameras=torch.eye(4)), "cameras: .*CameraRig"),
+        (lambda asset, surface: maps_of(surface, rasterizer="embree"), "rasterizer: .*'embree'"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(call: Callable[..., object], told: str) -> None:
+    asset = load_asset(Path(__file__).parents[2] / "assets" / "demo" / "mesh.glb")
+    with pytest.raises(UsageError, match=told):
+        call(asset, square([[0, 0], [1, 0], [1, 1], [0, 1]]))
+
+
+def maps_of(surface: Any, **changes: Any) -> object:
+    given = {"cameras": rig(), "rasterizer": choose_rasterizer()} | changes
+    return view_maps(surface, given.pop("cameras"), height=4, width=4, **given)
+
+
 def test_bad_arguments() -> None:
     surface = square([[0, 0], [1, 0], [1, 1], [0, 1]])
     backend = choose_rasterizer()
@@ -239,7 +271,7 @@ def test_bad_arguments() -> None:
             faces=torch.tensor([[0, 1, 9]]),
             vertex_normals=surface.vertex_normals,
         )
-    with pytest.raises(UsageError, match=r"a torch tensor, got numpy\.ndarray"):
+    with pytest.raises(UsageError, match=r"a Tensor, got numpy\.ndarray\. Use torch\.from_numpy"):
         SurfaceTensors(
             vertices=np.zeros((3, 3)),  # type: ignore[arg-type]
             faces=torch.zeros(1, 3).long(),
