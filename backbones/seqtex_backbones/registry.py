@@ -150,13 +150,16 @@ def load_backbone(
         local_files_only: no network for a hub id either.
 
     Raises:
-        UsageError: unknown name, not exactly one of ``weights`` and ``seed``, a dtype that is
-            not floating point, or an entry that cannot be built on the meta device.
+        UsageError: unknown name, not exactly one of ``weights`` and ``seed``, weights that are no
+            path, a dtype that is not floating point, or an entry that cannot be built on the meta
+            device.
         WeightsError: weights that are missing, damaged, pickled, or of another model.
     """
     entry = entry_of(name)
-    if dtype is not None and not dtype.is_floating_point:
-        raise UsageError("dtype", expected="a floating-point dtype", got=str(dtype))
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise UsageError("dtype", expected="a floating-point torch.dtype", got=repr(dtype))
+    if weights is not None and not isinstance(weights, str | Path):
+        raise UsageError("weights", expected="a path or a hub id", got=type(weights).__name__)
     if (weights is None) == (seed is None):
         raise UsageError(
             "load_backbone",

@@ -61,7 +61,7 @@ class T5TextEncoder:
 
 
 def load_text_encoder(
-    folder: Path,
+    folder: str | Path,
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -90,6 +90,7 @@ def load_text_encoder(
             got="none",
             remedy="pip install transformers sentencepiece",
         ) from error
+    folder = Path(folder)
     for part in ("tokenizer", "text_encoder"):
         if not (folder / part).is_dir():
             raise WeightsError(

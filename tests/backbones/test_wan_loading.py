@@ -246,6 +246,13 @@ def test_either_weights_or_a_seed(options: dict[str, Any]) -> None:
         load_backbone("wan-tiny", **options)
 
 
+def test_weights_and_dtypes_of_another_kind_are_named() -> None:
+    with pytest.raises(UsageError, match="weights: expected a path or a hub id, got dict"):
+        load_backbone("wan-tiny", weights=weights())  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"a floating-point torch\.dtype, got 'bf16'"):
+        load_backbone("wan-tiny", seed=0, dtype="bf16")  # type: ignore[arg-type]
+
+
 def test_seeds_are_reproducible_and_leave_the_global_state_alone() -> None:
     torch.manual_seed(1)
     state = torch.random.get_rng_state()

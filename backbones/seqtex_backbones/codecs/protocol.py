@@ -152,8 +152,11 @@ def images_to_video(images: Tensor, spatial_factor: int) -> Tensor:
     """``[B, 3, F, H, W]`` from ``[F, 3, H, W]`` or ``[B, 3, F, H, W]``, checked.
 
     Raises:
-        UsageError: another shape, an integer dtype, or a size that the factor does not divide.
+        UsageError: no tensor, another shape, an integer dtype, or a size that the factor does not
+            divide.
     """
+    if not isinstance(images, Tensor):
+        raise UsageError("images", expected="a torch tensor", got=type(images).__name__)
     shape = tuple(images.shape)
     video = images.transpose(0, 1).unsqueeze(0) if images.ndim == 4 else images
     if video.ndim != 5 or video.shape[1] != 3:

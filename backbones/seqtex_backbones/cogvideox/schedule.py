@@ -80,10 +80,11 @@ class VPSchedule:
         is beside the next one.
 
         Raises:
-            UsageError: ``steps`` is not between 1 and 1000.
+            UsageError: ``steps`` is no whole number from 1 to 1000.
         """
-        if not 1 <= steps <= NUM_TIMESTEPS:
-            raise UsageError("steps", expected=f"1 to {NUM_TIMESTEPS}", got=str(steps))
+        if not isinstance(steps, int) or not 1 <= steps <= NUM_TIMESTEPS:
+            expected = f"a whole number from 1 to {NUM_TIMESTEPS}"
+            raise UsageError("steps", expected=expected, got=repr(steps))
         # ties between two timesteps fall as the rounding of this difference says, as in diffusers
         spacing = (NUM_TIMESTEPS - NUM_TIMESTEPS / steps) - NUM_TIMESTEPS
         timesteps = [round(NUM_TIMESTEPS + index * spacing) - 1 for index in range(steps)]
