@@ -12,7 +12,6 @@ from ..load.gltf_file import GltfFile, JsonObject
 from ..load.gltf_materials import SPECULAR_GLOSSINESS, TEXTURE_TRANSFORM, base_color_slot
 from ..load.gltf_wrap import REPEAT, WRAP_KEYS, leaves_square
 from ..mesh import FloatArray, ImageArray
-from .cutouts import with_moved_alpha
 from .gltf_builder import GltfBuilder
 from .gltf_colors import set_colors_aside
 from .gltf_split import rewrite_primitive
@@ -124,6 +123,8 @@ def _add_images(
             and builder.document["materials"][index].get("alphaMode", "OPAQUE") != "OPAQUE"
         ]
         if new_uvs is not None:
+            from .cutouts import with_moved_alpha  # with torch, which other exports do not load
+
             texture = with_moved_alpha(texture, asset, new_uvs, see_through)
         else:
             for index in see_through:
