@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from .result import TextureResult as TextureResult
     from .run_options import RunOptions as RunOptions
     from .silhouettes import Reference as Reference
-    from .texturing import texture_job as texture_job
 
 _EXPORTS = {
     "PrepareOptions": "prepare_options",
@@ -26,7 +25,6 @@ _EXPORTS = {
     "TextureResult": "result",
     "prepare_job": "prepare",
     "project_references": "project",
-    "texture_job": "texturing",
 }
 
 __all__ = sorted(_EXPORTS)
