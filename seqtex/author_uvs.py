@@ -22,13 +22,13 @@ def check_author_uvs(asset: MeshAsset, *, asked_for: bool) -> None:
         InputError: they have an image for each tile (UDIM), or keep most of the surface on points.
     """
     name = asset.path.name
-    image = next((one.missing_image for one in asset.mesh.materials if one.shows_tiles), None)
+    image = next((one.image_error for one in asset.mesh.materials if one.shows_tiles), None)
     tiles = 0 if asked_for else udim_tiles(asset.mesh)
     if image is not None or tiles:
         raise InputError(
             f"UVs of {name}",
             expected="UVs for one image",
-            got=f"one image for each tile of them (UDIM): {image}"
+            got=f"one image for each tile of them (UDIM): {image.subject}"
             if image is not None
             else f"charts in {tiles} tiles (UDIM) that would lie over each other in one image",
             remedy="Use --unwrap, so that all tiles become one"

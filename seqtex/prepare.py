@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from seqtex_core.errors import InputError, UnsupportedError, UsageError
-from seqtex_geometry.asset import MeshAsset, MissingImages, load_asset
+from seqtex_geometry.asset import BadImages, MeshAsset, load_asset
 from seqtex_geometry.cameras import CameraRig
 from seqtex_geometry.charts import ChartMethod, chart_method, unwrap
 from seqtex_geometry.maps import (
@@ -218,8 +218,8 @@ def choose_device(name: str) -> torch.device:
 
 
 def _load(path: str | Path, options: PrepareOptions) -> MeshAsset:
-    missing: MissingImages = "refuse" if options.uv == "as_is" else "tell"
-    return load_asset(path, up=options.up, front=options.front, missing_images=missing)
+    bad_images: BadImages = "refuse" if options.uv == "as_is" else "tell"
+    return load_asset(path, up=options.up, front=options.front, bad_images=bad_images)
 
 
 def _read_images(

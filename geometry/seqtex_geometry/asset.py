@@ -25,7 +25,7 @@ from .texture_sets import assign_texture_sets
 
 _GLB_START = b"glTF"
 
-MissingImages = Literal["refuse", "tell"]
+BadImages = Literal["refuse", "tell"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,7 +66,7 @@ def load_asset(
     *,
     up: str | None = None,
     front: str | None = None,
-    missing_images: MissingImages = "refuse",
+    bad_images: BadImages = "refuse",
 ) -> MeshAsset:
     """A GLB, glTF, OBJ, PLY or STL file, checked and in memory.
 
@@ -74,12 +74,12 @@ def load_asset(
         path: the file; its ending names the format.
         up: axis that points up ("y", "-z" ...). Optional; y if not named.
         front: axis that the object faces. Optional; +z for y up, -y for z up.
-        missing_images: ``refuse`` a file that shows images which are not there; or ``tell`` of
-            them in the notes, where new textures take their place.
+        bad_images: ``refuse`` a file whose base colour images are not there or cannot be read; or
+            ``tell`` of them in the notes, where new textures take their place.
 
     Raises:
         InputError: the file is missing, damaged, of unknown format, has no faces with an area, has
-            positions that are not finite, or a base colour image of it cannot be read or found.
+            positions that are not finite, or base colour images that are not there or not readable.
         UsageError: ``up`` or ``front`` is not an axis, or both lie on one line.
     """
     path = Path(path)
@@ -102,8 +102,8 @@ def load_asset(
             remedy="Check its permissions.",
         ) from error
     check_mesh_arrays(str(path), parsed.vertices, parsed.faces)
-    if missing_images == "refuse":
-        _refuse_missing(path, parsed)
+    if bad_images == "refuse":
+        _refuse_images(parsed)
     degenerate = count_degenerate(parsed.vertices, parsed.faces)
     if degenerate == len(parsed.faces):
         raise InputError(
@@ -126,17 +126,10 @@ def load_asset(
     )
 
 
-def _refuse_missing(path: Path, parsed: ParsedFile) -> None:
+def _refuse_images(parsed: ParsedFile) -> None:
     for material in parsed.materials:
-        if material.missing_image is not None:
-            raise InputError(
-                f"texture {material.missing_image} of material {material.name} in {path.name}",
-                expected="an image file",
-                got="one for every tile of its UVs (UDIM)"
-                if material.shows_tiles
-                else "no such file",
-                remedy="Put it beside the mesh, or remove it from the material.",
-            )
+        if material.image_error is not None:
+            raise material.image_error
 
 
 def _reader(path: Path, file_format: str) -> Callable[[Path], ParsedFile]:
@@ -231,10 +224,9 @@ def _corner_source(parsed: ParsedFile) -> IntArray | None:
 def _mesh_notes(parsed: ParsedFile, mesh: Mesh, has_uvs: np.ndarray, degenerate: int) -> list[str]:
     notes = []
     for material in parsed.materials:
-        if material.missing_image is not None:
-            notes.append(
-                f"texture {material.missing_image} is not there: {material.name} is taken as plain"
-            )
+        if material.image_error is not None:
+            problem = material.image_error
+            notes.append(f"{problem.subject}: {problem.got}; it is taken as plain and opaque")
     if mesh.face_uvs is None:
         notes.append("no UVs: the mesh has to be unwrapped")
     elif not has_uvs.all():

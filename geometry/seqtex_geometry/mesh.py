@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from seqtex_core.errors import InputError
+
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -23,18 +25,18 @@ class Material:
         name: the file's name for it, or a made-up one.
         base_color_factor: linear RGBA in [0, 1], multiplied onto the image.
         base_color_image: sRGB, ``[H, W, 4]`` uint8, row 0 is the top (v = 1); ``None`` if plain.
-        missing_image: name of the image file that it should have shown, if that is not there.
+        image_error: why the image that it names cannot be shown; ``base_color_image`` is ``None``.
     """
 
     name: str
     base_color_factor: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
     base_color_image: ImageArray | None = None
-    missing_image: str | None = None
+    image_error: InputError | None = None
 
     @property
     def shows_tiles(self) -> bool:
         """Whether its image is one per tile of the UVs (UDIM); no file has the name it is given."""
-        return "<udim>" in (self.missing_image or "").lower()
+        return self.image_error is not None and "<udim>" in self.image_error.subject.lower()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -64,7 +64,7 @@ def maps(
     uv = uv_mode(keep_uv, unwrap)
     check_choice("--charts", charts, CHART_CHOICES)
     check_folder(out, record=RECORD, overwrite=overwrite)
-    asset = load_asset(mesh, up=up, front=front, missing_images="tell")
+    asset = load_asset(mesh, up=up, front=front, bad_images="tell")
     remedy = f"Use --view-size {view_size // 2} --uv-size {uv_size // 2}."
     with StageReporter() as report, naming_smaller_setting(remedy):
         from seqtex.prepare import prepare_job

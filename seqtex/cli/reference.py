@@ -160,7 +160,7 @@ def reference(
     spec = None if controls_only else request.check()
     target = mesh.with_name(f"{mesh.stem}_reference.png") if out is None else out
     _check_target(target, controls_only=controls_only, overwrite=overwrite)
-    asset = load_asset(mesh, up=up, front=front, missing_images="tell")
+    asset = load_asset(mesh, up=up, front=front, bad_images="tell")
     remedy = f"Use --size {(size or _CONTROLS_SIZE) // 2}."
     with StageReporter() as report, naming_smaller_setting(remedy):
         from seqtex.prepare import prepare_job

@@ -96,7 +96,7 @@ def texture_file(
     """
     references = request.check()
     images = read_references(references)
-    asset = load_asset(request.mesh, up=request.up, front=request.front, missing_images="tell")
+    asset = load_asset(request.mesh, up=request.up, front=request.front, bad_images="tell")
     out = check_output(asset, resolve_output(request.mesh, request.out))
     check_replaceable(out, overwrite=request.overwrite)
     if request.text is not None:

@@ -89,7 +89,7 @@ def test_unreadable_texture(seqtex: Seqtex, work: Path, good: list[str | Path]) 
     (work / "t.obj").write_text("mtllib t.mtl\nusemtl a\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
     (work / "t.mtl").write_text("newmtl a\nmap_Kd t.png\n")
     (work / "t.png").write_bytes(b"not a picture")
-    assert "t.png" in refused(seqtex, work, with_mesh(good, work / "t.obj"), 3)
+    assert "t.png" in refused(seqtex, work, ["render", work / "t.obj", "-o", work / "v"], 3)
 
 
 def test_missing_image(seqtex: Seqtex, work: Path, good: list[str | Path]) -> None:

@@ -1,4 +1,4 @@
-"""Images that a mesh names and that are not there: refused, or told where they are not needed."""
+"""Images that are not there or cannot be read: refused, or told where they are not needed."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ def test_a_new_texture_takes_the_place_of_one_that_is_not_there(gltf_maker, tmp_
     path = make.get(kind, lambda: gltf(gltf_maker(), tmp_path, name))()
     with pytest.raises(InputError, match=r"skin\.png"):
         load_asset(path)
-    asset = load_asset(path, missing_images="tell")
-    assert any("skin.png is not there" in note for note in asset.notes)
+    asset = load_asset(path, bad_images="tell")
+    assert any("skin.png" in note and "no such file" in note for note in asset.notes)
     out = export_textured(asset, [picture()], tmp_path / "o" / f"b{ending}", extras={}).path
-    written = load_asset(out, missing_images="tell").mesh
+    written = load_asset(out, bad_images="tell").mesh
     shown = written.materials[written.face_material[0]].base_color_image
     assert np.array_equal(shown[..., :3], picture())
 
 
 def test_materials_that_name_one_file_share_a_texture(tmp_path):
-    asset = load_asset(obj(tmp_path, ["a.png", "b.png", "a.png"]), missing_images="tell")
+    asset = load_asset(obj(tmp_path, ["a.png", "b.png", "a.png"]), bad_images="tell")
     assert asset.mesh.face_texture_set.tolist() == [0, 0, 1, 1, 0, 0]
     assert asset.mesh.materials[0].base_color_factor == (1.0, 0.0, 0.0, 1.0)
 
@@ -67,4 +67,32 @@ def test_tiles_of_images_are_told(tmp_path):
     path = obj(tmp_path, ["coat.<UDIM>.png"])
     with pytest.raises(InputError, match="UDIM"):
         load_asset(path)
-    assert load_asset(path, missing_images="tell").mesh.materials[0].shows_tiles
+    assert load_asset(path, bad_images="tell").mesh.materials[0].shows_tiles
+
+
+@pytest.mark.parametrize("kind", ["obj", "ply", "glb", "ktx"])
+@pytest.mark.parametrize("new", [False, True])
+def test_images_that_cannot_be_read_need_not_be(gltf_maker, tmp_path, kind, new):
+    (tmp_path / "skin.png").write_bytes(b"not a picture")
+    if kind == "ktx":
+        maker = gltf_maker()
+        shown = {"extensions": {"KHR_texture_basisu": {"source": maker.image()}}}
+        info = {"index": maker.entry("textures", shown)}
+        material = {"pbrMetallicRoughness": {"baseColorTexture": info}}
+        maker.show(maker.box_primitive(material=maker.entry("materials", material)))
+        path = maker.write_glb(tmp_path / "a.glb")
+    elif kind == "glb":
+        path = gltf(gltf_maker(), tmp_path, "skin.png")
+    else:
+        path = ply(tmp_path, "skin.png") if kind == "ply" else obj(tmp_path, ["skin.png"])
+    with pytest.raises(InputError):
+        load_asset(path)
+    asset = load_asset(path, bad_images="tell")
+    assert any("taken as plain" in note for note in asset.notes)
+    count = len(asset.mesh.faces)
+    uvs = np.random.default_rng(0).random((count, 3, 2), dtype=np.float32) if new else None
+    out = tmp_path / "o" / "b.glb"
+    export_textured(asset, [picture()], out, extras={}, new_uvs=uvs)
+    written = load_asset(out, bad_images="tell").mesh
+    image = written.materials[written.face_material[0]].base_color_image
+    assert np.array_equal(image[..., :3], picture())

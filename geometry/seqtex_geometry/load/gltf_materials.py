@@ -12,7 +12,7 @@ from seqtex_core.errors import InputError
 
 from ..mesh import FloatArray, ImageArray, Material
 from .gltf_file import GltfFile, JsonObject, find_file, read_uri
-from .images import decode_image
+from .images import decode_image, missing_image
 
 SPECULAR_GLOSSINESS = "KHR_materials_pbrSpecularGlossiness"
 TEXTURE_TRANSFORM = "KHR_texture_transform"
@@ -79,25 +79,27 @@ def _transform(extension: JsonObject) -> tuple[float, ...]:
 
 
 def texture_image(file: GltfFile, texture_index: object) -> int | None:
-    """The image that a texture shows, ``None`` if it names none.
-
-    Raises:
-        InputError: the texture exists in a format that cannot be read only (KTX2, DDS).
-    """
+    """The image that a texture shows, ``None`` if it names none that can be read."""
     texture = file.entry("textures", texture_index)
     extensions = texture.get("extensions", {})
     source = texture.get("source", extensions.get("EXT_texture_webp", {}).get("source"))
-    if source is not None:
-        file.entry("images", source)
-        return int(source)
-    if extensions:
-        raise InputError(
-            f"{file.path.name}: textures[{texture_index}]",
-            expected="a PNG, JPEG or WebP image",
-            got=", ".join(extensions),
-            remedy="Convert its textures to PNG first, for example with gltf-transform.",
-        )
-    return None
+    if source is None:
+        return None
+    file.entry("images", source)
+    return int(source)
+
+
+def _other_format(file: GltfFile, texture_index: object) -> InputError | None:
+    """The error of a texture that exists in a format that cannot be read only (KTX2, DDS)."""
+    extensions = file.entry("textures", texture_index).get("extensions", {})
+    if not extensions or texture_image(file, texture_index) is not None:
+        return None
+    return InputError(
+        f"{file.path.name}: textures[{texture_index}]",
+        expected="a PNG, JPEG or WebP image",
+        got=", ".join(extensions),
+        remedy="Convert its textures to PNG first, for example with gltf-transform.",
+    )
 
 
 def image_bytes(file: GltfFile, image_index: int) -> bytes:
@@ -111,13 +113,6 @@ def image_bytes(file: GltfFile, image_index: int) -> bytes:
     if "uri" in image:
         return read_uri(file.path, image["uri"], f"texture {name}")
     return bytes(file.view_bytes(image.get("bufferView")))
-
-
-def missing_file(file: GltfFile, image_index: int) -> str | None:
-    """Name of the file or address that ``images[image_index]`` refers to, if it is not there."""
-    uri: str = file.entry("images", image_index).get("uri", "data:")
-    is_there = uri.startswith("data:") or find_file(file.path, uri) is not None
-    return None if is_there else uri
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -136,27 +131,15 @@ class MaterialTable:
 
 
 def read_materials(file: GltfFile, used: set[int]) -> MaterialTable:
-    """The materials of a file; images are decoded only for those in ``used``.
-
-    Raises:
-        InputError: a base colour image is unreadable.
-    """
+    """The materials of a file; images are decoded only for those in ``used``."""
     decoded: dict[str, ImageArray] = {}
     materials, keys, slots = [], [], []
     for index, entry in enumerate(file.document.get("materials", [])):
         slot = base_color_slot(entry)
-        key, image, missing = None, None, None
+        shown = _ShownImage()
         if index in used and slot.texture is not None:
-            source = texture_image(file, slot.texture)
-            missing = None if source is None else missing_file(file, source)
-            if missing is not None:
-                key = f"missing {missing}"
-            elif source is not None:
-                data = image_bytes(file, source)
-                key = hashlib.sha256(data).hexdigest()
-                if key not in decoded:
-                    decoded[key] = decode_image(data, _image_name(file, source))
-                image = decoded[key]
+            shown = _shown_image(file, slot.texture, decoded)
+        key, image = shown.key, shown.image
         if image is not None and image.shape[0] * image.shape[1] <= _PLAIN_PIXELS:
             key = None
         materials.append(
@@ -164,7 +147,7 @@ def read_materials(file: GltfFile, used: set[int]) -> MaterialTable:
                 name=str(entry.get("name", f"material {index}")),
                 base_color_factor=slot.factor,
                 base_color_image=image,
-                missing_image=missing,
+                image_error=shown.error,
             )
         )
         keys.append(key)
@@ -174,6 +157,41 @@ def read_materials(file: GltfFile, used: set[int]) -> MaterialTable:
         keys=(*keys, None),
         slots=(*slots, BaseColorSlot()),
     )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _ShownImage:
+    """What an image is known by, its pixels, or why there are none."""
+
+    key: str | None = None
+    image: ImageArray | None = None
+    error: InputError | None = None
+
+
+def _shown_image(file: GltfFile, texture: int, decoded: dict[str, ImageArray]) -> _ShownImage:
+    """The image that a texture shows.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    other = _other_format(file, texture)
+    if other is not None:
+        return _ShownImage(key=f"texture {texture}", error=other)
+    source = texture_image(file, texture)
+    if source is None:
+        return _ShownImage()
+    uri: str = file.entry("images", source).get("uri", "data:")
+    if not uri.startswith("data:") and find_file(file.path, uri) is None:
+        error = missing_image(f"{uri} of {file.path.name}")
+        return _ShownImage(key=f"image {source}", error=error)
+    data = image_bytes(file, source)
+    key = hashlib.sha256(data).hexdigest()
+    if key not in decoded:
+        try:
+            decoded[key] = decode_image(data, _image_name(file, source))
+        except InputError as error:
+            return _ShownImage(key=key, error=error)
+    return _ShownImage(key=key, image=decoded[key])
 
 
 def _image_name(file: GltfFile, index: int) -> str:

@@ -43,6 +43,21 @@ def decode_image(data: bytes, subject: str) -> ImageArray:
         ) from error
 
 
+def missing_image(subject: str) -> InputError:
+    """The error of an image that a mesh names and that is not there.
+
+    Args:
+        subject: the image's name, and where it is named.
+    """
+    tiles = "one for every tile of its UVs (UDIM)" if "<udim>" in subject.lower() else ""
+    return InputError(
+        f"texture {subject}",
+        expected="an image file",
+        got=tiles or "no such file",
+        remedy="Put it beside the mesh, or remove the texture from the material.",
+    )
+
+
 def srgb_to_linear(color: np.ndarray) -> np.ndarray:
     """Linear values of sRGB-encoded ones in [0, 1] (IEC 61966-2-1)."""
     return np.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)

@@ -6,8 +6,10 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from seqtex_core.errors import InputError
+
 from ..mesh import Material
-from .images import decode_image
+from .images import decode_image, missing_image
 from .lookup import decode_text, find_beside
 
 _PLAIN_PIXELS = 16
@@ -44,11 +46,7 @@ class MtlMaterial:
 
 
 def read_mtl(library: MtlLibrary, used: set[str]) -> dict[str, MtlMaterial]:
-    """The materials of a library; images are read only for those in ``used``.
-
-    Raises:
-        InputError: a base colour image is unreadable.
-    """
+    """The materials of a library; images are read only for those in ``used``."""
     found: dict[str, MtlMaterial] = {}
     for name, fields in _blocks(library.text):
         if name in used and name not in found:
@@ -123,12 +121,16 @@ def _material(library: MtlLibrary, name: str, fields: dict[str, str]) -> MtlMate
         plain = Material(name=name, base_color_factor=(red, green, blue, alpha))
         return MtlMaterial(material=plain, key=None)
     path = find_beside(library.path.parent, file_name)
-    if path is None:
+    label = f"{file_name} of material {name} in {library.path.name}"
+    try:
+        if path is None:
+            raise missing_image(label)
+        data = path.read_bytes()
+        image = decode_image(data, label)
+    except InputError as error:
         factor = (red, green, blue, alpha)
-        missing = Material(name=name, base_color_factor=factor, missing_image=file_name)
-        return MtlMaterial(material=missing, key=f"missing {file_name}")
-    data = path.read_bytes()
-    image = decode_image(data, f"{path.name} of material {name}")
+        bare = Material(name=name, base_color_factor=factor, image_error=error)
+        return MtlMaterial(material=bare, key=f"file {file_name}")
     # Programs that write an image often leave a meaningless Kd beside it: the image alone counts.
     is_plain = image.shape[0] * image.shape[1] <= _PLAIN_PIXELS
     return MtlMaterial(

@@ -41,7 +41,7 @@ def read_obj(path: Path) -> ParsedFile:
     """An OBJ file.
 
     Raises:
-        InputError: damaged text, an index out of range, a texture image that is unreadable.
+        InputError: damaged text, or an index out of range.
     """
     source = path.read_bytes()
     text = parse_obj_text(path, source)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from seqtex_core.errors import InputError
 
 from ..mesh import FloatArray, IntArray, Material
-from .images import decode_image, srgb_to_linear
+from .images import decode_image, missing_image, srgb_to_linear
 from .lookup import find_beside
 from .parsed import ParsedFile, PrimitiveRef, rounded_positions
 from .ply_file import PlyList, PlyTable, read_ply_tables
@@ -26,7 +26,7 @@ def read_ply(path: Path) -> ParsedFile:
     """A PLY file: triangles, polygons or strips; colours, normals and UVs where it has them.
 
     Raises:
-        InputError: cut off, malformed, or its texture image is unreadable.
+        InputError: cut off, or malformed.
     """
     source = path.read_bytes()
     tables, comments = read_ply_tables(path, source)
@@ -152,10 +152,14 @@ def _material(path: Path, comments: list[str]) -> tuple[Material, str | None, li
         return Material(name="default"), None, []
     notes = [f"{len(names)} textures: only the first is read"] if len(names) > 1 else []
     found = find_beside(path.parent, names[0])
-    if found is None:
-        return Material(name="default", missing_image=names[0]), f"missing {names[0]}", notes
-    data = found.read_bytes()
-    image = decode_image(data, names[0])
+    label = f"{names[0]} of {path.name}"
+    try:
+        if found is None:
+            raise missing_image(label)
+        data = found.read_bytes()
+        image = decode_image(data, label)
+    except InputError as error:
+        return Material(name="default", image_error=error), f"file {names[0]}", notes
     return (
         Material(name="default", base_color_image=image),
         hashlib.sha256(data).hexdigest(),
