@@ -282,8 +282,8 @@ def test_machine_code_stays_in_registers_and_moves_128_bits(asked: tuple[object,
     assert len(rows) >= 16
     for name, architecture, _, registers, stack, in_flight, loads, stores in rows:
         # Backward keeps sums, but should leave room for programs that keep the memory busy. Triton
-        # 3.6 and 3.7 make at least 1.08 of it, 0.57 on the B200; 3.9, which takes more than 128
-        # registers for 3 sums of 3072 channels, 1.08, 0.81 and 0.38.
+        # 3.6 and 3.7 make at least 1.08 of it by default, 0.57 on the B200; 3.9, which takes more
+        # than 128 registers for 3 sums of 3072 channels, 1.08, 0.81 and 0.38, as do other configs.
         assert "backward" in name or int(registers) <= 64, name
         assert float(in_flight) >= {"80": 1.05, "90": 0.8, "100": 0.35}[architecture], name
         # Compilers differ by a few words on the stack (3.7: none; 3.6: 8 bytes, of one kernel; 3.9:
@@ -291,7 +291,8 @@ def test_machine_code_stays_in_registers_and_moves_128_bits(asked: tuple[object,
         assert int(stack) <= (16 if "backward" in name else 0), name
         narrow = [bits for bits in map(int, loads.split()) if bits < LEAST_BITS]
         if "half" in name or ("Cosmos" in name and "qk_prep" in name):
-            assert len(narrow) <= 2, name
+            # With fewer warps than by default, the weights of a head, too, which are in the cache.
+            assert len(narrow) <= (3 if "warps" in name else 2), name
         else:
             assert set(narrow) <= {32, 64}, name
             assert len(narrow) <= (5 if "backward" in name else 1), name
