@@ -233,9 +233,14 @@ class TestEveryCodec:
         assert 0.0 <= float(colours.min()) < float(colours.max()) <= 1.0
 
 
-def test_wan_chunks_do_not_change_the_result() -> None:
+def test_wan_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     one, all_at_once = tiny_vae(), tiny_vae(frames_per_chunk=8)
     latents = one.encode(images())
+    three, seen = tiny_vae(frames_per_chunk=3), []
+    through = three._encode_frames
+    monkeypatch.setattr(three, "_encode_frames", lambda x: seen.append(len(x)) or through(x))
+    three.encode(images(4))
+    assert seen == [3, 1]
     # as above: another blocking of float32 convolutions
     torch.testing.assert_close(all_at_once.encode(images()), latents, rtol=0, atol=2e-6)
     torch.testing.assert_close(all_at_once.decode(latents), one.decode(latents), rtol=0, atol=2e-6)

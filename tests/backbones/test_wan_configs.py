@@ -18,6 +18,7 @@ from seqtex_backbones.wan.configs import (
     WanEntry,
 )
 from seqtex_backbones.wan.keys import diffusers_names, to_diffusers, to_original
+from seqtex_backbones.wan.sizes import original_config_json
 from seqtex_core.errors import UsageError
 
 # Keys and parameters of the published checkpoints.
@@ -117,6 +118,12 @@ def test_config_files_of_the_authors_are_understood(
     assert entry.differences({**written, "num_layers": 3}) == [
         f"num_layers is 3, not {config.num_layers}"
     ]
+    # what is written for the authors' programs tells the same
+    assert original_config_json(config) == written
+
+
+def test_a_model_of_first_and_last_frames_is_called_by_its_kind() -> None:
+    assert original_config_json(IMAGE_AND_FRAMES.config)["model_type"] == "flf2v"
 
 
 def test_a_config_of_another_architecture_is_refused() -> None:
