@@ -27,7 +27,8 @@ class RunOptions:
         step_reuse: an approximation: a step whose input changed by less than this share, at most 1,
             since the last computed one repeats what the transformer did then. 0.1, say.
         cuda_graph: replay each step as one CUDA graph: less time for small steps, whose kernels are
-            over before the host has launched the next; more memory. Without step reuse.
+            over before the host has launched the next. With guidance there are two, each with the
+            memory of a step of its own, which plans count. Without step reuse.
     """
 
     steps: int | None = None
