@@ -117,6 +117,21 @@ def test_cut_out_alpha_survives(gltf_maker, tmp_path, png):
     assert np.array_equal(load_asset(report.path).mesh.materials[0].base_color_image, own_alpha)
 
 
+@pytest.mark.parametrize("factor", [None, [0, 0, 0], [0, 0.5, 0]])
+def test_glow_of_the_old_look_is_told(gltf_maker, tmp_path, factor):
+    maker = gltf_maker()
+    material = maker.textured_material(maker.image())
+    entry = maker.document["materials"][material]
+    entry |= {"emissiveTexture": {"index": 0}, "name": "lamp"}
+    entry |= {} if factor is None else {"emissiveFactor": factor}
+    maker.show(maker.box_primitive(material=material))
+    asset = load_asset(maker.write_glb(tmp_path / "a.glb"))
+    notes = export_textured(asset, [picture()], tmp_path / "b.glb", extras={}).notes
+    glows = factor is not None and any(factor)
+    assert [note for note in notes if "lamp" in note and "emissive" in note] == list(notes)
+    assert len(notes) == glows
+
+
 def test_cut_out_alpha_moves_with_the_surface(gltf_maker, tmp_path):
     """With new UVs every place of the surface is as opaque as before; opaque materials stay so."""
     maker = gltf_maker()

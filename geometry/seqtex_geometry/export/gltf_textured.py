@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,7 @@ def textured_gltf(
             for mesh, primitive in primitives:
                 builder.document["meshes"][mesh]["primitives"][primitive]["material"] = index
     notes = _variant_notes(builder, file, replaced, new_uvs is not None)
+    notes += _glow_notes(builder, replaced.values())
     if new_uvs is None:
         tinted = sum(set_colors_aside(file, builder, place) for place in sorted(replaced))
     else:
@@ -85,6 +86,18 @@ def _variant_notes(
     if not follow_variants(builder, file.document, places, replaced=replaced, change=change):
         return []
     return ["material variants: the one that is shown gets the texture, the others stay"]
+
+
+def _glow_notes(builder: GltfBuilder, painted: Iterable[int]) -> list[str]:
+    """A note on painted materials whose own light shows an old picture on top of the new one."""
+    names = []
+    for index in dict.fromkeys(painted):
+        entry = builder.document["materials"][index]
+        if "emissiveTexture" in entry and any(entry.get("emissiveFactor", ())):
+            names.append(str(entry.get("name", f"material {index}")))
+    if not names:
+        return []
+    return [f"the emissive texture stays and adds to the new one: {', '.join(names[:8])}"]
 
 
 def _painted_primitives(asset: MeshAsset, all_of_them: bool) -> dict[_PrimitiveId, _Painted]:
