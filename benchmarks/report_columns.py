@@ -226,6 +226,8 @@ EXTRA_COLUMNS: Mapping[str, Sequence[Column]] = {
     "foreground": (
         ("speedup", _metric("speedup", ".2f")),
         ("bound", _metric("bound", ".2f")),
+        ("achieved / bound", _metric("achieved_over_bound", ".0%")),
+        ("PSNR unseen, dB", _metric("psnr_unseen_db", ".2f")),
     ),
 }
 TABLES: Mapping[str, Sequence[Column]] = {

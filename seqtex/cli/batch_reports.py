@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
@@ -171,6 +172,8 @@ def _damage(files: Mapping[str, FileStamp], folder: Path, *, by_size: bool = Fal
 
 def _sha256(path: Path) -> str:
     found = path.stat()
+    if not stat.S_ISREG(found.st_mode):  # a pipe or a device may have no end
+        raise FileNotFoundError(f"{path} is no file")
     return _sha256_of(path, found.st_size, found.st_mtime_ns)
 
 

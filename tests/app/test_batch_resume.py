@@ -114,6 +114,13 @@ def test_what_is_asked_for_counts_and_how_it_is_written_does_not(done: Path) -> 
     assert why_again(request, "figure", done / "out") == "other options or input files"
 
 
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs a file without an end")
+def test_what_never_ends_is_not_read_to_its_end(done: Path) -> None:
+    (request,) = requests(done / "jobs.jsonl", *SMALL)
+    assert request_key(request) is not None
+    assert request_key(replace(request, mesh=Path("/dev/zero"))) is None
+
+
 def test_every_option_counts_but_where_files_are_and_whether_others_give_way(done: Path) -> None:
     (request,) = requests(done / "jobs.jsonl", *SMALL)
     places = {"mesh", "image", "refs", "ref_view", "out"}  # what is in the files counts
