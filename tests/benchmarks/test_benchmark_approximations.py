@@ -15,6 +15,7 @@ from benchmarks.ceilings import Ceilings
 from benchmarks.models import ModelSize
 from benchmarks.plots_scale import approximations
 from benchmarks.runner import Session
+from seqtex_core.fp8_linear import reason_fp8_unsupported
 
 LIMITS = Ceilings(
     gemm_flop_per_s={"float32": 1e9}, copy_bytes_per_s=1e9, launch_s=1e-6, measured=()
@@ -97,6 +98,8 @@ def test_random_weights_are_measured_in_every_way(
     monkeypatch.setattr(benchmark, "TINY", SMALLEST)
     found = {c.name: c for c in benchmark._case(benchmark._random(session), session).candidates}
     assert {EXACT, "step reuse, 0.4", "3 steps instead of 6", "fp8 linears"} <= set(found)
+    if reason_fp8_unsupported(torch.device("cpu")) is not None:
+        assert found.pop("fp8 linears").reason is not None
     for name, candidate in found.items():
         assert candidate.call is not None, candidate.reason
         assert candidate.check is not None
