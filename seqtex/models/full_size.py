@@ -226,7 +226,7 @@ def record_of(
     if parts.weights is not None:
         files += find_weights(parts.weights).files
     if parts.vae is not None:
-        files += [parts.vae] if parts.vae.is_file() else sorted(parts.vae.glob("*.safetensors"))
+        files += find_weights(parts.vae).files
     digest = hashlib.sha256()
     if sources.random_seed is not None:
         facts = json.dumps([config.to_json(), sources.random_seed], sort_keys=True)

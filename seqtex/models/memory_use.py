@@ -94,9 +94,9 @@ def settle(
 
 def _file_bytes(folder: Path) -> int:
     """Bytes of the weights in a folder as they are loaded, in bfloat16."""
+    from seqtex_backbones.weight_source import find_weights
     from seqtex_core.weight_files import WeightFiles
 
-    files = sorted(folder.glob("*.safetensors"))
-    with WeightFiles(files) as opened:
+    with WeightFiles(find_weights(folder).files) as opened:
         sizes = [torch.Size(shape).numel() for shape in opened.shapes.values()]
     return 2 * sum(sizes)
