@@ -31,6 +31,9 @@ DTYPES = {
 """Number formats of weights, by their names in safetensors headers."""
 
 
+_ORIGINALS = "Quantised checkpoints are not supported; use the original weights."
+
+
 class WeightFiles:
     """Tensors of one or several safetensors files, by name.
 
@@ -144,6 +147,10 @@ class WeightFiles:
         except FileNotFoundError as error:
             raise WeightsError(str(path), expected="a file", got="no such file") from error
         except (SafetensorError, OSError) as error:
+            if _is_gguf(path):
+                raise WeightsError(
+                    str(path), expected="a safetensors file", got="GGUF", remedy=_ORIGINALS
+                ) from error
             raise WeightsError(
                 str(path),
                 expected="a safetensors file",
@@ -166,12 +173,19 @@ class WeightFiles:
                     f"{name!r} in {path}",
                     expected="float64, float32, float16 or bfloat16",
                     got=header.get_dtype(),
-                    remedy="Quantised checkpoints are not supported; use the original weights.",
+                    remedy=_ORIGINALS,
                 )
             self._owner[name], self._stored[name] = reader, name
             self._spans[name] = (path, *spans[name])
             self.shapes[name] = tuple(header.get_shape())
             self.dtypes[name] = DTYPES[header.get_dtype()]
+
+
+def _is_gguf(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
 
 
 def _spans(path: Path) -> dict[str, tuple[int, int]]:

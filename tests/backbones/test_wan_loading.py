@@ -238,6 +238,9 @@ def test_quantised_files_are_refused(tmp_path: Path) -> None:
     save_file(state, tmp_path / "wan.safetensors")
     with pytest.raises(WeightsError, match=r"'proj_out\.bias'.*I8"):
         load_backbone("wan-tiny", weights=tmp_path / "wan.safetensors")
+    (tmp_path / "wan.gguf").write_bytes(b"GGUF\3\0\0\0" + bytes(64))
+    with pytest.raises(WeightsError, match=r"got GGUF\. Quantised"):
+        load_backbone("wan-tiny", weights=tmp_path / "wan.gguf")
 
 
 @pytest.mark.parametrize("options", [{}, {"seed": 0, "weights": "somewhere"}])
