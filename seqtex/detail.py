@@ -106,7 +106,7 @@ def detailed_texture(
         UsageError: no reference.
     """
     layers = job.uv_map_layers(size, texture_set=texture_set)
-    shown = (projector or _projector(job, base, size, keep=False)).texture(layers)
+    shown = (projector or _projector(job, base, size, keep=False)).texture(layers, job.face_regions)
     hidden = 1.0 - shown.share
     if base is None:
         result = shown.texture * shown.share + enlarged(texture, mask, size) * hidden

@@ -26,6 +26,7 @@ from seqtex_geometry.maps import (
 )
 from seqtex_geometry.mesh import Mesh
 from seqtex_geometry.rasterize import Rasterizer, choose_rasterizer
+from seqtex_geometry.regions import face_regions
 from seqtex_geometry.surface import SurfaceTensors
 from seqtex_geometry.uv_tiles import flat_uv_share
 from seqtex_geometry.working_copy import normalize
@@ -117,6 +118,11 @@ class PreparedJob:
             faces=owned,
             sharing=shown & ~owned,
         )
+
+    @property
+    def face_regions(self) -> Tensor:
+        """Number of the plain material that each face shows, ``[T]``, or -1."""
+        return torch.from_numpy(face_regions(self.mesh)).to(self.device)
 
     def faces_of_set(self, texture_set: int) -> Tensor:
         """Faces that give a set's texels their position, boolean ``[T]``."""

@@ -50,7 +50,8 @@ def project_references(
     painted: list[_Painted] = []
     with clock.stage("Project", job.num_texture_sets) as step:
         for index in range(job.num_texture_sets):
-            one = projector.texture(job.uv_map_layers(uv_size, texture_set=index))
+            layers = job.uv_map_layers(uv_size, texture_set=index)
+            one = projector.texture(layers, job.face_regions)
             textures += (one.texture,)
             painted.append(_Painted.of(one))
             step(index + 1)

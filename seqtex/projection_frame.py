@@ -20,6 +20,7 @@ from seqtex_geometry.fill import fill_smooth_surface
 from seqtex_geometry.maps import SurfaceMaps
 from seqtex_geometry.parts import connected_parts, shown_parts
 from seqtex_geometry.picture_view import PictureViews
+from seqtex_geometry.regions import fill_by_region
 
 from .models.config import TextureBase
 from .prepare import PreparedJob
@@ -36,6 +37,7 @@ def completed_frame(
     mask: Tensor,
     *,
     part: Tensor | None = None,
+    region: Tensor | None = None,
 ) -> Tensor:
     """The frame's colours, ``[3, H, W]``; black off the charts.
 
@@ -46,6 +48,7 @@ def completed_frame(
         normal: of the surface, ``[3, H, W]``, of any length.
         mask: True on the charts, ``[H, W]``.
         part: number of the part of the mesh that a texel belongs to, ``[H, W]``, if known.
+        region: of which the colours stay among themselves, likewise.
     """
     known = (seen & mask)[mask]
     frame = torch.zeros_like(color)
@@ -55,7 +58,15 @@ def completed_frame(
     points, colors = position[:, mask].T, color[:, mask].T
     facing = normalize(normal[:, mask].T, dim=-1)
     parts = None if part is None else part[mask]
-    frame[:, mask] = fill_smooth_surface(points, colors, known, normal=facing, part=parts).T
+
+    def filled(rows: Tensor) -> Tensor:
+        some = None if parts is None else parts[rows]
+        return fill_smooth_surface(
+            points[rows], colors[rows], known[rows], normal=facing[rows], part=some
+        )
+
+    regions = torch.zeros_like(known, dtype=torch.int64) if region is None else region[mask]
+    frame[:, mask] = fill_by_region(points, colors, known, regions, filled).T
     return frame
 
 
@@ -157,7 +168,8 @@ def project_frame(
     position = maps.position[0].permute(2, 0, 1)
     normal = maps.normal[0].permute(2, 0, 1)
     part = connected_parts(job.surface)[maps.face_idx[0]]
-    frame = completed_frame(color, seen, position, normal, maps.hit[0], part=part)
+    region = job.face_regions[maps.face_idx[0]]
+    frame = completed_frame(color, seen, position, normal, maps.hit[0], part=part, region=region)
     marked = marked_normal(normal, seen).permute(1, 2, 0)[None]
     seen = seen & maps.hit[0]
     alone = torch.full_like(part, -1)

@@ -14,6 +14,8 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 ImageArray = npt.NDArray[np.uint8]
 
+_PLAIN_PIXELS = 16
+
 VIEW_NAMES = ("front", "left", "back", "right")
 
 
@@ -32,6 +34,13 @@ class Material:
     base_color_factor: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
     base_color_image: ImageArray | None = None
     image_error: InputError | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is one colour, or an image of next to no pixels, which is no picture."""
+        image = self.base_color_image
+        no_picture = image is None or image.shape[0] * image.shape[1] <= _PLAIN_PIXELS
+        return no_picture and self.image_error is None
 
     @property
     def shows_tiles(self) -> bool:

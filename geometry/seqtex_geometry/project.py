@@ -21,6 +21,7 @@ from .maps import SurfaceMaps
 from .parts import connected_parts
 from .picture_view import BackprojectSettings, PictureViews
 from .rasterize import Rasterizer
+from .regions import fill_by_region
 from .seams import pad_seams
 from .surface import SurfaceTensors
 from .symmetry import find_mirrors
@@ -162,13 +163,17 @@ class Projector:
             for axes in _useful_mirrors(shown, self._mirrors)
         ]
 
-    def texture(self, layers: Sequence[SurfaceMaps]) -> ProjectedTexture:
+    def texture(
+        self, layers: Sequence[SurfaceMaps], region: Tensor | None = None
+    ) -> ProjectedTexture:
         """One texture.
 
         Args:
             layers: UV maps (F = 1) of the faces to paint; several where faces share texels
                 (:func:`~seqtex_geometry.maps.uv_map_layers`), and a texel is seen if any of its
                 faces is.
+            region: number of the region that each face belongs to, ``[T]``, if what is not seen is
+                to be filled from its own region only (:func:`~.regions.face_regions`).
         """
         painted = [one for views in self._views for one in backproject_layers(views, layers)]
         color, trust = _stacked(painted)
@@ -180,8 +185,11 @@ class Projector:
             part=connected_parts(self._surface)[first.face_idx[0][mask]],
         )
         texture = torch.zeros_like(color)
-        shown = color.permute(1, 2, 0)[mask]
-        texture[:, mask] = _completed(points, shown, trust[mask], self._settings.fill).T
+        shown, weight = color.permute(1, 2, 0)[mask], trust[mask]
+        numbers = torch.zeros_like(points.part)
+        if region is not None:
+            numbers = region.to(numbers.device)[first.face_idx[0][mask]]
+        texture[:, mask] = _by_region(points, shown, weight, numbers, self._settings.fill).T
         seen = torch.stack([one.seen for one in painted[: len(layers)]]).any(0) & mask
         return ProjectedTexture(
             texture=pad_seams(texture, mask),
@@ -256,6 +264,21 @@ class _Points(NamedTuple):
     position: Tensor
     normal: Tensor
     part: Tensor
+
+    def rows(self, rows: Tensor) -> _Points:
+        """Some of the points."""
+        return _Points(*(values[rows] for values in self))
+
+
+def _by_region(points: _Points, color: Tensor, trust: Tensor, region: Tensor, fill: Fill) -> Tensor:
+    """Colours of all texels, those of a region filled from what was seen of it."""
+    if fill == "none":
+        return _completed(points, color, trust, fill)
+
+    def completed(rows: Tensor) -> Tensor:
+        return _completed(points.rows(rows), color[rows], trust[rows], fill)
+
+    return fill_by_region(points.position, color, trust > 0, region, completed)
 
 
 def _completed(points: _Points, color: Tensor, trust: Tensor, fill: Fill) -> Tensor:

@@ -16,8 +16,6 @@ from .images import decode_image, missing_image
 
 SPECULAR_GLOSSINESS = "KHR_materials_pbrSpecularGlossiness"
 TEXTURE_TRANSFORM = "KHR_texture_transform"
-# Up to this many pixels an image is a plain colour, not a picture that faces share.
-_PLAIN_PIXELS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,18 +137,14 @@ def read_materials(file: GltfFile, used: set[int]) -> MaterialTable:
         shown = _ShownImage()
         if index in used and slot.texture is not None:
             shown = _shown_image(file, slot.texture, decoded)
-        key, image = shown.key, shown.image
-        if image is not None and image.shape[0] * image.shape[1] <= _PLAIN_PIXELS:
-            key = None
-        materials.append(
-            Material(
-                name=str(entry.get("name", f"material {index}")),
-                base_color_factor=slot.factor,
-                base_color_image=image,
-                image_error=shown.error,
-            )
+        material = Material(
+            name=str(entry.get("name", f"material {index}")),
+            base_color_factor=slot.factor,
+            base_color_image=shown.image,
+            image_error=shown.error,
         )
-        keys.append(key)
+        materials.append(material)
+        keys.append(None if material.is_plain else shown.key)
         slots.append(slot)
     return MaterialTable(
         materials=(*materials, Material(name="default")),

@@ -12,7 +12,6 @@ from ..mesh import Material
 from .images import decode_image, missing_image
 from .lookup import decode_text, find_beside
 
-_PLAIN_PIXELS = 16
 # Values that an option takes; after the first, only numbers count as values.
 _OPTION_WORDS = {"-mm": 2, "-o": 3, "-s": 3, "-t": 3}
 
@@ -132,13 +131,10 @@ def _material(library: MtlLibrary, name: str, fields: dict[str, str]) -> MtlMate
         bare = Material(name=name, base_color_factor=factor, image_error=error)
         return MtlMaterial(material=bare, key=f"file {file_name}")
     # Programs that write an image often leave a meaningless Kd beside it: the image alone counts.
-    is_plain = image.shape[0] * image.shape[1] <= _PLAIN_PIXELS
-    return MtlMaterial(
-        material=Material(
-            name=name, base_color_factor=(1.0, 1.0, 1.0, alpha), base_color_image=image
-        ),
-        key=None if is_plain else hashlib.sha256(data).hexdigest(),
-    )
+    factor = (1.0, 1.0, 1.0, alpha)
+    material = Material(name=name, base_color_factor=factor, base_color_image=image)
+    key = None if material.is_plain else hashlib.sha256(data).hexdigest()
+    return MtlMaterial(material=material, key=key)
 
 
 def _dissolve(value: str) -> float:
