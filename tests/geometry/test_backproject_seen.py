@@ -109,6 +109,32 @@ def test_views_count_by_the_cosine_to_a_power(power: float) -> None:
     torch.testing.assert_close(made.color[0][middle], torch.full_like(first, share))
 
 
+def test_what_lies_beside_the_picture_or_behind_the_camera_is_not_seen() -> None:
+    """The camera is between two large floors; through its centre, one is seen for the other."""
+    floors = squares(10.0, 10.0)
+    surface = SurfaceTensors(
+        vertices=floors.vertices[:, [0, 2, 1]] - torch.tensor([0.0, 0.0, 0.25]),
+        faces=floors.faces.flip(1),
+        vertex_normals=-floors.vertex_normals[:, [0, 2, 1]],
+        face_uvs=floors.face_uvs.flip(1),
+    )
+    camera = CameraRig.orbit(
+        azimuths=(-90.0,), elevations=0.0, distance=1.0, target=(0.0, -2.0, 0.0)
+    )
+    lower = torch.tensor([True, True, False, False])
+    maps = uv_maps(surface, height=128, width=128, rasterizer=BACKEND, faces=lower)
+    settings = BackprojectSettings(min_facing=0.01)
+    picture = torch.zeros(3, 512, 512)
+    made = backproject(surface, maps, [picture], camera, rasterizer=BACKEND, settings=settings)
+    points, depth = camera.project_to_pixels(maps.position[0].reshape(-1, 3), 512, 512)
+    beside = ((points[0] < 0) | (points[0] > 512)).any(-1).reshape(128, 128)
+    behind = (depth[0] < camera.near).reshape(128, 128)
+    assert int(made.seen.sum()) > 500
+    assert int(behind.sum()) > 2000
+    assert int((beside & ~behind).sum()) > 2000
+    assert not made.seen[beside | behind].any()
+
+
 def test_depth_jumps_at_all_eight_neighbours_of_an_outline() -> None:
     """A square before a larger one; between them, and at the background, both sides jump."""
     camera = CameraRig.orbit(

@@ -42,6 +42,15 @@ def test_seqtex_rig_is_the_released_one() -> None:
         torch.testing.assert_close(center, radius * expected, atol=2e-6, rtol=0)
 
 
+def test_orbits_are_around_their_target() -> None:
+    target = torch.tensor([0.1, -0.2, 0.3])
+    rig = _rig()
+    torch.testing.assert_close(rig.centers() + 4.0 * rig.forwards(), target.expand(2, 3))
+    place, depth = rig.project(target[None])
+    torch.testing.assert_close(place[:, 0], torch.zeros(2, 2), atol=1e-6, rtol=0)
+    torch.testing.assert_close(depth[:, 0], torch.full((2,), 4.0))
+
+
 def test_front_view_has_world_x_right_world_z_up_and_sees_minus_y() -> None:
     front = CameraRig.seqtex(diagonal=3.0).select("front")
     origin, right, up = front.project(torch.tensor([[0.0, 0, 0], [0.5, 0, 0], [0, 0, 0.5]]))[0][0]

@@ -12,9 +12,11 @@ from PIL import Image
 from seqtex_core.errors import UsageError
 from seqtex_geometry.cameras import CameraRig
 from seqtex_geometry.contact_sheet import contact_sheet, save_contact_sheet, to_image
+from seqtex_geometry.interpolate import Fragments, view_fragments
 from seqtex_geometry.mesh import Material, Mesh
+from seqtex_geometry.paint import SurfacePaint
 from seqtex_geometry.rasterize import choose_rasterizer
-from seqtex_geometry.render import RenderStyle, render_textured
+from seqtex_geometry.render import RenderStyle, render_textured, uv_footprint
 from seqtex_geometry.sampling import (
     bicubic,
     bilinear,
@@ -24,6 +26,7 @@ from seqtex_geometry.sampling import (
     sample_uv,
     srgb_to_linear,
 )
+from seqtex_geometry.surface import SurfaceTensors
 
 QUAD = np.array([[0, 1, 2], [0, 2, 3]])
 
@@ -109,6 +112,63 @@ def test_materials_are_shown_where_no_texture_is_given() -> None:
     painted = render(mesh, [torch.full((3, 4, 4), 0.25)])[0]
     torch.testing.assert_close(painted[:3, 32, 16], torch.full((3,), 0.25))
     torch.testing.assert_close(painted[:3, 32, 48], torch.tensor([half, 0, 0]))
+
+
+def test_vertex_colors_tint_materials_and_not_what_was_painted() -> None:
+    mesh = wall_mesh(vertex_colors=np.tile(np.float32([0.2, 0.4, 0.6, 1]), (8, 1)))
+    front = render(mesh, [torch.full((3, 4, 4), 0.25)])[0]
+    torch.testing.assert_close(front[:3, 32, 16], torch.full((3,), 0.25))
+    tinted = linear_to_srgb(torch.tensor([0.2 * 0.5, 0, 0]))  # by the factor, too
+    torch.testing.assert_close(front[:3, 32, 48], tinted, atol=1e-5, rtol=0)
+
+
+def test_colours_stay_at_soft_edges() -> None:
+    """Alpha is straight: a pixel that is half covered has the colour of what covers it."""
+    tilted = wall_mesh()
+    turned = tilted.vertices @ np.float32([[0.8, 0, 0.6], [0, 1, 0], [-0.6, 0, 0.8]])
+    mesh = wall_mesh(vertices=turned, face_texture_set=np.zeros(4, np.int64))
+    color, alpha = render(mesh, [torch.full((3, 4, 4), 0.25)])[0].split([3, 1])
+    soft = ((alpha > 0.1) & (alpha < 0.9))[0]
+    assert int(soft.sum()) > 50
+    torch.testing.assert_close(color[:, soft], torch.full_like(color[:, soft], 0.25))
+
+
+def test_a_texel_of_the_level_that_is_read_is_as_large_as_the_footprint() -> None:
+    texture = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    mesh = wall_mesh()
+    surface = SurfaceTensors.from_mesh(mesh)
+    face_idx = choose_rasterizer().face_idx_views(
+        surface, rig().select("front"), height=16, width=16
+    )
+    fragments = view_fragments(face_idx, surface, rig().select("front"))
+    rows = fragments.face < 2  # those that are painted
+    for level in (0, 2, 3):
+        footprint = torch.full_like(fragments.depth, (2**level / 64) ** 2)
+        colors = SurfacePaint.of(mesh, [texture]).colors(surface, fragments, footprint)[rows]
+        uvs = fragments.interpolate(surface.face_uvs)[rows]
+        levels = torch.full((len(uvs),), float(level))
+        wanted = sample_uv(mip_levels(texture), uvs, levels)
+        torch.testing.assert_close(colors, wanted, atol=1e-5, rtol=0)
+
+
+def test_faces_that_reach_behind_the_camera_have_no_footprint() -> None:
+    """Their corners have no place in the picture; their textures are read at full size."""
+    mesh = wall_mesh()
+    surface = SurfaceTensors.from_mesh(mesh)
+    above = CameraRig.orbit(azimuths=(0.0,), elevations=0.0, distance=1.5, target=(-1.0, -0.2, 0.0))
+    shape = (1, 1, 4)
+    fragments = Fragments(
+        shape=shape,
+        pixel=torch.arange(4),
+        face=torch.arange(4),
+        barycentrics=torch.full((4, 3), 1 / 3),
+        depth=torch.ones(4),
+    )
+    _, depth = above.project(surface.vertices)
+    behind = (depth[0][surface.faces] <= 0).any(-1)
+    assert behind.tolist() == [False, False, True, True]
+    found = uv_footprint(surface, fragments, above)
+    assert ((found == 0) == behind).all()
 
 
 def test_factor_multiplies_the_image_in_linear_light() -> None:
