@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,6 +75,7 @@ class Launched(NamedTuple):
         return f"{self.kernel}: {self.config}"
 
 
+@cache
 def forward_configs(elements: int) -> tuple[Config, ...]:
     """For a row padded to ``elements``; the default first, then half and twice its warps.
 
@@ -83,6 +85,7 @@ def forward_configs(elements: int) -> tuple[Config, ...]:
     return (Config(usual), *map(Config, _others(usual, elements, most=32)))
 
 
+@cache
 def backward_configs(elements: int, sums: int) -> tuple[Config, ...]:
     """Likewise; and one other strip on either side.
 
@@ -151,7 +154,11 @@ class Launch:
         with _on(self._device):
             self._launch(config, arguments)
         for watcher in _watchers:
-            watcher.append(Launched(self.kernel.__name__, config))
+            watcher.append(Launched(self._name, config))
+
+    @property
+    def _name(self) -> str:
+        return str(self.kernel.__name__)
 
     @property
     def _device(self) -> torch.device:
@@ -161,37 +168,53 @@ class Launch:
     @property
     def _kind(self) -> tuple[object, ...]:
         dtypes = tuple(None if one is None else one.dtype for one in self.inputs)
-        return (self.kernel.__name__, *self.constants.items(), dtypes, self.rows.bit_length())
+        return (self._name, *self.constants.items(), dtypes, self.rows.bit_length())
 
     def _launch(self, config: Config, arguments: Arguments) -> None:
         constants = {**self.constants, **config.constants, "num_warps": config.num_warps}
         self.kernel[(self.programs(config.strip),)](*arguments, **constants)
 
     def _stored_or_measured(self, scratch: Callable[[int], Arguments]) -> Config:
-        from triton.runtime.cache import get_cache_manager
-
-        about = repr((self._kind, self.configs, *_made_for(self.kernel, self._device)))
-        store = get_cache_manager(hashlib.sha256(about.encode()).hexdigest())
-        path = store.get_file(_FILE)
-        if path is not None:
-            return Config(*json.loads(Path(path).read_text()))
+        stored = self._stored()
+        if stored is not None:
+            return stored
         try:
             best = self._measured(scratch)
         except torch.OutOfMemoryError:
-            logger.warning("kernels: too little memory to tune %s", self.kernel.__name__)
+            logger.warning("kernels: too little memory to tune %s", self._name)
             return self.configs[0]
-        store.put(json.dumps(best), _FILE, binary=False)
-        logger.info("kernels: %s takes %s for %d rows", self.kernel.__name__, best, self.rows)
+        logger.info("kernels: %s takes %s for %d rows", self._name, best, self.rows)
+        try:
+            self._store().put(json.dumps(best), _FILE, binary=False)
+        except OSError as error:  # as a folder that may only be read, or a full disk
+            logger.warning("kernels: %s is measured again next time: %s", self._name, error)
         return best
 
-    def _measured(self, scratch: Callable[[int], Arguments]) -> Config:
-        from triton.runtime.errors import OutOfResources, PTXASError
+    def _stored(self) -> Config | None:
+        """What was measured before, if it can be read and is among the choices."""
+        try:
+            path = self._store().get_file(_FILE)
+            config = None if path is None else Config(*json.loads(Path(path).read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            logger.warning("kernels: what %s takes cannot be read: %s", self._name, error)
+            return None
+        return config if config in self.configs else None
 
+    def _store(self) -> Any:
+        from triton.runtime.cache import get_cache_manager
+
+        about = repr((self._kind, self.configs, *_made_for(self.kernel, self._device)))
+        return get_cache_manager(hashlib.sha256(about.encode()).hexdigest())
+
+    def _measured(self, scratch: Callable[[int], Arguments]) -> Config:
         def milliseconds(config: Config) -> float:
             arguments = scratch(config.strip)
             try:
                 return _timed(lambda: self._launch(config, arguments))
-            except (OutOfResources, PTXASError):  # more than a program of this GPU can have
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # Triton's and the driver's, of too much for this GPU
+                logger.info("kernels: %s cannot take %s: %s", self._name, config, error)
                 return math.inf
 
         times = {config: milliseconds(config) for config in self.configs}
@@ -252,4 +275,6 @@ def _timed(call: Callable[[], object]) -> float:
 
 def _on(device: torch.device) -> AbstractContextManager[object]:
     """Triton launches on the current device, wherever the tensors are."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    if device.type != "cuda" or device.index == torch.cuda.current_device():
+        return nullcontext()
+    return torch.cuda.device(device)

@@ -249,12 +249,50 @@ def test_too_little_memory_to_measure_is_no_error(
     assert config_of(x) == OTHER  # the next process may have more
 
 
-def test_what_the_gpu_cannot_run_is_not_taken(clock: Clock) -> None:
+@pytest.mark.parametrize("which", ["of Triton", "of the driver"])
+def test_what_the_gpu_cannot_run_is_not_taken(clock: Clock, which: str) -> None:
     from triton.runtime.errors import OutOfResources
 
     clock.favourite = 1
-    clock.raises = OutOfResources(2048, 1024, "threads")
+    driver = RuntimeError("Triton Error [CUDA]: invalid argument")
+    clock.raises = driver if which == "of the driver" else OutOfResources(2048, 1024, "threads")
     assert config_of(torch.randn(1, 3, WIDTH)) == DEFAULT
+
+
+@pytest.mark.parametrize("text", ["", "[16", "16", "[]", "[1, 2, 3]", "[64, 0]", '["16", 0]'])
+def test_a_damaged_file_is_measured_anew(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str
+) -> None:
+    """As a file is that was written when the power went."""
+    clock.favourite = 1
+    x = torch.randn(1, 3, WIDTH)
+    config_of(x)
+    (path,) = tmp_path.rglob(tuning._FILE)
+    good = path.read_text()
+    path.write_text(text)
+    clock.timed.clear()
+    monkeypatch.setattr(tuning, "_found", {})
+    assert config_of(x) == OTHER
+    assert clock.timed == [DEFAULT, OTHER]
+    assert path.read_text() == good
+
+
+@pytest.mark.parametrize("name", ["__init__", "put"])
+def test_a_folder_that_cannot_be_written_is_no_error(
+    clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Triton needs none where its own kernels lie in it already."""
+    from triton.runtime.cache import FileCacheManager
+
+    def refuse(*given: object, **named: object) -> None:
+        raise PermissionError("a folder of an image")
+
+    monkeypatch.setattr(FileCacheManager, name, refuse)
+    clock.favourite = 1
+    x = torch.randn(1, 3, WIDTH)
+    assert [config_of(x), config_of(x)] == [OTHER, OTHER]
+    assert len(clock.timed) == 2
+    assert "measured again next time: a folder of an image" in caplog.text
 
 
 def test_threads_measure_a_kernel_once(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
