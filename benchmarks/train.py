@@ -31,7 +31,9 @@ from .train_sizes import QUICK_SIZE, SMALL, WIDE, TrainSize, family_entry
 
 OFF, ON = "checkpointing off", "checkpointing on"
 COMPILED_BLOCKS = "compiled blocks"
-NARROW, FUSED = "bf16 weights", "bf16 weights, fused backward"
+FUSED, WIDE_FUSED = "fused backward", "fp32, fused backward"
+"""What ``seqtex train`` runs on a GPU with ``precision = "bf16"`` and with ``"fp32"``."""
+NARROW, NARROW_FUSED = "bf16 weights", "bf16 weights, fused backward"
 OPTIMIZER = OptimizerConfig()
 
 
@@ -257,6 +259,7 @@ def _case(family: str, size: TrainSize, session: Session) -> Case:
                 metrics=metrics,
                 notes=("on the kernels that the library chooses",),
             ),
+            *fused(step, metrics),
             _compiled(step, session, metrics),
             *_narrow(step, session),
         ],
@@ -267,17 +270,52 @@ def _case(family: str, size: TrainSize, session: Session) -> Case:
     )
 
 
-def _narrow(step: TrainingStep, session: Session) -> Iterator[Candidate]:
-    """Weights in bf16 instead of autocast, under which the fused kernels do not run."""
+def fused(step: TrainingStep, metrics: Mapping[str, Scalar]) -> Iterator[Candidate]:
+    """The fused kernels in both precisions of the trainer.
+
+    Args:
+        step: on fp32 weights.
+        metrics: of the rows.
+    """
+    for name, bf16, note in (
+        (FUSED, True, "bf16 autocast on fp32 weights"),
+        (WIDE_FUSED, False, "no autocast, all in fp32"),
+    ):
+        dtype = torch.bfloat16 if bf16 else torch.float32
+        if reason := reason_unfused(step, dtype, autocast=bf16):
+            yield Candidate(name=name, reason=reason)
+            continue
+        yield Candidate(
+            name=name,
+            call=partial(step, checkpointing=False, bf16=bf16),
+            metrics=metrics,
+            notes=(note, "on the kernels that the library chooses"),
+        )
+
+
+def reason_unfused(step: TrainingStep, dtype: torch.dtype, *, autocast: bool) -> str | None:
+    """Why the fused kernels cannot train there, or ``None``.
+
+    Args:
+        step: whose device and heads count.
+        dtype: of the rows.
+        autocast: made so by autocast.
+    """
     inputs = KernelInputs(
         operation="qk_prep",
-        device=session.device,
-        dtype=torch.bfloat16,
+        device=step.device,
+        dtype=dtype,
         width=step.size.head_dim,
         needs_grad=True,
+        autocast=autocast,
     )
-    if reason := KERNELS.get("triton").reason_unsupported(inputs):
-        yield from (Candidate(name=name, reason=reason) for name in (NARROW, FUSED))
+    return KERNELS.get("triton").reason_unsupported(inputs)
+
+
+def _narrow(step: TrainingStep, session: Session) -> Iterator[Candidate]:
+    """Weights in bf16 instead of autocast: what the casts of every step cost."""
+    if reason := reason_unfused(step, torch.bfloat16, autocast=False):
+        yield from (Candidate(name=name, reason=reason) for name in (NARROW, NARROW_FUSED))
         return
     other = TrainingStep(copy.deepcopy(step.model).bfloat16(), step.size, seed=session.seed)
     other(checkpointing=False)  # makes the optimizer's moments
@@ -286,7 +324,7 @@ def _narrow(step: TrainingStep, session: Session) -> Iterator[Candidate]:
         with using_kernels(kernels):
             return other(checkpointing=False)
 
-    for name, kernels in ((NARROW, "plain"), (FUSED, "auto")):
+    for name, kernels in ((NARROW, "plain"), (NARROW_FUSED, "auto")):
         yield Candidate(
             name=name,
             call=partial(on, kernels),

@@ -43,6 +43,7 @@ class KernelInputs:
         needs_grad: gradients will be asked for.
         learned_angles: those of the rotation's angles too.
         transformed: a transform of ``torch.func`` follows what is computed.
+        autocast: PyTorch's operations are cast one by one, as in mixed-precision training.
     """
 
     operation: Operation
@@ -52,6 +53,7 @@ class KernelInputs:
     needs_grad: bool = False
     learned_angles: bool = False
     transformed: bool = False
+    autocast: bool = False
 
 
 class FusedKernels(Protocol):
@@ -175,8 +177,9 @@ def kernels_for(
 ) -> FusedKernels:
     """The implementation for these tensors.
 
-    In a graph that is traced, and under autocast, which changes the dtypes of single operations, it
-    is always the plain one.
+    In a graph that is traced it is always the plain one. Under autocast it may be any that keeps
+    to what the plain one computes there: in fp32 whatever the dtypes, mixed as autocast leaves
+    them (rows in bf16 out of a linear layer, gates and weights in fp32), and in the dtype of ``x``.
 
     Args:
         operation: which.
@@ -188,7 +191,7 @@ def kernels_for(
     Raises:
         UnsupportedError: the one asked for cannot run on them.
     """
-    if torch.compiler.is_compiling() or under_autocast(x.device):
+    if torch.compiler.is_compiling():
         return KERNELS.get(_loaded("plain"))
     learn = torch.is_grad_enabled()
     inputs = KernelInputs(
@@ -199,6 +202,7 @@ def kernels_for(
         needs_grad=learn and any(t is not None and t.requires_grad for t in (x, *others, angles)),
         learned_angles=learn and angles is not None and angles.requires_grad,
         transformed=is_transformed(),
+        autocast=under_autocast(x.device),
     )
     wanted = _wanted.get()
     if isinstance(wanted, str):

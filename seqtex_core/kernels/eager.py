@@ -264,9 +264,11 @@ class EagerKernels:
     residual_norm = staticmethod(residual_norm)
 
     def reason_unsupported(self, inputs: KernelInputs) -> str | None:
-        """Gradients and transforms."""
+        """Gradients, transforms, and autocast, which may take single operations elsewhere."""
         if inputs.transformed:
             return NO_TRANSFORMS
+        if inputs.autocast:
+            return "leaves autocast to 'plain', which rounds once wherever it runs"
         return "has no gradients" if inputs.needs_grad else None
 
 

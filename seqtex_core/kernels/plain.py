@@ -86,7 +86,10 @@ class PlainKernels:
         out: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The sum, then the norm of the rounded sum."""
-        residual = x + update if gate is None else self.gated_residual(x, update, gate, rows)
+        if gate is None:
+            residual = (x + update).type_as(x)
+        else:
+            residual = self.gated_residual(x, update, gate, rows)
         factor, shift, eps, kind = norm
         if factor.ndim == 3:
             normed = self.modulated_norm(residual, shift, factor, rows, eps=eps, kind=kind)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..rope.rotate import Rope
+from .choose import without_autocast
 from .tuning import Arguments, Launch, backward_configs, forward_configs
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ class _Prepare(torch.autograd.Function):
         turned = ctx.geometry is not None and what.geometry_first
         summed = ctx.needs_input_grad[1:3]
         grad_x = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        grad_geometry = torch.empty_like(grad) if turned else grad
+        grad_geometry = torch.empty_like(grad, dtype=ctx.geometry[1]) if turned else grad
 
         def sums(strip: int) -> list[Tensor]:
             shape = (-(-tokens // strip), heads, head_dim)
@@ -152,7 +153,7 @@ class _Prepare(torch.autograd.Function):
             kernel=_kernels().prepare_backward,
             constants=what.constants(head_dim) | flags,
             configs=backward_configs(power_of_two(heads) * head_dim, sum(summed)),
-            inputs=(x, grad, weight),
+            inputs=(x, grad, weight, grad_geometry),
             rows=tokens,
             programs=lambda strip: -(-tokens // strip),
             tuned=what.tuned,
@@ -162,11 +163,12 @@ class _Prepare(torch.autograd.Function):
         launch.run(config, arguments(of_strips))
         over = (0, 1) if what.norm is not None and what.norm.scope == "head" else 0
         dtypes = (None if weight is None else weight.dtype, ctx.bias_dtype)
-        of_norm = [
-            part.sum(over).flatten().to(dtype) if some else None
-            for part, dtype, some in zip(of_strips, dtypes, summed, strict=True)
-        ]
-        return grad_x, *of_norm, _reduced(grad_geometry, ctx.geometry), None
+        with without_autocast(x.device):
+            of_norm = [
+                part.sum(over).flatten().to(dtype) if some else None
+                for part, dtype, some in zip(of_strips, dtypes, summed, strict=True)
+            ]
+            return grad_x, *of_norm, _reduced(grad_geometry, ctx.geometry), None
 
 
 def _kernels() -> Any:
@@ -181,7 +183,9 @@ def _reduced(grad: Tensor, geometry: tuple[torch.Size, torch.dtype] | None) -> T
     if geometry is None:
         return None
     shape, dtype = geometry
-    return grad.sum_to_size(shape).to(dtype)
+    if shape[0] == grad.shape[0]:
+        return grad.to(dtype)
+    return grad.sum(0, keepdim=True, dtype=dtype)
 
 
 def _dense_rows(geometry: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..frames import StreamLayout
+from .choose import without_autocast
 from .triton_launch import float_rows, power_of_two
 from .tuning import Arguments, Launch, backward_configs, forward_configs
 
@@ -199,13 +200,14 @@ class _ResidualNorm(torch.autograd.Function):
         config = launch.config(lambda strip: arguments(strip, sums(strip)))
         of_strips = sums(config.strip)
         launch.run(config, arguments(config.strip, of_strips))
-        frame = strips(config.strip)[:, 2]
-        of_levels = [
-            _summed(part, frame, like=level) if wanted else None
-            for part, level, wanted in zip(
-                of_strips, (gate, factor, factor), ctx.needs_input_grad[2:5], strict=True
-            )
-        ]
+        each = [-(-rows // config.strip) for rows in lengths]
+        with without_autocast(residual.device):
+            of_levels = [
+                _summed(part, each, like=level) if wanted else None
+                for part, level, wanted in zip(
+                    of_strips, (gate, factor, factor), ctx.needs_input_grad[2:5], strict=True
+                )
+            ]
         of_update = None if update is None else grad_update.to(update.dtype)
         return grad_x, of_update, *of_levels, None
 
@@ -238,12 +240,18 @@ def _strides(levels: Tensor | None) -> tuple[int, int]:
     return (0, 0) if levels is None or levels.ndim < 3 else (levels.stride(0), levels.stride(1))
 
 
-def _summed(parts: Tensor, frame: Tensor, *, like: Tensor) -> Tensor:
-    """Sums of strips ``[B, S, C]``: of those of each frame ``[B, F, C]``, or of all ``[C]``."""
+def _summed(parts: Tensor, strips: list[int], *, like: Tensor) -> Tensor:
+    """Sums of strips ``[B, S, C]``: of those of each frame ``[B, F, C]``, or of all ``[C]``.
+
+    Always in the same order, unlike CUDA's ``index_add_``.
+    """
     if like.ndim < 3:
-        return parts.sum((0, 1)).to(like.dtype)
-    sums = torch.zeros(like.shape, dtype=parts.dtype, device=parts.device)
-    return sums.index_add_(1, frame, parts).to(like.dtype)
+        sums = parts.sum((0, 1))
+    elif len(set(strips)) == 1:
+        sums = parts.unflatten(1, (len(strips), strips[0])).sum(2)
+    else:
+        sums = torch.stack([part.sum(1) for part in parts.split(strips, dim=1)], dim=1)
+    return sums.to(like.dtype)
 
 
 def _constants(

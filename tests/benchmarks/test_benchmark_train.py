@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from benchmarks import train
 from benchmarks.result import Memory, Row, Spread, Timing
 from benchmarks.train import (
+    FUSED,
     OFF,
     ON,
+    WIDE_FUSED,
     TrainingStep,
     step_flop,
     training_model,
@@ -69,6 +72,24 @@ def test_flop_are_those_of_all_layers_and_samples(step: TrainingStep) -> None:
     assert 1.9 * flop[2, 1] < flop[2, 2] <= 2 * flop[2, 1]
     assert step_flop(step) == flop[2, 2]
     assert all(p.grad is None for p in step.trained.values())
+
+
+def test_fused_kernels_train_in_both_precisions_or_say_why_not(
+    step: TrainingStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = list(train.fused(step, {}))
+    assert [one.name for one in refused] == [FUSED, WIDE_FUSED]
+    assert all("needs a CUDA device" in str(one.reason) for one in refused)
+    monkeypatch.setattr(train, "reason_unfused", lambda *about, **more: None)
+    for one, bf16 in zip(train.fused(step, {}), (True, False), strict=True):
+        assert one.call is not None
+        got, same, other = (
+            one.call(),
+            step(checkpointing=False, bf16=bf16),
+            step(checkpointing=False, bf16=not bf16),
+        )
+        assert all(torch.equal(got[n], same[n]) for n in same)
+        assert not all(torch.equal(got[n], other[n]) for n in same)
 
 
 def test_rows_are_compared_with_the_step_without_checkpointing() -> None:
