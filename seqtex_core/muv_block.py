@@ -222,15 +222,14 @@ class MUVBlock(nn.Module):
         """Shifts, scales and gates of some branches, made here unless they exist already."""
         if times.modulations is not None:
             return times.modulations
-        made = BlockModulations()
-        if "mv" in streams:
-            made = made._replace(mv=self.mv.modulation(times.mv))
+        mv = self.mv.modulation(times.mv) if "mv" in streams else None
+        uv = mv_as_keys = None
         if "uv" in streams and times.uv is not None:
-            made = made._replace(uv=self.uv.modulation(times.uv))
+            uv = self.uv.modulation(times.uv)
             if self.uv_key_source != "raw_post_attn":
                 assert times.mv_as_keys is not None
-                made = made._replace(mv_as_keys=self.uv.modulation(times.mv_as_keys))
-        return made
+                mv_as_keys = self.uv.modulation(times.mv_as_keys)
+        return BlockModulations(mv=mv, uv=uv, mv_as_keys=mv_as_keys)
 
     def _mv_attention(
         self,

@@ -39,11 +39,6 @@ class Sublayers(NamedTuple):
     feed_forward: Sublayer
     cross: Sublayer | None = None
 
-    @property
-    def after_attention(self) -> Sublayer:
-        """The second sublayer."""
-        return self.feed_forward if self.cross is None else self.cross
-
 
 class SplitRows(RowSublayers):
     """``x + gate * update(norm(x))`` for attention and for the feed-forward.
@@ -141,7 +136,7 @@ class SplitCrossBlock(SplitBlock):
         attend: Attend,
     ) -> Tensor:
         """See ``BackboneBlock``."""
-        cross = modulation.after_attention
+        cross = _second(modulation)
         normed = read_by(cross, hidden_states, rows)
         update = self.cross_update(normed, key_values, attend)
         return summed(hidden_states, update, cross.gate, rows)
@@ -163,7 +158,7 @@ class SplitCrossBlock(SplitBlock):
         self, hidden_states: Tensor, update: Tensor, modulation: Sublayers, rows: StreamLayout
     ) -> Tensor:
         """``hidden_states`` with what cross-attention adds, after the feed-forward sublayer."""
-        gate, after = modulation.after_attention.gate, modulation.feed_forward
+        gate, after = _second(modulation).gate, modulation.feed_forward
         x, normed = summed_and_read(hidden_states, update, gate, after, rows)
         return self._last(x, normed, modulation, rows)
 
@@ -240,5 +235,10 @@ def after_attention(
     if not isinstance(block, SplitBlock):
         return block.post_attention(hidden_states, attended, normed, modulation, rows), None
     update, gate = block.attention_update(attended), modulation.attention.gate
-    after = modulation.after_attention
+    after = _second(modulation)
     return summed_and_read(hidden_states, update, gate, after, rows, place=place)
+
+
+def _second(modulation: Sublayers) -> Sublayer:
+    """What surrounds the sublayer behind self-attention."""
+    return modulation.feed_forward if modulation.cross is None else modulation.cross

@@ -22,7 +22,12 @@ class FlexAttend(AttendBase):
     name = "flex"
 
     def refuse(self, inputs: AttentionInputs) -> str | None:
-        """CPU: no gradients, few scores. CUDA: Triton, head dim of 16 or more, not fp64."""
+        """CPU: no gradients, few scores. CUDA: Triton, head dim of 16 or more, not fp64.
+
+        In torch 2.6 the head dim is a power of two.
+        """
+        if torch.__version__ < "2.7" and (inputs.head_dim or 1).bit_count() > 1:
+            return f"needs a head dim that is a power of two in torch 2.6, not {inputs.head_dim}"
         if inputs.device.type == "cpu":
             return _refuse_cpu(inputs)
         if inputs.device.type != "cuda":

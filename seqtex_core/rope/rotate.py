@@ -109,11 +109,9 @@ class Rope:
         ):
             kinds = ", ".join(f"{p.pairing} {list(p.cos.shape)}" for p in parts)
             raise UsageError("rope tables", expected="one pairing and width", got=kinds or "none")
-        return replace(
-            first,
-            cos=torch.cat([p.cos for p in parts]),
-            sin=torch.cat([p.sin for p in parts]),
-        )
+        # not replace, which torch.compile of torch 2.6 does not trace
+        cos, sin = torch.cat([p.cos for p in parts]), torch.cat([p.sin for p in parts])
+        return Rope(cos=cos, sin=sin, pairing=first.pairing)
 
     def still(self, num_rows: int) -> Rope:
         """A table of ``num_rows`` rows that turns nothing (text), of this one's width."""

@@ -187,6 +187,8 @@ def test_text_rows_are_neither_moved_nor_turned() -> None:
 
 @pytest.mark.parametrize("name", ["reference", "sdpa", "sdpa_flash", "flex"])
 def test_every_implementation_can_be_named(name: str) -> None:
+    if name == "flex" and torch.__version__ < "2.7" and DIM.bit_count() > 1:
+        pytest.skip("in torch 2.6 flex takes head dims that are powers of two")
     q, k, v = rows(MV), rows(MV), rows(MV)
     where = Placement(rope=TABLES["mv"], geometry=geometry(MV))
     ours = geo_attention(q, k, v, q_placement=where, attend=ATTENTION.get(name))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from seqtex_core.errors import UsageError
 
+from ..diffusers_class import diffusers_class
 from . import cogvideox_frames
 from .video_vae import VideoVAECodec
 
@@ -25,9 +26,7 @@ class CogVideoXVAECodec(VideoVAECodec):
     @classmethod
     def vae_class(cls) -> Any:
         """``AutoencoderKLCogVideoX``."""
-        from diffusers import AutoencoderKLCogVideoX
-
-        return AutoencoderKLCogVideoX
+        return diffusers_class("AutoencoderKLCogVideoX")
 
     @property
     def latent_channels(self) -> int:

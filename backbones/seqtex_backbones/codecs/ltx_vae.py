@@ -11,6 +11,7 @@ from torch import Tensor
 
 from seqtex_core.errors import UsageError
 
+from ..diffusers_class import diffusers_class
 from .video_vae import VideoVAECodec
 
 _DECODER_SEED = 0
@@ -30,9 +31,7 @@ class LTXVAECodec(VideoVAECodec):
     @classmethod
     def vae_class(cls) -> Any:
         """``AutoencoderKLLTXVideo``."""
-        from diffusers import AutoencoderKLLTXVideo
-
-        return AutoencoderKLLTXVideo
+        return diffusers_class("AutoencoderKLLTXVideo")
 
     @property
     def latent_channels(self) -> int:

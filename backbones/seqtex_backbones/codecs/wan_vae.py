@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..diffusers_class import diffusers_class
 from . import wan_frames
 from .tiles import Tiles
 from .video_vae import VideoVAECodec
@@ -25,9 +26,7 @@ class WanVAECodec(VideoVAECodec):
     @classmethod
     def vae_class(cls) -> Any:
         """``AutoencoderKLWan``."""
-        from diffusers import AutoencoderKLWan
-
-        return AutoencoderKLWan
+        return diffusers_class("AutoencoderKLWan")
 
     @property
     def latent_channels(self) -> int:

@@ -13,6 +13,8 @@ from torch import nn
 from seqtex_core.adapter import Backbone
 from seqtex_core.errors import UsageError
 
+from ..diffusers_class import diffusers_class
+
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusersSizes:
@@ -87,12 +89,8 @@ class DiffusersEntry(ABC, Generic[Sizes]):
 
     def new_transformer(self) -> nn.Module:
         """The same as diffusers knows it."""
-        import diffusers
-
-        transformer: nn.Module = getattr(diffusers, self.diffusers_class)(
-            **self.config.to_diffusers()
-        )
-        return transformer
+        made: nn.Module = diffusers_class(self.diffusers_class)(**self.config.to_diffusers())
+        return made
 
     @classmethod
     def of_sizes(cls, name: str, sizes: Mapping[str, Any]) -> Self:

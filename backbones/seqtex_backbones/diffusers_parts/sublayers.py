@@ -87,18 +87,26 @@ def with_factors(projected: Tensor) -> Tensor:
     return projected + ones
 
 
-def two_adaptive(tables: tuple[Tensor, ...], *, eps: float, kind: NormKind = "layer") -> Sublayers:
+def two_adaptive(
+    tables: tuple[Tensor, ...],
+    *,
+    eps: float,
+    kind: NormKind = "layer",
+    cross: Sublayer | None = None,
+) -> Sublayers:
     """Sublayers with norms of no weights.
 
     Args:
         tables: shift, factor and gate of attention, then of the feed-forward, fp32.
         eps: of the norms.
         kind: of the norms.
+        cross: what surrounds cross-attention, if there is any.
     """
     shift, factor, gate, ff_shift, ff_factor, ff_gate = tables
     return Sublayers(
         attention=Sublayer(RowNorm(factor, shift, eps, kind), gate),
         feed_forward=Sublayer(RowNorm(ff_factor, ff_shift, eps, kind), ff_gate),
+        cross=cross,
     )
 
 

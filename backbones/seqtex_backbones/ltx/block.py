@@ -33,4 +33,4 @@ class LTXBlock(TableSublayers, TextAttention, SplitCrossBlock):
 
     def around(self, tables: tuple[Tensor, ...]) -> Sublayers:
         """Cross-attention reads the stream itself, and has no gate."""
-        return two_adaptive(tables, eps=self.eps, kind="rms")._replace(cross=Sublayer(None))
+        return two_adaptive(tables, eps=self.eps, kind="rms", cross=Sublayer(None))

@@ -65,7 +65,7 @@ class WanBlock(TableSublayers, TextAttention, SplitCrossBlock):
     def around(self, tables: tuple[Tensor, ...]) -> Sublayers:
         """Cross-attention has a norm with weights, and no gate."""
         own = RowNorm(self.norm2.weight, self.norm2.bias, self.norm2.eps)
-        return two_adaptive(tables, eps=self.eps)._replace(cross=Sublayer(own))
+        return two_adaptive(tables, eps=self.eps, cross=Sublayer(own))
 
     def cross_key_values(self, context: TextContext) -> tuple[KeyValue, ...]:
         """Keys and values of the text and, for image-to-video models, of the image."""
