@@ -20,7 +20,7 @@ from seqtex_geometry.fill import fill_smooth_surface
 from seqtex_geometry.maps import SurfaceMaps
 from seqtex_geometry.parts import connected_parts, shown_parts
 from seqtex_geometry.picture_view import PictureViews
-from seqtex_geometry.regions import fill_by_region
+from seqtex_geometry.regions import fill_by_region, numbered_pairs
 
 from .models.config import TextureBase
 from .prepare import PreparedJob
@@ -122,8 +122,9 @@ class ProjectionFrame:
         image: ``[3, H, W]`` in [0, 1], black off the charts.
         seen: texels that a reference shows, ``[H, W]`` bool; the others are continued.
         maps: the UV maps, with marked normals.
-        part: number of the connected part of the mesh that a texel belongs to, ``[H, W]`` int64; -1
-            where too little of the part is seen to continue it from itself, and off the charts.
+        part: number of the connected part of the mesh, and of the plain material on it, that a
+            texel belongs to, ``[H, W]`` int64; -1 where too little of that is seen to continue it
+            from itself, and off the charts.
     """
 
     image: Tensor
@@ -173,7 +174,9 @@ def project_frame(
     marked = marked_normal(normal, seen).permute(1, 2, 0)[None]
     seen = seen & maps.hit[0]
     alone = torch.full_like(part, -1)
-    alone[maps.hit[0]] = shown_parts(part[maps.hit[0]], seen[maps.hit[0]])
+    there = maps.hit[0]
+    own = numbered_pairs(part[there], region[there])
+    alone[there] = shown_parts(own, seen[there])
     maps = replace(maps, normal=marked)
     return ProjectionFrame(image=frame, seen=seen, maps=maps, part=alone)
 

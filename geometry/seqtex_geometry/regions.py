@@ -26,6 +26,18 @@ def face_regions(mesh: Mesh) -> IntArray:
     return np.where(plain[mesh.face_material], mesh.face_material, -1)
 
 
+def numbered_pairs(part: Tensor, region: Tensor) -> Tensor:
+    """One number for each pair of a part and a region, from 0, in their order, ``[N]`` int64.
+
+    Args:
+        part: ``[N]``.
+        region: ``[N]``.
+    """
+    pairs = torch.stack([part, region], dim=1)
+    number: Tensor = pairs.unique(dim=0, return_inverse=True)[1]
+    return number
+
+
 def fill_by_region(
     position: Tensor,
     color: Tensor,

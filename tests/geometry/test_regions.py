@@ -17,7 +17,7 @@ from seqtex_geometry.maps import uv_maps
 from seqtex_geometry.mesh import Material
 from seqtex_geometry.project import Projector, project_texture
 from seqtex_geometry.rasterize import choose_rasterizer
-from seqtex_geometry.regions import face_regions, fill_by_region
+from seqtex_geometry.regions import face_regions, fill_by_region, numbered_pairs
 from seqtex_geometry.surface import SurfaceTensors
 from seqtex_geometry.working_copy import normalize
 
@@ -107,3 +107,10 @@ def test_images_are_one_region(gltf_maker, tmp_path, png) -> None:
     bad = replace(mesh, materials=(*mesh.materials[:2], Material(name="x", image_error=error)))
     assert face_regions(bad)[::12].tolist() == [-1, 1, -1]
     assert face_regions(bad).dtype == np.int64
+
+
+def test_pairs_have_a_number_each() -> None:
+    part = torch.tensor([2, 0, 2, 0, 1, 2])
+    region = torch.tensor([5, -1, 5, 3, -1, 4])
+    assert numbered_pairs(part, region).tolist() == [4, 0, 4, 1, 2, 3]
+    assert numbered_pairs(part, torch.zeros_like(part)).tolist() == part.tolist()
