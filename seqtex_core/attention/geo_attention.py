@@ -6,7 +6,7 @@ rows of another length, and joint attention with text rows, which have no geomet
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -329,7 +329,12 @@ class GeoAttention(nn.Module):
         geometry = placement.geometry
         if geometry is None or geometry.ndim == 4:
             return placement
-        return replace(placement, geometry=self.cast_geometry(geometry))
+        return Placement(  # not replace, which torch.export of torch 2.6 does not trace
+            rope=placement.rope,
+            geometry=self.cast_geometry(geometry),
+            num_text=placement.num_text,
+            text_at=placement.text_at,
+        )
 
     def _prepare(
         self, x: Tensor, layer: nn.RMSNorm | nn.LayerNorm | None, placement: Placement
