@@ -217,7 +217,7 @@ def prepare_backward(
         sample, row = token // length, token % length
         if NORM:  # on its way before the threads wait for the gradient to turn it
             start = x_ptr + sample * x_batch_stride + row * x_row_stride
-            x = tl.load(start + at, mask=inside, other=0.0)
+            x = tl.load(start + at, mask=present, other=0.0)
         grad = tl.load(grad_ptr + token * (N * D) + at, mask=inside, other=0.0).to(tl.float32)
         if ROPE:
             grad = _turn(grad, cos_ptr, sin_ptr, row, N, D, BN, HALF, ROPE_PER_HEAD, True)
@@ -231,10 +231,10 @@ def prepare_backward(
                 scaled *= tl.load(weight_ptr + where, mask=known, other=0.0).to(tl.float32)
             if LAYER:
                 mean, scaled_mean = _two_means(x, scaled, N, D, NORM_PER_HEAD)
-                x = tl.where(inside, x - mean, 0.0)
+                x = tl.where(present, x - mean, 0.0)
             squares, along = _two_means(x * x, scaled * x, N, D, NORM_PER_HEAD)
             inverse = tl.rsqrt(squares + eps)
-            x = tl.load(start + at, mask=inside, other=0.0, cache_modifier=".ca").to(tl.float32)
+            x = tl.load(start + at, mask=present, other=0.0, cache_modifier=".ca").to(tl.float32)
             if LAYER:
                 x -= mean
             unit = x * inverse

@@ -36,10 +36,10 @@ def drawn(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(*shape).to(DEVICE, dtype)
 
 
-def frames() -> StreamLayout:
-    grid = Grid(frames=len(LENGTHS), height=20, width=20)
+def frames(lengths: tuple[int, ...] = LENGTHS) -> StreamLayout:
+    grid = Grid(frames=len(lengths), height=20, width=20)
     group = FrameGroup(name="views", stream="mv", grid=grid)
-    return StreamLayout(groups=(group,), frame_lengths=LENGTHS, group_lengths=(ROWS,))
+    return StreamLayout(groups=(group,), frame_lengths=lengths, group_lengths=(sum(lengths),))
 
 
 def distance(got: Tensor, exact: Tensor) -> float:
@@ -119,6 +119,23 @@ def test_norms_gates_and_sums(dtype: torch.dtype, operation: str) -> None:
         return residual_norm(t[0], t[1], rows, gate=t[2], norm=RowNorm(t[3], t[4], 1e-6))
 
     as_near_as_plain(call, leaves)
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS, (120, 120, 120)])
+def test_gradients_have_the_same_bits_every_time(lengths: tuple[int, ...]) -> None:
+    rows = frames(lengths)
+    x, update = (drawn(2, sum(lengths), WIDTH, dtype=torch.bfloat16) for _ in range(2))
+    leaves = [drawn(2, len(lengths), WIDTH).requires_grad_() for _ in range(3)]
+    incoming = [torch.cos(x), torch.sin(x)]
+    every = []
+    for _ in range(5):
+        with using_kernels(FIXED):
+            norm = RowNorm(leaves[1], leaves[2], 1e-6)
+            out = residual_norm(x, update, rows, gate=leaves[0], norm=norm)
+        every.append(torch.autograd.grad(out, leaves, incoming))
+    for again in every[1:]:
+        for ours, theirs in zip(again, every[0], strict=True):
+            assert torch.equal(ours, theirs)
 
 
 def test_what_was_measured_is_as_near_and_what_a_graph_captures(

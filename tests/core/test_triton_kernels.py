@@ -225,6 +225,42 @@ def test_what_is_frozen_has_no_gradient_and_the_rest_its_own(short_strips: None)
 
 
 @needs_interpreter
+@pytest.mark.parametrize("kind", ["rms", "layer"])
+def test_a_strip_that_is_not_full_asks_nothing_of_epsilon(short_strips: None, kind: str) -> None:
+    """What lies behind the last row is no row of zeros, whose norm would be infinite."""
+    x, weight = torch.randn(1, FEW, HEADS * DIM), torch.randn(HEADS * DIM, requires_grad=True)
+    norm = QKNorm(weight=weight, eps=0.0, kind=kind)
+    gradients = []
+    for kernels in (INTERPRETED, "plain"):
+        with using_kernels(kernels):
+            prepared = qk_prep(x, norm, num_heads=HEADS)
+        gradients += torch.autograd.grad(prepared.square().sum(), weight)
+    assert distance(*gradients) < 2e-6
+
+
+@needs_interpreter
+@pytest.mark.parametrize("lengths", [(9, 9), (0, 0), (1, 0, 17)])
+def test_sums_of_frames_are_made_in_one_order(short_strips: None, lengths: tuple[int, ...]) -> None:
+    """Of what adds up in any order on a GPU, nothing is called."""
+    rows, width = rows_of(*lengths), HEADS * DIM
+    x, update = torch.randn(2, 2, sum(lengths), width)
+    leaves = [torch.randn(2, len(lengths), width, requires_grad=True) for _ in range(3)]
+    results = []
+    for kernels in (INTERPRETED, "plain"):
+        with using_kernels(kernels):
+            norm = RowNorm(leaves[1], leaves[2], 1e-5)
+            out = residual_norm(x, update, rows, gate=leaves[0], norm=norm)
+        with torch.profiler.profile() as seen:
+            results.append(torch.autograd.grad([o.sin().sum() for o in out], leaves))
+        called = {event.key for event in seen.key_averages()}
+        if kernels is INTERPRETED:
+            assert not {name for name in called if "index" in name or "scatter" in name}
+    for got, want in zip(*results, strict=True):
+        assert got.shape == want.shape
+        assert float((got - want).norm()) <= 2e-6 * float(want.norm())
+
+
+@needs_interpreter
 def test_normalised_rows_go_where_they_are_wanted() -> None:
     rows, width = rows_of(2), HEADS * DIM
     x, update = torch.randn(2, 2, 2, width)
