@@ -2,9 +2,10 @@
 
 The first launch on rows of a new kind times a few configs. What is found is kept beside Triton's
 compiled kernels, so that a machine measures once and the same call gives the same bits from then
-on. Another machine, or a process that measures at the same time, may find another config, which
-sums in another order: results differ by roundings, and nothing else depends on it. Where bits must
-be equal everywhere, ``triton_fixed`` and ``torch.use_deterministic_algorithms`` take the defaults.
+on; a CUDA graph that was captured before keeps the default. Another machine, a process that
+measures at the same time, or another number of rows may find another config, which sums in another
+order: results differ by roundings, and nothing else depends on it. Where bits must be equal
+everywhere, ``triton_fixed`` and ``torch.use_deterministic_algorithms`` take the defaults.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -207,19 +208,20 @@ class Launch:
         return get_cache_manager(hashlib.sha256(about.encode()).hexdigest())
 
     def _measured(self, scratch: Callable[[int], Arguments]) -> Config:
-        def milliseconds(config: Config) -> float:
+        times: dict[Config, float] = {}
+        for config in self.configs:
             arguments = scratch(config.strip)
             try:
-                return _timed(lambda: self._launch(config, arguments))
+                times[config] = _timed(partial(self._launch, config, arguments))
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # Triton's and the driver's, of too much for this GPU
                 logger.info("kernels: %s cannot take %s: %s", self._name, config, error)
-                return math.inf
-
-        times = {config: milliseconds(config) for config in self.configs}
+                if not times and config == self.configs[-1]:
+                    raise
         best = min(times, key=times.__getitem__)
-        return best if times[best] < WORTH * times[self.configs[0]] else self.configs[0]
+        default = times.get(self.configs[0], math.inf)
+        return best if times[best] < WORTH * default else self.configs[0]
 
 
 def can_measure(kernel: Any, device: torch.device) -> bool:

@@ -259,6 +259,22 @@ def test_what_the_gpu_cannot_run_is_not_taken(clock: Clock, which: str) -> None:
     assert config_of(torch.randn(1, 3, WIDTH)) == DEFAULT
 
 
+def test_where_nothing_runs_the_error_is_seen_and_nothing_kept(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(call: Callable[[], object]) -> float:
+        raise RuntimeError("Triton Error [CUDA]: an illegal memory access")
+
+    clock.favourite = 1
+    monkeypatch.setattr(tuning, "_timed", refuse)
+    x = torch.randn(1, 3, WIDTH)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        config_of(x)
+    assert not list(tmp_path.rglob(tuning._FILE))
+    monkeypatch.setattr(tuning, "_timed", clock)
+    assert config_of(x) == OTHER
+
+
 @pytest.mark.parametrize("text", ["", "[16", "16", "[]", "[1, 2, 3]", "[64, 0]", '["16", 0]'])
 def test_a_damaged_file_is_measured_anew(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str
