@@ -10,11 +10,18 @@ import torch
 import trimesh
 
 from seqtex_core.errors import UsageError
-from seqtex_geometry.backproject import backproject
+from seqtex_geometry.backproject import BackProjection, backproject
 from seqtex_geometry.cameras import CameraRig
 from seqtex_geometry.maps import SurfaceMaps, uv_map_layers, uv_maps, view_maps
 from seqtex_geometry.picture_view import BackprojectSettings
-from seqtex_geometry.project import Projector, ProjectSettings, project_texture
+from seqtex_geometry.project import (
+    Projector,
+    ProjectSettings,
+    _completed,
+    _Points,
+    _stacked,
+    project_texture,
+)
 from seqtex_geometry.rasterize import choose_rasterizer
 from seqtex_geometry.surface import SurfaceTensors
 from seqtex_geometry.symmetry import find_mirrors
@@ -231,6 +238,18 @@ def test_mirror_planes_are_found_by_shape() -> None:
         vertex_normals=lopsided.vertex_normals,
     )
     assert find_mirrors(moved) == ()
+    with_arm = trimesh.util.concatenate(
+        [
+            trimesh.creation.icosphere(subdivisions=3),
+            trimesh.creation.icosphere(subdivisions=2, radius=0.3).apply_translation([1.2, 0, 0]),
+        ]
+    )  # a twelfth of the surface is on one side only
+    arm = SurfaceTensors(
+        vertices=torch.tensor(with_arm.vertices).float(),
+        faces=torch.tensor(np.asarray(with_arm.faces)).long(),
+        vertex_normals=torch.tensor(with_arm.vertex_normals).float(),
+    )
+    assert find_mirrors(arm) == ("y",)
     nothing = SurfaceTensors(
         vertices=points[:0], faces=lopsided.faces[:0], vertex_normals=points[:0]
     )
@@ -271,6 +290,32 @@ def test_a_mirror_is_used_that_helps_one_of_several_pictures() -> None:
     right = maps.hit[0] & (position[..., 0] < -0.7) & (position[..., 1] < -0.1)
     assert right.sum() > 50
     assert (result.seen | result.mirrored)[right].all()
+
+
+def test_colours_of_little_trust_stay_and_do_not_spread() -> None:
+    """Three points in a row: one that is hardly seen, one that is not, one that is seen well."""
+    points = _Points(
+        position=torch.tensor([[0.0, 0, 0], [0.1, 0, 0], [1.0, 0, 0]]),
+        normal=torch.tensor([[0.0, 0, 1]]).expand(3, 3),
+        part=torch.zeros(3, dtype=torch.int64),
+    )
+    color, trust = torch.eye(3), torch.tensor([0.3, 0.0, 0.9])
+    made = _completed(points, color, trust, "nearest")
+    torch.testing.assert_close(made, color[[0, 2, 2]])
+    alone = _completed(points, color, torch.tensor([0.3, 0.0, 0.0]), "nearest")
+    torch.testing.assert_close(alone, color[[0, 0, 0]])
+
+
+def test_layers_lie_over_those_behind_them() -> None:
+    def layer(value: float, weight: float) -> BackProjection:
+        trust = torch.full((1, 1), weight)
+        return BackProjection(
+            color=torch.full((3, 1, 1), value), weight=trust, view_weights=trust[None]
+        )
+
+    color, trust = _stacked([layer(1.0, 0.6), layer(0.5, 0.5), layer(0.0, 0.25)])
+    assert trust.item() == pytest.approx(0.6 + 0.4 * 0.5 + 0.2 * 0.25)
+    assert color[0].item() == pytest.approx((0.6 + 0.5 * 0.2) / trust.item())
 
 
 def test_texels_of_overlapping_charts_are_seen_on_either_face() -> None:

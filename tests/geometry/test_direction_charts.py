@@ -65,6 +65,18 @@ def test_noise_does_not_shatter_the_surface(tmp_path) -> None:
     assert np.bincount(chart)[large].sum() > 0.95 * len(chart)
 
 
+def test_no_face_is_squeezed_to_less_than_a_quarter(tmp_path) -> None:
+    """Rugged ground, where most neighbours of a steep face lie flat."""
+    x, y = (axis.ravel() for axis in np.meshgrid(np.arange(40.0), np.arange(40.0)))
+    height = np.random.default_rng(0).choice([0.0, 6.0], 1600, p=[0.9, 0.1])
+    corner = np.arange(1560).reshape(39, 40)[:, :-1].reshape(-1, 1)
+    faces = np.concatenate([corner + np.array([0, 1, 41]), corner + np.array([0, 41, 40])])
+    mesh = mesh_of(trimesh.Trimesh(np.stack([x, y, height], 1), faces, process=False), tmp_path)
+    plane, _ = direction_charts(mesh.vertices, mesh.faces)
+    ratio = areas(plane) / areas(mesh.vertices[mesh.faces].astype(np.float64))
+    assert ratio.min() >= 0.25 - 1e-6
+
+
 def test_layers_over_each_other_are_parted(tmp_path) -> None:
     """A spiral sheet faces along x several times, one turn behind the other."""
     turns = np.linspace(0, 6 * np.pi, 600)

@@ -15,7 +15,13 @@ from seqtex_core.errors import InputError, UsageError
 from seqtex_geometry.asset import load_asset
 from seqtex_geometry.cameras import CameraRig
 from seqtex_geometry.charts import unwrap
-from seqtex_geometry.maps import count_uv_overlaps, uv_map_layers, uv_maps, view_maps
+from seqtex_geometry.maps import (
+    count_uv_overlaps,
+    shared_uv_share,
+    uv_map_layers,
+    uv_maps,
+    view_maps,
+)
 from seqtex_geometry.rasterize import RASTERIZERS, choose_rasterizer
 from seqtex_geometry.surface import SurfaceTensors
 from seqtex_geometry.working_copy import normalize
@@ -209,6 +215,20 @@ def test_overlaps_are_counted_exactly() -> None:
     assert count_uv_overlaps(half, **size) == 32  # here the diagonal meets no centre
     first = torch.tensor([True, True, False, False])
     assert count_uv_overlaps(twice, **size, faces=first) == 0
+
+
+@pytest.mark.parametrize(("repeats", "share"), [(1, 0.0), (2, 0.5), (4, 0.75)])
+def test_what_repeats_shares_its_texels_with_itself(repeats: int, share: float) -> None:
+    faces = torch.tensor([[0, 1, 2], [0, 2, 3]])
+    uvs = torch.tensor([[0.0, 0], [repeats, 0], [repeats, 1], [0, 1]])
+    surface = SurfaceTensors(
+        vertices=torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]),
+        faces=faces,
+        vertex_normals=torch.tensor([[0.0, 0, 1]]).expand(4, 3),
+        face_uvs=uvs[faces],
+    )
+    found = shared_uv_share(surface, size=64, rasterizer=choose_rasterizer("embree"))
+    assert found == pytest.approx(share)
 
 
 def test_maps_are_differentiable() -> None:

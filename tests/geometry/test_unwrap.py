@@ -236,5 +236,6 @@ def test_faces_on_next_to_no_texels_are_counted_by_their_surface(size, share):
 
 
 def test_too_many_tiles():
+    assert len(wrap_face_uvs(np.array([[[0, 0], [8, 0], [0, 8]]], np.float32))[0]) == 36
     with pytest.raises(InputError, match="--unwrap"):
         wrap_face_uvs(np.array([[[0, 0], [20, 0], [0, 20]]], np.float32))
