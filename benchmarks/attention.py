@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import torch
@@ -16,10 +17,12 @@ from seqtex_core.attention import (
     attention_reference,
     choose_attention,
 )
+from seqtex_core.attention.packed import AttendsPacked, attend_packed
 
 from .accuracy import FACTOR
 from .attention_peers import APPROXIMATE, implementations, reason_missing
 from .ceilings import dtype_name
+from .foreground import TYPICAL
 from .formulas import attention_bytes, attention_flop
 from .result import Row, Work
 from .runner import Candidate, Case, Session, run_cases
@@ -28,6 +31,8 @@ APPROXIMATE_FACTOR = 10.0
 GRADIENT_FACTOR = 4.0
 """Fused kernels round inside where plain torch keeps fp32, and on a CPU torch's own adds gradients
 of keys up in 16 bits: 3.1 times the error of plain torch where 8192 queries read 512 keys."""
+OBJECTS = (0.6, 0.9, 1.1, 1.4)
+"""Coverage of the objects of a packed batch, over that of a typical one."""
 MAX_PLAIN_SCORES = {"cpu": 1 << 28, "cuda": 1 << 30}
 """The plain implementations hold all scores; larger cases leave them out."""
 
@@ -114,6 +119,8 @@ def _many_compilations(session: Session) -> AbstractContextManager[None]:
 def _cases(session: Session) -> Iterator[Case]:
     for shape in shapes(session):
         yield _case(shape, session)
+    for backward in (False, True):
+        yield packed_case(session, backward=backward)
 
 
 def _case(shape: Shape, session: Session) -> Case:
@@ -192,6 +199,81 @@ def _candidate(
     )
 
 
+def packed_case(session: Session, *, backward: bool) -> Case:
+    """The texture's self-attention of objects of different coverage, on their foreground tokens.
+
+    Implementations without a kernel for packed samples are called once for each.
+
+    Args:
+        session: its device says how many heads there are, and in which dtype.
+        backward: gradients too.
+    """
+    of_device = next(shape for shape in shapes(session) if shape.name == "uv self")
+    dtype, heads, dim = of_device.dtype, of_device.heads, of_device.head_dim
+    views, texture = (
+        [round(share * TYPICAL[name] * of_device.queries) for share in OBJECTS]
+        for name in ("views", "texture")
+    )
+    queries, keys = texture, [a + b for a, b in zip(views, texture, strict=True)]
+    generator = session.generator()
+
+    def rows(length: int) -> Tensor:
+        drawn = session.randn(1, length, heads, dim, dtype=dtype, generator=generator)
+        return drawn.requires_grad_(backward)
+
+    qkv = rows(sum(queries)), rows(sum(keys)), rows(sum(keys))
+    upstream = session.randn(*qkv[0].shape, dtype=dtype, generator=generator)
+    inner, lengths = heads * dim, list(zip(queries, keys, strict=True))
+    flop = sum(attention_flop(1, asked, known, inner) for asked, known in lengths)
+    if backward:
+        flop += sum(attention_flop(1, *each, inner, backward=True) for each in lengths)
+    with torch.set_grad_enabled(backward):
+        together = AttentionInputs.of(*qkv, samples=len(queries))
+    direction = "forward + backward" if backward else "forward"
+
+    def candidate(name: str, attend: Attend) -> Candidate:
+        reason = reason_missing(attend, together)
+        if reason is not None:
+            return Candidate(name=name, reason=reason)
+        call = partial(attend_packed, attend, query_lengths=queries, key_lengths=keys)
+        return Candidate(
+            name=name,
+            call=_call(call, qkv, upstream, backward=backward),
+            factor=_factor(name, backward=backward),
+            notes=("one call" if isinstance(attend, AttendsPacked) else "a call per object",),
+        )
+
+    def expected() -> list[Tensor]:
+        parts = zip(
+            *(x.split(n, 1) for x, n in zip(qkv, (queries, keys, keys), strict=True)),
+            upstream.split(queries, 1),
+            strict=True,
+        )
+        made = [exact_attention((q, k, v), g, backward=backward) for q, k, v, g in parts]
+        return [torch.cat(same, dim=1) for same in zip(*made, strict=True)]
+
+    return Case(
+        benchmark="attention",
+        name=f"packed uv self, {len(queries)} objects" + (" fwd+bwd" if backward else ""),
+        dtype=dtype,
+        candidates=[candidate(name, attend) for name, attend in implementations().items()],
+        work=Work(flop=float(flop), flop_formula=f"attention_flop of each, {direction}"),
+        parameters={
+            "queries": sum(queries),
+            "keys": sum(keys),
+            "objects": len(queries),
+            "heads": heads,
+            "head_dim": dim,
+            "backward": backward,
+            "dtype": dtype_name(dtype),
+            "auto": choose_attention("auto", together).name,
+        },
+        expected=expected,
+        reference="attention_reference in fp64, head by head, object by object",
+        plain="reference",
+    )
+
+
 def _factor(name: str, *, backward: bool) -> float:
     """Accepted error over that of plain torch: 2, and 4 with gradients; more if approximate."""
     if name in APPROXIMATE:
@@ -200,7 +282,11 @@ def _factor(name: str, *, backward: bool) -> float:
 
 
 def _call(
-    attend: Attend, qkv: tuple[Tensor, Tensor, Tensor], upstream: Tensor, *, backward: bool
+    attend: Callable[..., Tensor],
+    qkv: tuple[Tensor, Tensor, Tensor],
+    upstream: Tensor,
+    *,
+    backward: bool,
 ) -> Callable[[], object]:
     def forward() -> Tensor:
         with torch.no_grad():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from seqtex_core.attention import choose_attention
+from seqtex_core.attention import AttentionInputs, choose_attention
 from seqtex_core.frames import TokenLayout
 from seqtex_core.packed_layout import AnyLayout, PackedLayout
 from seqtex_core.transformer import SeqTexTransformer, StepCache
@@ -222,6 +222,7 @@ def _batch(size: ModelSize, dtype: torch.dtype, session: Session) -> Case:
             Candidate(
                 name="packed", call=_stepped(model, scene, packed), work=together, expected=expected
             ),
+            _varlen(model, scene, packed, work=together, expected=expected),
             Candidate(
                 name="one by one", call=lambda: joined(alone), work=together, expected=expected
             ),
@@ -231,6 +232,32 @@ def _batch(size: ModelSize, dtype: torch.dtype, session: Session) -> Case:
         reference="sample by sample in fp64",
         plain=DENSE,
     )
+
+
+def _varlen(
+    model: SeqTexTransformer,
+    scene: Scene,
+    packed: PackedLayout,
+    *,
+    work: Work,
+    expected: Callable[[], object],
+) -> Candidate:
+    """The packed batch with PyTorch's own kernel for it, whatever the library chooses."""
+    attend, weights = choose_attention("sdpa_varlen"), next(model.parameters())
+    inputs = AttentionInputs(device=weights.device, dtype=weights.dtype, samples=packed.num_samples)
+    name = "packed, sdpa_varlen"
+    if reason := attend.reason_unsupported(inputs):
+        return Candidate(name=name, reason=reason)
+    step = _stepped(model, scene, packed)
+
+    def call() -> dict[str, Tensor]:
+        real, model.attend = model.attend, attend
+        try:
+            return step()
+        finally:
+            model.attend = real
+
+    return Candidate(name=name, call=call, work=work, expected=expected)
 
 
 def _stepped(

@@ -32,6 +32,7 @@ class AttentionInputs:
         key_length: Lk.
         has_mask: a mask is given.
         needs_grad: gradients will be asked for.
+        samples: that are packed, each over its own keys; the lengths are those of all together.
     """
 
     device: torch.device
@@ -42,9 +43,12 @@ class AttentionInputs:
     key_length: int | None = None
     has_mask: bool = False
     needs_grad: bool = False
+    samples: int = 1
 
     @classmethod
-    def of(cls, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> AttentionInputs:
+    def of(
+        cls, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, samples: int = 1
+    ) -> AttentionInputs:
         """The record of actual tensors ``[B, L, N, D]``."""
         tensors = (q, k, v) if mask is None else (q, k, v, mask)
         return cls(
@@ -56,6 +60,7 @@ class AttentionInputs:
             key_length=k.shape[1],
             has_mask=mask is not None,
             needs_grad=torch.is_grad_enabled() and any(t.requires_grad for t in tensors),
+            samples=samples,
         )
 
 

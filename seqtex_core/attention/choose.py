@@ -22,6 +22,7 @@ ATTENTION: Registry[Attend] = Registry(
         "sdpa_flash": "seqtex_core.attention.sdpa:SDPA_FLASH",
         "sdpa_efficient": "seqtex_core.attention.sdpa:SDPA_EFFICIENT",
         "sdpa_cudnn": "seqtex_core.attention.sdpa:SDPA_CUDNN",
+        "sdpa_varlen": "seqtex_core.attention.varlen:VARLEN",
         "chunked": "seqtex_core.attention.chunked:CHUNKED",
         "flash_attn": "seqtex_core.attention.flash:FLASH",
         "xformers": "seqtex_core.attention.xformers:XFORMERS",
@@ -35,6 +36,8 @@ AUTO_ORDER = ("flash_attn", "sdpa", "xformers", "flex", "reference")
 is what SDPA would run on older cards, but not on Hopper and newer ones; SDPA takes masks and every
 device; the rest are reached only when both refuse. ``chunked`` is an approximation and only ever
 runs by its name."""
+PACKED_ORDER = ("flash_attn", "sdpa_varlen", *AUTO_ORDER[1:])
+"""The same where several samples are packed: those with a kernel for all of them first."""
 
 
 def list_attention(device: torch.device | str | None = None) -> list[tuple[str, str | None]]:
@@ -95,10 +98,10 @@ class AutoAttend:
         self._logged: set[str] = set()
 
     def choose(self, inputs: AttentionInputs) -> Attend:
-        """The first implementation of ``AUTO_ORDER`` that can run on ``inputs``."""
+        """The first that can run on ``inputs``, of ``AUTO_ORDER`` or of ``PACKED_ORDER``."""
         if inputs in self._chosen:
             return self._chosen[inputs]
-        for name in AUTO_ORDER:
+        for name in PACKED_ORDER if inputs.samples > 1 else AUTO_ORDER:
             attend = ATTENTION.get(name)
             slower = isinstance(attend, AttendBase) and attend.is_slower_than_sdpa(inputs)
             if not slower and attend.reason_unsupported(inputs) is None:

@@ -26,8 +26,8 @@ FLASH_3 = OptionalPackage(
     install="pip install . in hopper/ of github.com/Dao-AILab/flash-attention",
 )
 _KERNELS: dict[str, Callable[..., Any] | None] = {}
-_HOPPER = (9, 0)
-_AMPERE = (8, 0)
+HOPPER = (9, 0)
+AMPERE = (8, 0)
 
 
 class FlashAttend(AttendBase):
@@ -37,16 +37,16 @@ class FlashAttend(AttendBase):
 
     def package(self, inputs: AttentionInputs) -> OptionalPackage:
         """Version 3 on Hopper if present, else version 2."""
-        return FLASH_3 if _capability(inputs) == _HOPPER and FLASH_3.is_present() else FLASH_2
+        return FLASH_3 if capability(inputs) == HOPPER and FLASH_3.is_present() else FLASH_2
 
     def is_slower_than_sdpa(self, inputs: AttentionInputs) -> bool:
         """Version 2 on Hopper and newer: about 370 TFLOP/s of an H100, where cuDNN has 600."""
-        return _capability(inputs) >= _HOPPER and self.package(inputs) is FLASH_2
+        return capability(inputs) >= HOPPER and self.package(inputs) is FLASH_2
 
     def refuse(self, inputs: AttentionInputs) -> str | None:
         """CUDA, 16 bit, head dim up to 256, Ampere or newer, no mask."""
         reason = refuse_unless_16_bit_cuda(inputs, max_head_dim=256)
-        if reason is None and (found := _capability(inputs)) < _AMPERE:
+        if reason is None and (found := capability(inputs)) < AMPERE:
             return f"needs compute capability 8.0 or newer, not {found[0]}.{found[1]}"
         return reason
 
@@ -79,8 +79,8 @@ class FlashAttend(AttendBase):
             q,
             k,
             v,
-            cu_seqlens_q=_starts(tuple(query_lengths), q.device),
-            cu_seqlens_k=_starts(tuple(key_lengths), q.device),
+            cu_seqlens_q=sample_starts(tuple(query_lengths), q.device),
+            cu_seqlens_k=sample_starts(tuple(key_lengths), q.device),
             max_seqlen_q=max(query_lengths),
             max_seqlen_k=max(key_lengths),
             softmax_scale=q.shape[2] ** -0.5 if scale is None else scale,
@@ -91,7 +91,7 @@ class FlashAttend(AttendBase):
 
 
 @lru_cache(maxsize=64)
-def _starts(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+def sample_starts(lengths: tuple[int, ...], device: torch.device) -> Tensor:
     """Where the samples start, and the end, int32; kept, as every layer and step asks for it."""
     with torch.inference_mode(False):
         starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
@@ -108,7 +108,8 @@ def _load(device: torch.device) -> str:
     return package.module
 
 
-def _capability(inputs: AttentionInputs) -> tuple[int, int]:
+def capability(inputs: AttentionInputs) -> tuple[int, int]:
+    """Of the GPU; nothing elsewhere."""
     if inputs.device.type != "cuda":
         return (0, 0)
     return torch.cuda.get_device_capability(inputs.device)

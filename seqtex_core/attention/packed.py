@@ -45,7 +45,8 @@ def attend_packed(
 ) -> Tensor:
     """Every sample's queries over its own keys, ``[1, sum of query lengths, N, D]``.
 
-    One call where the implementation has a kernel for it (FlashAttention), else one per sample.
+    One call where the implementation has a kernel for it (FlashAttention, also PyTorch's own), else
+    one per sample.
 
     Args:
         attend: the implementation.
@@ -67,8 +68,8 @@ def attend_packed(
         _check_masks(masks, len(query_lengths))
     if isinstance(attend, AutoAttend) and not torch.compiler.is_compiling():
         masked = next((m for m in masks or () if m is not None), None)
-        attend = attend.choose(AttentionInputs.of(q, k, v, masked))
-    if masks is None and isinstance(attend, AttendsPacked):
+        attend = attend.choose(AttentionInputs.of(q, k, v, masked, samples=len(query_lengths)))
+    if masks is None and q.shape[1] and isinstance(attend, AttendsPacked):
         return attend.attend_packed(
             q, k, v, query_lengths=query_lengths, key_lengths=key_lengths, scale=scale
         )

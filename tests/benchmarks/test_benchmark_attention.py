@@ -42,13 +42,34 @@ def test_all_shapes_dtypes_head_dims_and_directions_are_measured(device: str) ->
     assert swept == set(product((1024, 2048, 4096, 8192, 16384), (False, True)))
 
 
-def statuses(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Of gradients where many queries read few keys, in bf16."""
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call of each, unobserved."""
     nothing = Observed(
         kernels=(), shares={}, memory=Memory(peak_bytes=0.0, reserved_bytes=None, meaning="")
     )
     monkeypatch.setattr(runner, "observe", lambda call, device, *, profiles: nothing)  # slow
     monkeypatch.setattr(Session, "budget", Budget(warmup=0, least=1, most=1, seconds=0.0))
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_packed_objects_are_compared_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, backward: bool
+) -> None:
+    hurry(monkeypatch)
+    few = {name: ATTENTION.get(name) for name in ("reference", "sdpa", "sdpa_varlen")}
+    monkeypatch.setattr(attention, "implementations", lambda: few)
+    case = attention.packed_case(session(quick=True), backward=backward)
+    assert case.parameters["objects"] == 4
+    assert case.parameters["auto"] == "sdpa"
+    rows = {row.implementation: row for row in run_case(case, session(quick=True))}
+    assert (rows["reference"].status, rows["sdpa"].status) == ("ok", "ok")
+    assert rows["sdpa_varlen"].status == "unsupported"
+    assert "CUDA" in str(rows["sdpa_varlen"].reason)
+
+
+def statuses(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Of gradients where many queries read few keys, in bf16."""
+    hurry(monkeypatch)
     shape = Shape(
         name="cross",
         queries=8192,

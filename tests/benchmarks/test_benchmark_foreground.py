@@ -136,6 +136,13 @@ def test_a_layer_is_measured_at_full_size_beside_the_curve(
     assert 2.0 < (dense.work.flop or 0) / (typical.work.flop or 1) < 3.5
 
 
+def test_a_batch_says_why_pytorchs_kernel_for_it_cannot_run() -> None:
+    case = foreground._batch(SIZE, torch.float32, a_session())
+    reasons = {one.name: one.reason for one in case.candidates}
+    assert "needs a CUDA device" in str(reasons.pop("packed, sdpa_varlen"))
+    assert reasons == dict.fromkeys((DENSE, "packed", "one by one"))
+
+
 def test_the_shipped_model_is_measured_with_both_and_against_the_truth(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ from torch import Tensor
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)
 RUNS_ON_CPU = ("sdpa", "sdpa_flash", "flex", "chunked", "reference")
-OF_TORCH = ("sdpa", "sdpa_cudnn", "sdpa_efficient", "sdpa_flash")
+OF_TORCH = ("sdpa", "sdpa_cudnn", "sdpa_efficient", "sdpa_flash", "sdpa_varlen")
 ALL = ("chunked", "flash_attn", "flex", "reference", *OF_TORCH)
 
 
