@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -47,7 +48,8 @@ class Import:
     where: str
 
 
-def imports_of(file: Path, package: str) -> Iterator[Import]:
+@cache
+def imports_of(file: Path, package: str) -> tuple[Import, ...]:
     """Every import in a file as absolute module names; those under TYPE_CHECKING do not count."""
     folder = PACKAGES[package]
     parents = [package, *file.relative_to(folder).parts[:-1]]
@@ -68,7 +70,7 @@ def imports_of(file: Path, package: str) -> Iterator[Import]:
             function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
             yield from visit(child, eager and not function)
 
-    yield from visit(ast.parse(file.read_text(encoding="utf-8")), True)
+    return tuple(visit(ast.parse(file.read_text(encoding="utf-8")), True))
 
 
 def all_imports(package: str) -> list[Import]:

@@ -71,8 +71,7 @@ def test_all_of_a_steep_wall_of_small_faces_is_seen() -> None:
     assert made.seen[inside].all()
 
 
-@pytest.mark.parametrize("scale", [0.01, 100.0])
-def test_what_is_seen_does_not_depend_on_the_unit(scale: float) -> None:
+def test_what_is_seen_does_not_depend_on_the_unit() -> None:
     def seen(unit: float) -> torch.Tensor:
         surface = half_ball(3, unit)
         camera = CameraRig.orbit(
@@ -82,12 +81,13 @@ def test_what_is_seen_does_not_depend_on_the_unit(scale: float) -> None:
         picture = torch.zeros(3, 64, 64)
         return backproject(surface, maps, [picture], camera, rasterizer=BACKEND).seen
 
-    one, other = seen(1.0), seen(scale)
+    one = seen(1.0)
     assert int(one.sum()) > 4000
-    assert float((one != other).float().mean()) < 1e-3  # roundings at the very borders
+    for unit in (0.01, 100.0):
+        assert float((one != seen(unit)).float().mean()) < 1e-3  # roundings at the very borders
 
 
-@pytest.mark.parametrize("power", [0.0, 1.0, 4.0])
+@pytest.mark.parametrize("power", [0.0, 4.0])
 def test_views_count_by_the_cosine_to_a_power(power: float) -> None:
     """A wall seen at 0 and at 60 degrees, whose cosine is a half; both are fully trusted."""
     surface = squares(1.0)
