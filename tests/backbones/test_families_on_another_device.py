@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 
 import pytest
-import test_codecs
 import torch
 from pretended_device import DEVICE, pretended_device, there
+from tiny_codecs import tiny_cogvideox_vae, tiny_vae
 from torch import Tensor
 
 from seqtex_backbones.codecs import PixelCodec
@@ -27,9 +27,9 @@ FAMILIES = (
     "mochi-tiny",
 )
 CODECS: dict[str, Callable[[], Codec]] = {
-    "wan": test_codecs.tiny_vae,
-    "wan in tiles": lambda: test_codecs.tiny_vae(tile_size=4),
-    "cogvideox": test_codecs.tiny_cogvideox_vae,
+    "wan": tiny_vae,
+    "wan in tiles": lambda: tiny_vae(tile_size=4),
+    "cogvideox": tiny_cogvideox_vae,
     "pixel": PixelCodec,
 }
 
