@@ -137,7 +137,12 @@ def affine_norm(hidden_states: Tensor, weight: Tensor, bias: Tensor, *, eps: flo
         weight: ``[D]``.
         bias: ``[D]``.
         eps: of the norm.
+
+    Raises:
+        UsageError: weights of another size.
     """
+    check_shape("weight", weight, hidden_states.shape[-1:], "D")
+    check_shape("bias", bias, hidden_states.shape[-1:], "D")
     kernels = kernels_for("norm", hidden_states, hidden_states.shape[-1], weight, bias)
     return kernels.affine_norm(hidden_states, weight, bias, eps=eps)
 
@@ -176,6 +181,7 @@ def gated_residual(
         UsageError: rows of another number than the stream has, or a gate of other frames.
     """
     _check_rows(hidden_states, rows, gate=gate)
+    check_shape("update", update, hidden_states.shape, "B L D")
     kernels = kernels_for("gate", hidden_states, hidden_states.shape[-1], update, gate)
     return kernels.gated_residual(hidden_states, update, gate, rows)
 
@@ -206,16 +212,26 @@ def residual_norm(
         Both ``[B, L, D]``, in the dtype of the stream.
 
     Raises:
-        UsageError: rows of another number than the stream has.
+        UsageError: rows of another number than the stream has, or values of other frames.
     """
-    _check_rows(hidden_states, rows)
+    _check_rows(hidden_states, rows, gate=gate)
+    check_shape("update", update, hidden_states.shape, "B L D")
     width = hidden_states.shape[-1]
+    if norm.factor.ndim == 3:
+        _check_rows(hidden_states, rows, factor=norm.factor, shift=norm.shift)
+    else:
+        check_shape("norm.factor", norm.factor, (width,), "D")
+        check_shape("norm.shift", norm.shift, (width,), "D")
     kernels = kernels_for("norm", hidden_states, width, update, gate, norm.factor, norm.shift)
     return kernels.residual_norm(hidden_states, update, rows, gate=gate, norm=norm, out=out)
 
 
-def _check_rows(hidden_states: Tensor, rows: StreamLayout, **values: Tensor) -> None:
+def _check_rows(hidden_states: Tensor, rows: StreamLayout, **values: Tensor | None) -> None:
+    """Values may be those of every sample or, with one sample, the same for all."""
     check_type("rows", rows, StreamLayout, remedy="Use layout.all_rows or layout.streams[...].")
     check_shape("hidden_states", hidden_states, (None, rows.num_tokens, None), "B L D")
+    batch, _, width = hidden_states.shape
     for name, value in values.items():
-        check_shape(name, value, (None, rows.num_frames, hidden_states.shape[-1]), "B F D")
+        if value is not None:
+            samples = 1 if isinstance(value, Tensor) and value.shape[:1] == (1,) else batch
+            check_shape(name, value, (samples, rows.num_frames, width), "B F D")

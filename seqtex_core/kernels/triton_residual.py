@@ -54,7 +54,7 @@ def residual_norm(
         x: residual stream, ``[B, L, C]``.
         rows: which frame every row belongs to; ``None`` where nothing is given per frame.
         update: ``[B, L, C]``; without it the stream is only normalised.
-        gate: ``[B, F, C]``; without it 1.
+        gate: ``[B, F, C]`` or ``[1, F, C]``; without it 1.
         norm: without it nothing is normalised.
         out: where to write the normalised rows, ``[B, L, C]`` whose rows are dense; without
             gradients.
@@ -64,6 +64,7 @@ def residual_norm(
         The residual stream (``x`` itself without an update), and the normalised rows, if asked for.
     """
     factor, shift = (None, None) if norm is None else norm[:2]
+    gate, factor, shift = (_of_samples(t, len(x)) for t in (gate, factor, shift))
     eps, centred = (0.0, True) if norm is None else (norm.eps, norm.kind == "layer")
     what = _What(rows, eps, centred, out, torch.is_grad_enabled(), tuned)
     made = _ResidualNorm.apply(x, update, gate, factor, shift, what)  # type: ignore[no-untyped-call]
@@ -233,6 +234,13 @@ def _levels(
         apart = factor.stride(-1) != 1 or factor.stride() != shift.stride()
         factor, shift = (factor.contiguous(), shift.contiguous()) if apart else (factor, shift)
     return gate, factor, shift
+
+
+def _of_samples(levels: Tensor | None, samples: int) -> Tensor | None:
+    """Those of one sample for all of them, without a copy; autograd sums their gradients."""
+    if levels is None or levels.ndim < 3 or len(levels) == samples:
+        return levels
+    return levels.expand(samples, -1, -1)
 
 
 def _strides(levels: Tensor | None) -> tuple[int, int]:

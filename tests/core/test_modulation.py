@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from seqtex_core.errors import UsageError
 from seqtex_core.frames import FrameGroup, Grid, StreamLayout
 from seqtex_core.kernels import eager
-from seqtex_core.modulation import gated_residual, modulate, per_frame
+from seqtex_core.modulation import RowNorm, gated_residual, modulate, per_frame, residual_norm
 
 
 def rows_of(lengths: list[int]) -> StreamLayout:
@@ -87,3 +88,21 @@ def test_gradients_reach_the_modulation() -> None:
     assert torch.equal(shift.grad[0, :, 0], torch.tensor([2.0, 3.0]))
     expected = torch.stack([x[0, :2].sum(0), x[0, 2:].sum(0)])
     assert torch.allclose(scale.grad[0], expected, atol=1e-6)  # sums of 3 in another order
+
+
+@pytest.mark.parametrize("name", ["update", "gate", "factor", "shift", "weights", "samples"])
+def test_what_does_not_fit_is_refused_before_a_kernel_reads_behind_it(name: str) -> None:
+    x, update = torch.randn(2, 2, 5, 4)
+    gate, factor, shift = torch.randn(3, 2, 2, 4)
+    given = {"update": update[:1], "gate": gate[:, :1], "factor": factor[..., :3]}
+    given |= {"shift": shift[0], "samples": torch.randn(3, 2, 4)}
+    wrong = given.get(name, torch.randn(5))
+    norm = RowNorm(factor, shift, 1e-6)
+    if name in ("factor", "shift"):
+        norm = norm._replace(**{name: wrong})
+    elif name == "weights":
+        norm = RowNorm(wrong, wrong, 1e-6)
+    update, gate = (wrong if name == n else t for n, t in (("update", update), ("gate", gate)))
+    gate = wrong if name == "samples" else gate
+    with pytest.raises(UsageError, match=r"expected \[(B .* D|D)\]"):
+        residual_norm(x, update, rows_of([2, 3]), gate=gate, norm=norm)

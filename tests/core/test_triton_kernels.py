@@ -261,6 +261,24 @@ def test_sums_of_frames_are_made_in_one_order(short_strips: None, lengths: tuple
 
 
 @needs_interpreter
+def test_values_of_one_sample_are_those_of_all(short_strips: None) -> None:
+    """Nothing is read behind them; their gradients are summed over the samples."""
+    rows, width = rows_of(2, 1), HEADS * DIM
+    x, update = torch.randn(2, 3, 3, width)
+    leaves = [torch.randn(1, 2, width, requires_grad=True) for _ in range(3)]
+    incoming = torch.randn(2, 3, 3, width)
+    results = []
+    for kernels in (INTERPRETED, "plain"):
+        with using_kernels(kernels):
+            norm = RowNorm(leaves[1], leaves[2], 1e-5)
+            out = residual_norm(x, update, rows, gate=leaves[0], norm=norm)
+        results.append((*out, *torch.autograd.grad(out, leaves, [*incoming])))
+    for got, want in zip(*results, strict=True):
+        assert got.shape == want.shape
+        assert distance(got, want) < 2e-6
+
+
+@needs_interpreter
 def test_normalised_rows_go_where_they_are_wanted() -> None:
     rows, width = rows_of(2), HEADS * DIM
     x, update = torch.randn(2, 2, 2, width)
