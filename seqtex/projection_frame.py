@@ -21,6 +21,7 @@ from seqtex_geometry.maps import SurfaceMaps
 from seqtex_geometry.parts import connected_parts, shown_parts
 from seqtex_geometry.picture_view import PictureViews
 from seqtex_geometry.regions import fill_by_region, numbered_pairs
+from seqtex_geometry.stains import stained
 
 from .models.config import TextureBase
 from .prepare import PreparedJob
@@ -120,7 +121,8 @@ class ProjectionFrame:
 
     Args:
         image: ``[3, H, W]`` in [0, 1], black off the charts.
-        seen: texels that a reference shows, ``[H, W]`` bool; the others are continued.
+        seen: texels that a reference shows, ``[H, W]`` bool, but for those that have the colour of
+            another part of the mesh (:mod:`seqtex_geometry.stains`); the others are continued.
         maps: the UV maps, with marked normals.
         part: number of the connected part of the mesh, and of the plain material on it, that a
             texel belongs to, ``[H, W]`` int64; -1 where too little of that is seen to continue it
@@ -161,21 +163,23 @@ def project_frame(
         views: of :func:`reference_views`, if several texture sets share them.
     """
     height, width = maps.size
+    part = connected_parts(job.surface)[maps.face_idx[0]]
+    region = job.face_regions[maps.face_idx[0]]
+    there = maps.hit[0]
+    own = numbered_pairs(part[there], region[there])
     color = torch.zeros(3, height, width, device=job.device)
     seen = torch.zeros(height, width, dtype=torch.bool, device=job.device)
     if job.references:
         shown = backproject_layers(views or reference_views(job, max(maps.size)), [maps])[0]
-        color, seen = shown.color, shown.seen
+        color = shown.color
+        points = shown.color[:, there].T, own, shown.seen[there], shown.inside[there]
+        seen = shown.seen.masked_scatter(there, points[2] & ~stained(*points))
     position = maps.position[0].permute(2, 0, 1)
     normal = maps.normal[0].permute(2, 0, 1)
-    part = connected_parts(job.surface)[maps.face_idx[0]]
-    region = job.face_regions[maps.face_idx[0]]
     frame = completed_frame(color, seen, position, normal, maps.hit[0], part=part, region=region)
     marked = marked_normal(normal, seen).permute(1, 2, 0)[None]
     seen = seen & maps.hit[0]
     alone = torch.full_like(part, -1)
-    there = maps.hit[0]
-    own = numbered_pairs(part[there], region[there])
     alone[there] = shown_parts(own, seen[there])
     maps = replace(maps, normal=marked)
     return ProjectionFrame(image=frame, seen=seen, maps=maps, part=alone)

@@ -22,11 +22,14 @@ class BackProjection:
     Args:
         color: ``[3, h, w]``, 0 where nothing was seen.
         weight: trust, ``[h, w]``, the greatest of any view, in [0, 1]; 0 where nothing was seen.
+        inside: distance from outlines as a share of the picture's shorter side, ``[h, w]``; of
+            several views, their mean as in the colour.
         view_weights: how much each view counts in the colour, ``[F, h, w]``.
     """
 
     color: Tensor
     weight: Tensor
+    inside: Tensor
     view_weights: Tensor
 
     @property
@@ -89,9 +92,10 @@ def _blended(
     """What all views show, weighed."""
     trust = torch.stack([one.trust for one in shown])
     weight = trust * torch.stack([one.facing for one in shown]) ** settings.facing_power
-    color = (torch.stack([one.color for one in shown]) * weight[..., None]).sum(0)
-    color = color / weight.sum(0).clamp(min=1e-12)[:, None]
-    flat = torch.zeros(len(shown) + 4, size[0] * size[1], device=color.device)
-    flat[:, texels.index] = torch.cat([color.T, trust.amax(0)[None], weight])
+    found = [torch.cat([one.color, one.inside[:, None]], dim=1) for one in shown]
+    mean = (torch.stack(found) * weight[..., None]).sum(0)
+    mean = mean / weight.sum(0).clamp(min=1e-12)[:, None]
+    flat = torch.zeros(len(shown) + 5, size[0] * size[1], device=mean.device)
+    flat[:, texels.index] = torch.cat([mean.T, trust.amax(0)[None], weight])
     flat = flat.reshape(-1, *size)
-    return BackProjection(color=flat[:3], weight=flat[3], view_weights=flat[4:])
+    return BackProjection(color=flat[:3], inside=flat[3], weight=flat[4], view_weights=flat[5:])

@@ -110,11 +110,19 @@ class PictureViews:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shown:
-    """Colour ``[N, 3]``, trust ``[N]`` and facing ``[N]`` of texels in one picture."""
+    """What texels look like in one picture.
+
+    Args:
+        color: ``[N, 3]``.
+        trust: ``[N]``.
+        facing: cosine to the line of sight, ``[N]``.
+        inside: distance from outlines as a share of the picture's shorter side, ``[N]``.
+    """
 
     color: Tensor
     trust: Tensor
     facing: Tensor
+    inside: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -159,7 +167,8 @@ class PictureView:
         settings: when a texel counts as seen.
         buffer: depth, some times finer than the picture.
         finer: so many times.
-        trust: of the buffer's pixels, ``[H, W]``.
+        inside: of the buffer's pixels, distance from outlines in pixels of the picture, ``[H, W]``.
+        trust: likewise, ``[H, W]``.
         levels: the picture without what is not trusted, and its mip levels.
         screen: area of every face in the picture, in pixels.
 
@@ -174,6 +183,7 @@ class PictureView:
     settings: BackprojectSettings
     buffer: _DepthBuffer
     finer: int
+    inside: Tensor
     trust: Tensor
     levels: tuple[Tensor, ...]
     screen: Tensor
@@ -191,7 +201,8 @@ class PictureView:
         height, width = picture.shape[1:]
         finer = -(-_MIN_DEPTH_SIZE // min(height, width))
         buffer = _DepthBuffer.of(surface, camera, (height * finer, width * finer), rasterizer)
-        trust = _trust(buffer, picture, camera, finer, settings)
+        inside = _inside(buffer, picture, camera, finer)
+        trust = ((inside - settings.margin) / settings.feather).clamp(0, 1)
         trusted = -max_pool2d(-trust[None, None], finer)[0, 0] > 0
         clean = extend_nearest(picture[:3], trusted)
         pixels, _ = camera.project_to_pixels(surface.vertices.detach(), height, width)
@@ -200,6 +211,7 @@ class PictureView:
             settings=settings,
             buffer=buffer,
             finer=finer,
+            inside=inside,
             trust=trust,
             levels=tuple(mip_levels(clean)),
             screen=triangle_areas(pixels[0][surface.faces]),
@@ -217,7 +229,8 @@ class PictureView:
         color = torch.zeros_like(texels.position)
         seen = torch.nonzero(trust)[:, 0]
         color[seen] = self._sample(texels.rows(seen), points[0, seen])
-        return Shown(color=color, trust=trust, facing=facing)
+        inside = bilinear(self.inside[None], points[0] * self.finer)[:, 0] / min(height, width)
+        return Shown(color=color, trust=trust, facing=facing, inside=inside)
 
     def _sample(self, texels: Texels, points: Tensor) -> Tensor:
         """Colours ``[N, 3]``: bicubic where texels are finer than pixels, else a mip level."""
@@ -308,14 +321,8 @@ class _DepthBuffer:
         return jump
 
 
-def _trust(
-    buffer: _DepthBuffer,
-    picture: Tensor,
-    camera: CameraRig,
-    finer: int,
-    settings: BackprojectSettings,
-) -> Tensor:
-    """How far each pixel of the depth map is from outlines, 0 to 1, ``[H, W]``."""
+def _inside(buffer: _DepthBuffer, picture: Tensor, camera: CameraRig, finer: int) -> Tensor:
+    """How far each pixel of the depth map is from outlines, in picture pixels, ``[H, W]``."""
     height, width = buffer.depth.shape
     bad = buffer.jumps(camera)
     softness = (picture[3:] > 0.01) & (picture[3:] < _OPAQUE)
@@ -327,8 +334,7 @@ def _trust(
         background = torch.isinf(buffer.depth).float()[None, None]
         bad = bad | (max_pool2d(background, 2 * finer + 1, 1, finer)[0, 0] > 0)
     distance = distance_transform_edt(np.pad(~bad.cpu().numpy(), 1))[1:-1, 1:-1]
-    pixels = torch.from_numpy(distance).to(picture) / finer
-    return ((pixels - settings.margin) / settings.feather).clamp(0, 1)
+    return torch.from_numpy(distance).to(picture) / finer
 
 
 def _interpolated_trust(trust: Tensor, points: Tensor) -> Tensor:

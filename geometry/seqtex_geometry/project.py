@@ -23,6 +23,7 @@ from .picture_view import BackprojectSettings, PictureViews
 from .rasterize import Rasterizer
 from .regions import fill_by_region
 from .seams import pad_seams
+from .stains import stained
 from .surface import SurfaceTensors
 from .symmetry import find_mirrors
 
@@ -176,19 +177,21 @@ class Projector:
                 to be filled from its own region only (:func:`~.regions.face_regions`).
         """
         painted = [one for views in self._views for one in backproject_layers(views, layers)]
-        color, trust = _stacked(painted)
+        color, inside, trust = _stacked(painted)
         first = layers[0]
         mask = first.hit[0]
+        part = connected_parts(self._surface)[first.face_idx[0][mask]]
+        numbers = torch.zeros_like(part)
+        if region is not None:
+            numbers = region.to(numbers.device)[first.face_idx[0][mask]]
+        texture = torch.zeros_like(color)
+        shown, weight = color.permute(1, 2, 0)[mask], trust[mask]
         points = _Points(
             position=first.position.detach()[0][mask],
             normal=normalize(first.normal.detach()[0][mask], dim=-1),
-            part=connected_parts(self._surface)[first.face_idx[0][mask]],
+            part=part,
+            stain=self._stained(shown, weight, part, numbers, inside[mask]),
         )
-        texture = torch.zeros_like(color)
-        shown, weight = color.permute(1, 2, 0)[mask], trust[mask]
-        numbers = torch.zeros_like(points.part)
-        if region is not None:
-            numbers = region.to(numbers.device)[first.face_idx[0][mask]]
         texture[:, mask] = _by_region(points, shown, weight, numbers, self._settings.fill).T
         seen = torch.stack([one.seen for one in painted[: len(layers)]]).any(0) & mask
         return ProjectedTexture(
@@ -199,6 +202,15 @@ class Projector:
             share=_shown_share(trust) * mask,
             mirrors=self._mirrors,
         )
+
+    def _stained(
+        self, color: Tensor, trust: Tensor, part: Tensor, region: Tensor, inside: Tensor
+    ) -> Tensor:
+        """Colours that are not to spread, ``[N]``; see :func:`~.stains.stained`."""
+        if self._settings.fill == "none" or not len(part):
+            return torch.zeros_like(trust, dtype=torch.bool)
+        pair = part * (int(region.max()) + 2) + region + 1
+        return stained(color, pair, trust >= _SOURCE_TRUST, inside)
 
 
 def _reduced(picture: Tensor, size: int) -> Tensor:
@@ -237,15 +249,18 @@ def _subsets(axes: tuple[Axis, ...]) -> list[tuple[Axis, ...]]:
     return [part for size in range(len(axes) + 1) for part in combinations(axes, size)]
 
 
-def _stacked(layers: list[BackProjection]) -> tuple[Tensor, Tensor]:
-    """Colour ``[3, h, w]`` and trust ``[h, w]`` of layers, earlier ones on top."""
+def _stacked(layers: list[BackProjection]) -> tuple[Tensor, Tensor, Tensor]:
+    """Colour ``[3, h, w]``, distance from outlines and trust ``[h, w]``; earlier layers on top."""
     color = torch.zeros_like(layers[0].color)
+    inside = torch.zeros_like(layers[0].inside)
     trust = torch.zeros_like(layers[0].weight)
     for layer in layers:
         share = layer.weight * (1.0 - trust)
         color = color + layer.color * share
+        inside = inside + layer.inside * share
         trust = trust + share
-    return color / trust.clamp(min=1e-8), trust
+    total = trust.clamp(min=1e-8)
+    return color / total, inside / total, trust
 
 
 def _shown_share(trust: Tensor) -> Tensor:
@@ -259,11 +274,13 @@ class _Points(NamedTuple):
         position: ``[N, 3]``.
         normal: unit, ``[N, 3]``.
         part: of the mesh, ``[N]``.
+        stain: True where the colour may be another part's, ``[N]``.
     """
 
     position: Tensor
     normal: Tensor
     part: Tensor
+    stain: Tensor
 
     def rows(self, rows: Tensor) -> _Points:
         """Some of the points."""
@@ -285,10 +302,10 @@ def _completed(points: _Points, color: Tensor, trust: Tensor, fill: Fill) -> Ten
     """Colours of all texels: those seen, blended into the fill where trust is low."""
     if fill == "none":
         return color * (trust > 0)[:, None]
-    known = trust >= _SOURCE_TRUST
+    position, normal, part, stain = points
+    known = (trust >= _SOURCE_TRUST) & ~stain
     if not bool(known.any()):
         known = trust > 0
-    position, normal, part = points
     if fill == "smooth":
         filled = fill_smooth_surface(position, color, known, normal=normal, part=part)
     else:

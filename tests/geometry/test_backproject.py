@@ -298,24 +298,30 @@ def test_colours_of_little_trust_stay_and_do_not_spread() -> None:
         position=torch.tensor([[0.0, 0, 0], [0.1, 0, 0], [1.0, 0, 0]]),
         normal=torch.tensor([[0.0, 0, 1]]).expand(3, 3),
         part=torch.zeros(3, dtype=torch.int64),
+        stain=torch.zeros(3, dtype=torch.bool),
     )
     color, trust = torch.eye(3), torch.tensor([0.3, 0.0, 0.9])
     made = _completed(points, color, trust, "nearest")
     torch.testing.assert_close(made, color[[0, 2, 2]])
     alone = _completed(points, color, torch.tensor([0.3, 0.0, 0.0]), "nearest")
     torch.testing.assert_close(alone, color[[0, 0, 0]])
+    stain = points._replace(stain=torch.tensor([True, False, False]))
+    both = _completed(stain, color, torch.tensor([0.9, 0.0, 0.9]), "nearest")
+    torch.testing.assert_close(both, color[[0, 2, 2]])
 
 
 def test_layers_lie_over_those_behind_them() -> None:
     def layer(value: float, weight: float) -> BackProjection:
         trust = torch.full((1, 1), weight)
+        color = torch.full((3, 1, 1), value)
         return BackProjection(
-            color=torch.full((3, 1, 1), value), weight=trust, view_weights=trust[None]
+            color=color, weight=trust, inside=color[0] / 2, view_weights=trust[None]
         )
 
-    color, trust = _stacked([layer(1.0, 0.6), layer(0.5, 0.5), layer(0.0, 0.25)])
+    color, inside, trust = _stacked([layer(1.0, 0.6), layer(0.5, 0.5), layer(0.0, 0.25)])
     assert trust.item() == pytest.approx(0.6 + 0.4 * 0.5 + 0.2 * 0.25)
     assert color[0].item() == pytest.approx((0.6 + 0.5 * 0.2) / trust.item())
+    assert inside.item() == pytest.approx(color[0].item() / 2)
 
 
 def test_texels_of_overlapping_charts_are_seen_on_either_face() -> None:
