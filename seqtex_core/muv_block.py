@@ -61,11 +61,6 @@ class _Attended(NamedTuple):
     text: TextRows | None = None
     x_text: Tensor | None = None
 
-    @property
-    def hidden(self) -> Hidden:
-        """Of the mv branch."""
-        return Hidden(mv=self.x, text=self.x_text)
-
 
 class MUVBlock(nn.Module):
     """One transformer block for both streams; mv never reads uv.
@@ -125,7 +120,7 @@ class MUVBlock(nn.Module):
         mv = self._mv_attention(hidden, reads, place=places[0])
         if hidden.uv is None:
             return self._mv_rest(mv, reads)
-        source = self._uv_source(hidden, mv.hidden)
+        source = self._uv_source(hidden, mv)
         uv = self._uv_attention(hidden.uv, source, reads, place=places[1])
         if joint is None or mv.normed is None or uv.normed is None:
             x_uv = self._rest(self.uv, "uv", uv, reads)
@@ -157,7 +152,7 @@ class MUVBlock(nn.Module):
         reads = _Reads(inputs, times, cache, attend, self._modulations(times, ("mv",)))
         mv = self._mv_attention(hidden, reads)
         after = self._mv_rest(mv, reads)
-        return after, self._uv_source(hidden, mv.hidden)
+        return after, self._uv_source(hidden, mv)
 
     def uv_branch(
         self,
@@ -255,9 +250,11 @@ class MUVBlock(nn.Module):
         x_text = None if text is None or out.text is None else text.attended(out.text)
         return _Attended(x, modulation, normed_after, text, x_text)
 
-    def _uv_source(self, before: Hidden, attended: Hidden) -> Hidden:
+    def _uv_source(self, before: Hidden, mv: _Attended) -> Hidden:
         """The state of the mv stream that the uv branch's keys and values are made of."""
-        return before if self.uv_key_source == "norm_pre_attn" else attended
+        if self.uv_key_source == "norm_pre_attn":
+            return before
+        return Hidden(mv=mv.x, text=mv.x_text)
 
     def _uv_attention(
         self,
