@@ -6,7 +6,8 @@
 #   make bench   the benchmarks
 #
 # PYTHON is the interpreter that makes .venv. TORCH is what pip installs as torch, options such as
-# --index-url included; the tested version is the default, any torch from 2.6 on works:
+# --index-url included. The tested version is the default; torch 2.6 is the oldest that works
+# (2.6 has no FSDP on a CPU, and the report on kernels' machine code needs Triton 3.6):
 #   make demo TORCH=torch
 
 PYTHON ?= python3
