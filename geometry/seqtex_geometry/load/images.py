@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 
 from seqtex_core.errors import InputError
 
 from ..mesh import ImageArray
+from .lookup import find_beside
 
 _REMEDY = "Save it again as PNG or JPEG, or remove the texture from the material."
 
@@ -41,6 +43,24 @@ def decode_image(data: bytes, subject: str) -> ImageArray:
             got=f"{len(data)} bytes that do not decode ({type(error).__name__})",
             remedy=_REMEDY,
         ) from error
+
+
+def image_beside(folder: Path, name: str, subject: str) -> tuple[ImageArray, bytes]:
+    """An image that a mesh names, and the bytes of its file.
+
+    Args:
+        folder: of the mesh.
+        name: as the mesh spells it.
+        subject: its name, and where it is named, for the message.
+
+    Raises:
+        InputError: it is not there, or cannot be read whole.
+    """
+    found = find_beside(folder, name)
+    if found is None:
+        raise missing_image(subject)
+    data = found.read_bytes()
+    return decode_image(data, subject), data
 
 
 def missing_image(subject: str) -> InputError:

@@ -9,8 +9,8 @@ from pathlib import Path
 from seqtex_core.errors import InputError
 
 from ..mesh import Material
-from .images import decode_image, missing_image
-from .lookup import decode_text, find_beside
+from .images import image_beside
+from .lookup import decode_text
 
 # Values that an option takes; after the first, only numbers count as values.
 _OPTION_WORDS = {"-mm": 2, "-o": 3, "-s": 3, "-t": 3}
@@ -119,13 +119,9 @@ def _material(library: MtlLibrary, name: str, fields: dict[str, str]) -> MtlMate
     if not file_name:
         plain = Material(name=name, base_color_factor=(red, green, blue, alpha))
         return MtlMaterial(material=plain, key=None)
-    path = find_beside(library.path.parent, file_name)
     label = f"{file_name} of material {name} in {library.path.name}"
     try:
-        if path is None:
-            raise missing_image(label)
-        data = path.read_bytes()
-        image = decode_image(data, label)
+        image, data = image_beside(library.path.parent, file_name, label)
     except InputError as error:
         factor = (red, green, blue, alpha)
         bare = Material(name=name, base_color_factor=factor, image_error=error)

@@ -11,8 +11,7 @@ import numpy.typing as npt
 from seqtex_core.errors import InputError
 
 from ..mesh import FloatArray, IntArray, Material
-from .images import decode_image, missing_image, srgb_to_linear
-from .lookup import find_beside
+from .images import image_beside, srgb_to_linear
 from .parsed import ParsedFile, PrimitiveRef, rounded_positions
 from .ply_file import PlyList, PlyTable, read_ply_tables
 from .polygons import triangulate
@@ -151,13 +150,9 @@ def _material(path: Path, comments: list[str]) -> tuple[Material, str | None, li
     if not names:
         return Material(name="default"), None, []
     notes = [f"{len(names)} textures: only the first is read"] if len(names) > 1 else []
-    found = find_beside(path.parent, names[0])
     label = f"{names[0]} of {path.name}"
     try:
-        if found is None:
-            raise missing_image(label)
-        data = found.read_bytes()
-        image = decode_image(data, label)
+        image, data = image_beside(path.parent, names[0], label)
     except InputError as error:
         return Material(name="default", image_error=error), f"file {names[0]}", notes
     return (
