@@ -21,7 +21,7 @@ from .maps import SurfaceMaps
 from .parts import connected_parts
 from .picture_view import BackprojectSettings, PictureViews
 from .rasterize import Rasterizer
-from .regions import fill_by_region
+from .regions import fill_by_region, numbered_pairs
 from .seams import pad_seams
 from .stains import stained
 from .surface import SurfaceTensors
@@ -209,8 +209,8 @@ class Projector:
         """Colours that are not to spread, ``[N]``; see :func:`~.stains.stained`."""
         if self._settings.fill == "none" or not len(part):
             return torch.zeros_like(trust, dtype=torch.bool)
-        pair = part * (int(region.max()) + 2) + region + 1
-        return stained(color, pair, trust >= _SOURCE_TRUST, inside)
+        own = numbered_pairs(part, region)
+        return stained(color, own, trust >= _SOURCE_TRUST, inside)
 
 
 def _reduced(picture: Tensor, size: int) -> Tensor:

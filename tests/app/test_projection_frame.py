@@ -105,6 +105,28 @@ def test_frame_and_texture_are_filled_part_by_part(assets, monkeypatch):
     assert bool((frame.part[~charts] == -1).all())
 
 
+def test_stains_are_continued_not_kept(assets, monkeypatch):
+    """As if every second texel that the picture shows had the colour of another part."""
+    job = prepare_job(assets / "figure.glb", {"front": assets / "views" / "0_front.png"})
+    maps = job.uv_maps(64)
+    asked = []
+
+    def every_second(color, part, known, inside):
+        asked.append((part, known, inside))
+        return known & (torch.arange(len(known)) % 2 == 0)
+
+    monkeypatch.setattr("seqtex.projection_frame.stained", every_second)
+    frame = project_frame(job, maps)
+    ((part, known, inside),) = asked
+    charts = maps.hit[0]
+    stain = known & (torch.arange(len(known)) % 2 == 0)
+    assert int(stain.sum()) > 50
+    assert torch.equal(frame.seen[charts], known & ~stain)
+    assert torch.equal(frame.maps.normal[0][charts].any(-1), known & ~stain)
+    assert torch.equal(part, connected_parts(job.surface)[maps.face_idx[0][charts]])
+    assert bool((inside[known] > 0).all())
+
+
 def batch(visible: torch.Tensor | None) -> TrainingBatch:
     position, mask = row_of_texels()
     images = torch.arange(18.0).reshape(3, 1, 6) / 20
